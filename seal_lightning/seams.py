@@ -1,0 +1,133 @@
+"""The seams: what a domain, writer, engine, inner loop, grader and reward must do, and nothing about how.
+
+A newcomer of any kind is a class with these methods, named by ``class_path`` in YAML. ``tests/conformance`` runs every
+implementation of a seam through the same checks. (Reward filters are Lightning callbacks and live in ``callbacks/``.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from seal_lightning.types import (
+    AdaptationPlan,
+    Adapted,
+    AnsweredQuestion,
+    Attempt,
+    Completion,
+    Diverged,
+    ExamPrompt,
+    GenerationRequest,
+    Measurement,
+    Prompt,
+    RewardScore,
+    ScoreRequest,
+    SelfEdit,
+    Task,
+    Verdict,
+)
+
+if TYPE_CHECKING:
+    from seal_lightning.language_model import LanguageModel
+
+TaskT = TypeVar("TaskT", bound=Task)
+
+
+class TaskSource(Protocol):
+    """Where tasks come from."""
+
+    def load(self) -> Sequence[Task]:
+        """All tasks, in a stable order. Raises :class:`DataError` on a missing or empty data set or an invalid record."""
+        ...
+
+
+class Domain(Protocol[TaskT]):
+    """What tasks, edits and answers mean. Methods are pure: same task, same result."""
+
+    def edit_prompt(self, task: TaskT) -> Prompt:
+        """The prompt that asks for a self-edit."""
+        ...
+
+    def edit_stop(self) -> tuple[str, ...]:
+        """Strings at which a self-edit ends."""
+        ...
+
+    def plan(self, task: TaskT, edit: SelfEdit) -> AdaptationPlan:
+        """What an edit means. Raises :class:`MalformedEdit`."""
+        ...
+
+    def passage_plan(self, task: TaskT) -> AdaptationPlan:
+        """Adaptation on the context alone, without any edit: the baseline of Table 2."""
+        ...
+
+    def exam(self, task: TaskT) -> Sequence[ExamPrompt]:
+        """The task's questions without its context."""
+        ...
+
+    def in_context_exam(self, task: TaskT) -> Sequence[ExamPrompt]:
+        """The same questions with the context in the prompt: a reference, not a ceiling."""
+        ...
+
+    def answered(self, task: TaskT, answers: Mapping[tuple[str, str], str]) -> Sequence[AnsweredQuestion]:
+        """One answer a question, from the answers by (question id, view): views are inverted and voted on. These are graded."""
+        ...
+
+
+class Writer(Protocol):
+    """Who writes self-edits. The policy is one writer; files and other models are others."""
+
+    def write(self, tasks: Sequence[Task], num_edits: int, seeds: Mapping[tuple[str, int], int]) -> Sequence[SelfEdit]:
+        """``num_edits`` edits for each task, task by task. ``seeds`` are by (task id, edit index)."""
+        ...
+
+
+class Engine(Protocol):
+    """Text and log-probabilities of the policy and of its adapted copies; adapters may be mixed in one call."""
+
+    def bind(self, language_model: LanguageModel) -> None:
+        """Use this model from now on. Called once, before anything else."""
+        ...
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> Sequence[Completion]:
+        """One completion a request, in order."""
+        ...
+
+    def score(self, requests: Sequence[ScoreRequest]) -> Sequence[Sequence[float]]:
+        """The log-probability (nats) of each target token, request by request, in order."""
+        ...
+
+
+class InnerLoop(Protocol):
+    """Plan to adapted weights: θ' = SFT(θ, SE) of §3.1, for many plans at once. The base weights end as they were."""
+
+    def bind(self, language_model: LanguageModel) -> None:
+        """Use this model from now on. Called once, before anything else."""
+        ...
+
+    def adapt(self, plans: Sequence[AdaptationPlan], seeds: Sequence[int]) -> Sequence[Adapted | Diverged]:
+        """One result a plan, in order. A plan that fails fails alone."""
+        ...
+
+
+class Grader(Protocol):
+    """Answers to verdicts."""
+
+    def grade(self, answered: Sequence[AnsweredQuestion]) -> Sequence[Verdict]:
+        """One verdict an answer, in order; what cannot be scored is ``UNSCORED`` with a reason, never wrong."""
+        ...
+
+
+class Reward(Protocol):
+    """Scores to a number: r(SE, τ, θ) of §3.1."""
+
+    @property
+    def needs(self) -> frozenset[Measurement]:
+        """What must be measured for this reward."""
+        ...
+
+    def score(self, attempt: Attempt) -> RewardScore:
+        """The attempt's reward, from its ``before`` and ``after``."""
+        ...
+
+
+AnyDomain = Domain[Any]
