@@ -1,0 +1,6 @@
+"""Engines, which ask a model for text and log-probabilities, and the policy as a writer of self-edits."""
+
+from seal_lightning.generation.policy_writer import PolicyWriter
+from seal_lightning.generation.transformers_engine import TransformersEngine
+
+__all__ = ["PolicyWriter", "TransformersEngine"]

@@ -1,0 +1,89 @@
+"""A causal language model with its tokenizer, and the one way prompts and texts become token ids.
+
+Prompt and target are always tokenised apart and joined, so that loss masks and scored positions are known by construction.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from seal_lightning.errors import ModelError
+from seal_lightning.types import Prompt
+
+
+class LanguageModel:
+    """A transformers causal model and its tokenizer.
+
+    The model is put in evaluation mode, its weights frozen, and sampling defaults that came with it (a repetition
+    penalty, say) are dropped from its generation settings: what is sampled is the model's own distribution.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.original_generation_config = model.generation_config
+        eos = self._end_ids(model, tokenizer)
+        if not eos:
+            raise ModelError("the model and its tokenizer name no end-of-sequence token: set tokenizer.eos_token")
+        self.eos_ids: tuple[int, ...] = eos
+        self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos[0]
+        """Pads are masked everywhere, so a model without a pad token borrows its end token."""
+        model.generation_config = GenerationConfig(eos_token_id=list(eos), pad_token_id=self.pad_id)
+
+    @staticmethod
+    def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+        of_model = getattr(model.generation_config, "eos_token_id", None)
+        ids = list(of_model) if isinstance(of_model, (list, tuple)) else [of_model]
+        return tuple(dict.fromkeys(i for i in [*ids, tokenizer.eos_token_id] if i is not None))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def max_length(self) -> int:
+        """The longest sequence the model was made for, in tokens."""
+        return int(getattr(self.model.config, "max_position_embeddings", None) or 1 << 30)
+
+    @cached_property
+    def bos_ids(self) -> list[int]:
+        """The tokens the tokenizer puts before a text (Llama's begin token; none for Qwen and SmolLM2)."""
+        with_special = self._ids("a", special=True)
+        plain = self._ids("a", special=False)
+        for start in range(len(with_special) - len(plain) + 1):
+            if with_special[start : start + len(plain)] == plain:
+                return with_special[:start]
+        return []
+
+    def encode_text(self, text: str) -> list[int]:
+        """The ids of a text that continues something: no special tokens added."""
+        return self._ids(text, special=False)
+
+    def encode_prompt(self, prompt: Prompt) -> list[int]:
+        """The ids of a prompt, begin token included; chat turns go through the chat template up to the answer's start.
+
+        Raises :class:`ModelError` for chat turns on a tokenizer without a chat template.
+        """
+        if isinstance(prompt, str):
+            return self.bos_ids + self.encode_text(prompt)
+        if self.tokenizer.chat_template is None:
+            raise ModelError(
+                "the prompt is a chat but the model's tokenizer has no chat template: "
+                "set `model.domain.init_args.style: base`, or use an instruction-tuned model"
+            )
+        turns = [{"role": turn.role, "content": turn.content} for turn in prompt]
+        text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        return self._ids(str(text), special=False)
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of ids, special tokens left out."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    def _ids(self, text: str, *, special: bool) -> list[int]:
+        encoded: Any = self.tokenizer(text, add_special_tokens=special)
+        return list(encoded["input_ids"])
