@@ -1,0 +1,27 @@
+"""Lightning callbacks: reward filters, the ReST-EM buffer, and what keeps and shows a run."""
+
+from seal_lightning.callbacks.attempt_journal import AttemptJournal
+from seal_lightning.callbacks.phase_checkpoint import PhaseCheckpoint
+from seal_lightning.callbacks.policy_export import PolicyExport
+from seal_lightning.callbacks.prediction_writer import SelfEditFile
+from seal_lightning.callbacks.progress import SealProgressBar
+from seal_lightning.callbacks.rest_em_buffer import RestEmBuffer
+from seal_lightning.callbacks.reward_filter import AboveThreshold, BestOfK, Improves, RewardFilter, TopFraction
+from seal_lightning.callbacks.round_report import RoundReport
+from seal_lightning.callbacks.test_table import TestTable
+
+__all__ = [
+    "AboveThreshold",
+    "AttemptJournal",
+    "BestOfK",
+    "Improves",
+    "PhaseCheckpoint",
+    "PolicyExport",
+    "RestEmBuffer",
+    "RewardFilter",
+    "RoundReport",
+    "SealProgressBar",
+    "SelfEditFile",
+    "TestTable",
+    "TopFraction",
+]

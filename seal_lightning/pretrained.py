@@ -46,9 +46,13 @@ class Pretrained:
     trust_remote_code: bool = False
     """Whether code that comes with the model may run here."""
 
+    def location(self) -> str:
+        """What ``from_pretrained`` takes: the hub id or the folder."""
+        return str(embedded_folder()) if self.source == EMBEDDED else self.source
+
     def load(self) -> LanguageModel:
         """The model with its tokenizer, on the CPU. Raises :class:`ModelError` that says what to do."""
-        location = str(embedded_folder()) if self.source == EMBEDDED else self.source
+        location = self.location()
         options = {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
         try:
             tokenizer = AutoTokenizer.from_pretrained(location, **options)

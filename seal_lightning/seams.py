@@ -1,13 +1,14 @@
 """The seams: what a domain, writer, engine, inner loop, grader and reward must do, and nothing about how.
 
-A newcomer of any kind is a class with these methods, named by ``class_path`` in YAML. ``tests/conformance`` runs every
+A newcomer of any kind is a subclass, named by ``class_path`` in YAML. ``tests/conformance`` runs every
 implementation of a seam through the same checks. (Reward filters are Lightning callbacks and live in ``callbacks/``.)
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from seal_lightning.types import (
     AdaptationPlan,
@@ -33,101 +34,101 @@ if TYPE_CHECKING:
 TaskT = TypeVar("TaskT", bound=Task)
 
 
-class TaskSource(Protocol):
+class TaskSource(ABC):
     """Where tasks come from."""
 
+    @abstractmethod
     def load(self) -> Sequence[Task]:
         """All tasks, in a stable order. Raises :class:`DataError` on a missing or empty data set or an invalid record."""
-        ...
 
 
-class Domain(Protocol[TaskT]):
+class Domain(ABC, Generic[TaskT]):
     """What tasks, edits and answers mean. Methods are pure: same task, same result."""
 
+    @abstractmethod
     def edit_prompt(self, task: TaskT) -> Prompt:
         """The prompt that asks for a self-edit."""
-        ...
 
+    @abstractmethod
     def edit_stop(self) -> tuple[str, ...]:
         """Strings at which a self-edit ends."""
-        ...
 
+    @abstractmethod
     def plan(self, task: TaskT, edit: SelfEdit) -> AdaptationPlan:
         """What an edit means. Raises :class:`MalformedEdit`."""
-        ...
 
+    @abstractmethod
     def passage_plan(self, task: TaskT) -> AdaptationPlan:
         """Adaptation on the context alone, without any edit: the baseline of Table 2."""
-        ...
 
+    @abstractmethod
     def exam(self, task: TaskT) -> Sequence[ExamPrompt]:
         """The task's questions without its context."""
-        ...
 
+    @abstractmethod
     def in_context_exam(self, task: TaskT) -> Sequence[ExamPrompt]:
         """The same questions with the context in the prompt: a reference, not a ceiling."""
-        ...
 
+    @abstractmethod
     def answered(self, task: TaskT, answers: Mapping[tuple[str, str], str]) -> Sequence[AnsweredQuestion]:
         """One answer a question, from the answers by (question id, view): views are inverted and voted on. These are graded."""
-        ...
 
 
-class Writer(Protocol):
+class Writer(ABC):
     """Who writes self-edits. The policy is one writer; files and other models are others."""
 
+    @abstractmethod
     def write(self, tasks: Sequence[Task], num_edits: int, seeds: Mapping[tuple[str, int], int]) -> Sequence[SelfEdit]:
         """``num_edits`` edits for each task, task by task. ``seeds`` are by (task id, edit index)."""
-        ...
 
 
-class Engine(Protocol):
+class Engine(ABC):
     """Text and log-probabilities of the policy and of its adapted copies; adapters may be mixed in one call."""
 
+    @abstractmethod
     def bind(self, language_model: LanguageModel) -> None:
         """Use this model from now on. Called once, before anything else."""
-        ...
 
+    @abstractmethod
     def generate(self, requests: Sequence[GenerationRequest]) -> Sequence[Completion]:
         """One completion a request, in order."""
-        ...
 
+    @abstractmethod
     def score(self, requests: Sequence[ScoreRequest]) -> Sequence[Sequence[float]]:
         """The log-probability (nats) of each target token, request by request, in order."""
-        ...
 
 
-class InnerLoop(Protocol):
+class InnerLoop(ABC):
     """Plan to adapted weights: θ' = SFT(θ, SE) of §3.1, for many plans at once. The base weights end as they were."""
 
+    @abstractmethod
     def bind(self, language_model: LanguageModel) -> None:
         """Use this model from now on. Called once, before anything else."""
-        ...
 
+    @abstractmethod
     def adapt(self, plans: Sequence[AdaptationPlan], seeds: Sequence[int]) -> Sequence[Adapted | Diverged]:
         """One result a plan, in order. A plan that fails fails alone."""
-        ...
 
 
-class Grader(Protocol):
+class Grader(ABC):
     """Answers to verdicts."""
 
+    @abstractmethod
     def grade(self, answered: Sequence[AnsweredQuestion]) -> Sequence[Verdict]:
         """One verdict an answer, in order; what cannot be scored is ``UNSCORED`` with a reason, never wrong."""
-        ...
 
 
-class Reward(Protocol):
+class Reward(ABC):
     """Scores to a number: r(SE, τ, θ) of §3.1."""
 
     @property
+    @abstractmethod
     def needs(self) -> frozenset[Measurement]:
         """What must be measured for this reward."""
-        ...
 
+    @abstractmethod
     def score(self, attempt: Attempt) -> RewardScore:
         """The attempt's reward, from its ``before`` and ``after``."""
-        ...
 
 
 AnyDomain = Domain[Any]

@@ -8,9 +8,12 @@ JSON. Section numbers refer to the paper, arXiv 2506.10943.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
+
+from seal_lightning.errors import ConfigError, shown
 
 JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
 
@@ -89,6 +92,11 @@ class AdapterSpec:
     """Indices of the decoder layers that get the adapter; None means all."""
     use_rslora: bool = False
 
+    def __post_init__(self) -> None:
+        _require(self.rank >= 1, "adapter.rank", self.rank, "at least 1")
+        _require(0 < self.alpha < math.inf, "adapter.alpha", self.alpha, "above 0 and finite")
+        _require(0 <= self.dropout < 1, "adapter.dropout", self.dropout, "in [0, 1)")
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSpec:
@@ -108,6 +116,16 @@ class OptimizerSpec:
     weight_decay: float = 0.0
     max_grad_norm: float | None = 1.0
     """Clip the gradient's 2-norm; None never clips."""
+
+    def __post_init__(self) -> None:
+        _require(0 < self.learning_rate < math.inf, "optimizer.learning_rate", self.learning_rate, "above 0 and finite")
+        _require(self.num_epochs >= 1, "optimizer.num_epochs", self.num_epochs, "at least 1")
+        _require(self.batch_size >= 1, "optimizer.batch_size", self.batch_size, "at least 1")
+        _require(self.max_steps is None or self.max_steps >= 1, "optimizer.max_steps", self.max_steps, "at least 1")
+        _require(self.warmup_steps >= 0, "optimizer.warmup_steps", self.warmup_steps, "at least 0")
+        _require(0 <= self.weight_decay < math.inf, "optimizer.weight_decay", self.weight_decay, "at least 0, finite")
+        clip = self.max_grad_norm
+        _require(clip is None or 0 < clip < math.inf, "optimizer.max_grad_norm", clip, "above 0 and finite, or null")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +196,11 @@ class SamplingSpec:
     """≥ 1."""
     stop: tuple[str, ...] = ()
     """The completion ends before the first of these strings."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.temperature < math.inf, "sampling.temperature", self.temperature, "at least 0 and finite")
+        _require(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "in (0, 1]")
+        _require(self.max_new_tokens >= 1, "sampling.max_new_tokens", self.max_new_tokens, "at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -346,6 +369,17 @@ class PlanSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One edit that is to be tried once."""
+
+    task: Task
+    edit: SelfEdit
+    round: int
+    repeat: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Attempt:
     """One edit, tried once: the unit that is stored, resumed from and replayed."""
 
@@ -407,6 +441,12 @@ class BufferRow:
     token_ids: tuple[int, ...]
     """What the M-step trains on, see :attr:`SelfEdit.token_ids`."""
     reward: float
+
+
+def _require(allowed: bool, field_name: str, value: object, what: str) -> None:
+    """Raise :class:`ConfigError` unless ``allowed``."""
+    if not allowed:
+        raise ConfigError(f"{field_name}: {shown(value)} is not allowed; it must be {what}")
 
 
 def _mean(values: list[float]) -> float | None:

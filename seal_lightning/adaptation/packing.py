@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.types import TrainingSequence
@@ -90,3 +92,17 @@ def pack_within(
         rows[-1].append(sequence)
         room -= len(sequence.token_ids)
     return [pack(row, device) for row in rows]
+
+
+def summed_cross_entropy(model: PreTrainedModel, row: PackedRow) -> Tensor:
+    """The cross-entropy (nats) of a row's targets, summed; logits are made at the trained positions only."""
+    logits_SV = model(
+        input_ids=row.token_ids,
+        position_ids=row.position_ids,
+        attention_mask=row.attention_mask,
+        use_cache=False,
+        logits_to_keep=row.predict_at,
+    ).logits[0]
+    return F.cross_entropy(
+        logits_SV.to(torch.promote_types(logits_SV.dtype, torch.float32)), row.targets, reduction="sum"
+    )

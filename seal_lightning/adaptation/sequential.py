@@ -13,13 +13,18 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from transformers import get_scheduler
 
-from seal_lightning.adaptation.packing import PackedRow, TokenizedSequence, pack_within, tokenize
+from seal_lightning.adaptation.packing import (
+    PackedRow,
+    TokenizedSequence,
+    pack_within,
+    summed_cross_entropy,
+    tokenize,
+)
 from seal_lightning.errors import ConfigError
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import LoraAdapter, applied, init_adapter, target_modules
+from seal_lightning.schedule import learning_rate_factor
 from seal_lightning.seeds import derive_seed
 from seal_lightning.types import AdaptationPlan, Adapted, AdapterSpec, Diverged, OptimizerSpec
 
@@ -97,8 +102,9 @@ class _AdapterRun:
         self.tensors = adapter.tensors()
         self.max_grad_norm = spec.max_grad_norm
         self.optimizer = torch.optim.AdamW(self.tensors, lr=spec.learning_rate, weight_decay=spec.weight_decay)
-        name = "constant_with_warmup" if spec.schedule == "constant" else spec.schedule
-        self.schedule = get_scheduler(name, self.optimizer, spec.warmup_steps, num_steps)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: learning_rate_factor(spec, step, num_steps)
+        )
         self.dropout = torch.Generator().manual_seed(derive_seed(seed, "dropout")) if adapter.spec.dropout else None
         self.num_tokens = 0
 
@@ -108,7 +114,8 @@ class _AdapterRun:
         loss = 0.0
         gradients: list[Tensor] | None = None
         for row in rows:
-            row_loss = self._loss(row) / num_targets
+            with applied(self.model, self.adapter, self.dropout):
+                row_loss = summed_cross_entropy(self.model, row) / num_targets
             row_gradients = torch.autograd.grad(row_loss, self.tensors)
             gradients = (
                 list(row_gradients)
@@ -125,18 +132,6 @@ class _AdapterRun:
         self.optimizer.step()
         self.schedule.step()
         return loss
-
-    def _loss(self, row: PackedRow) -> Tensor:
-        """Summed cross-entropy of the row's trained tokens."""
-        with applied(self.model, self.adapter, self.dropout):
-            logits = self.model(
-                input_ids=row.token_ids,
-                position_ids=row.position_ids,
-                attention_mask=row.attention_mask,
-                use_cache=False,
-                logits_to_keep=row.predict_at,
-            ).logits[0]
-        return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), row.targets, reduction="sum")
 
 
 def _batches(

@@ -1,0 +1,50 @@
+"""Knowledge incorporation (§3.2): passages, prompt formats, plans and exams."""
+
+from seal_lightning.domains.knowledge.domain import KnowledgeDomain
+from seal_lightning.domains.knowledge.examples import WorkedExample, load_examples
+from seal_lightning.domains.knowledge.exams import ExamWording
+from seal_lightning.domains.knowledge.formats import (
+    ChainOfThought,
+    Implications,
+    ImplicationsLong,
+    ImplicationsVeryLong,
+    NoInstruction,
+    PromptFormat,
+    Rewrites,
+    SelfQA,
+    Style,
+)
+from seal_lightning.domains.knowledge.hub import HubDataset
+from seal_lightning.domains.knowledge.passage import Passage, Question, passage_id
+from seal_lightning.domains.knowledge.passages_json import PassagesJson, PassagesJsonl
+from seal_lightning.domains.knowledge.records import InvalidRecord
+from seal_lightning.domains.knowledge.sources import PassageSource
+from seal_lightning.domains.knowledge.specs import validate_specs
+from seal_lightning.domains.knowledge.squad import BundledPassages, SquadJson
+
+__all__ = [
+    "BundledPassages",
+    "ChainOfThought",
+    "ExamWording",
+    "HubDataset",
+    "Implications",
+    "ImplicationsLong",
+    "ImplicationsVeryLong",
+    "InvalidRecord",
+    "KnowledgeDomain",
+    "NoInstruction",
+    "Passage",
+    "PassageSource",
+    "PassagesJson",
+    "PassagesJsonl",
+    "PromptFormat",
+    "Question",
+    "Rewrites",
+    "SelfQA",
+    "SquadJson",
+    "Style",
+    "WorkedExample",
+    "load_examples",
+    "passage_id",
+    "validate_specs",
+]

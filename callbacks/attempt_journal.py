@@ -1,0 +1,22 @@
+"""Keeps every attempt on the disk, so that an interrupted E-step goes on where it was."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from seal_lightning.attempt_store import AttemptStore
+from seal_lightning.module import SealModule
+from seal_lightning.rundir import RunDir
+
+
+class AttemptJournal(Callback):
+    """Stores a round's attempts in ``round_{r}/attempts.rank{n}.jsonl`` of the run directory."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the self-edit loop its store."""
+        run, rank = RunDir.of(trainer), trainer.global_rank
+        run.check_writable()
+        loop = cast(SealModule, pl_module).self_edit_loop
+        loop.open_store = lambda round_index: AttemptStore(run.round(round_index), rank)

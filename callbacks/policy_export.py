@@ -1,0 +1,28 @@
+"""Each round's policy as a standard folder that other tools load."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from seal_lightning.module import SealModule
+from seal_lightning.rundir import RunDir
+
+
+class PolicyExport(Callback):
+    """Writes ``round_{r}/policy/`` after each M-step.
+
+    Args:
+        kind: ``adapter`` for a PEFT adapter of the base model whose update is the sum of all rounds' (its rank grows by
+            the policy adapter's each round), ``merged`` for a full model.
+    """
+
+    def __init__(self, kind: Literal["adapter", "merged"] = "adapter") -> None:
+        self.kind: Literal["adapter", "merged"] = kind
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Export when an M-step ended."""
+        module = cast(SealModule, pl_module)
+        if not module.in_e_step and trainer.is_global_zero:
+            module.loaded_policy.export(RunDir.of(trainer).round(module.round_index) / "policy", self.kind)

@@ -1,0 +1,93 @@
+"""The ReST-EM buffer: at the E-step's end, every rank's attempts become candidates, the filter's choice the M-step's data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from seal_lightning.callbacks.reward_filter import RewardFilter
+from seal_lightning.datamodule import SealDataModule
+from seal_lightning.distributed import gather_objects
+from seal_lightning.errors import ConfigError, RunError
+from seal_lightning.hooks import seal_callbacks
+from seal_lightning.module import SealModule
+from seal_lightning.records import RecordFile
+from seal_lightning.rundir import RunDir
+from seal_lightning.types import Attempt, BufferRow, Candidate, Prompt, Task
+
+
+class RestEmBuffer(Callback):
+    """Gathers attempts, applies the run's one :class:`RewardFilter`, and hands the buffer to the datamodule.
+
+    Accepted edits are written to ``round_{r}/accepted.jsonl``. An empty buffer ends the run with an error: fitting on
+    nothing would look like success.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the filter; raise :class:`ConfigError` unless there is exactly one."""
+        filters = [c for c in trainer.callbacks if isinstance(c, RewardFilter)]  # type: ignore[attr-defined]
+        if stage == "fit" and len(filters) != 1:
+            raise ConfigError(
+                f"trainer.callbacks has {len(filters)} reward filters; it must have exactly one, for instance "
+                "class_path: seal_lightning.callbacks.BestOfK"
+            )
+        self.filter = filters[0] if filters else None
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Build the buffer when an E-step ended."""
+        module = cast(SealModule, pl_module)
+        if not module.in_e_step:
+            return
+        data = cast(SealDataModule, trainer.datamodule)  # type: ignore[attr-defined]
+        attempts = {a.attempt_id: a for a in gather_objects(module.self_edit_loop.store.all())}
+        candidates = group_candidates(attempts.values(), data.train_tasks())
+        assert self.filter is not None
+        tasks = {task.task_id: task for task in data.train_tasks()}
+        rows = [buffer_row(c, module.domain.edit_prompt(tasks[c.task_id])) for c in self.filter.select(candidates)]
+        if trainer.is_global_zero:
+            path = RunDir.of(trainer).round(module.round_index) / "accepted.jsonl"
+            RecordFile(path, BufferRow).write(rows)
+        data.buffer = rows
+        for callback in seal_callbacks(trainer):
+            callback.on_buffer(trainer, pl_module, candidates, rows)
+        if not rows:
+            raise RunError(_empty(module.round_index, self.filter, candidates))
+
+
+def group_candidates(attempts: Iterable[Attempt], tasks: Sequence[Task]) -> list[Candidate]:
+    """Attempts by edit, in the order of the tasks and of the edits."""
+    by_edit: dict[tuple[str, int], list[Attempt]] = {}
+    for attempt in attempts:
+        by_edit.setdefault((attempt.task_id, attempt.edit.edit_index), []).append(attempt)
+    order = {task.task_id: i for i, task in enumerate(tasks)}
+    known = sorted((key for key in by_edit if key[0] in order), key=lambda key: (order[key[0]], key[1]))
+    return [
+        Candidate(task_id=t, edit_index=e, attempts=tuple(sorted(by_edit[t, e], key=lambda a: a.repeat))) for t, e in known
+    ]
+
+
+def buffer_row(candidate: Candidate, prompt: Prompt) -> BufferRow:
+    """A kept candidate as the M-step reads it."""
+    edit = candidate.attempts[0].edit
+    return BufferRow(
+        task_id=candidate.task_id,
+        edit_index=candidate.edit_index,
+        prompt=prompt,
+        text=edit.text,
+        token_ids=edit.token_ids,
+        reward=cast(float, candidate.reward),
+    )
+
+
+def _empty(round_index: int, chosen_by: RewardFilter, candidates: Sequence[Candidate]) -> str:
+    statuses = [a.status.value for c in candidates for a in c.attempts]
+    counts = ", ".join(f"{statuses.count(s)} {s}" for s in dict.fromkeys(statuses)) or "no attempts"
+    rewards = [c.reward for c in candidates if c.reward is not None and c.reward > float("-inf")]
+    seen = f"rewards {min(rewards):.3f} to {max(rewards):.3f}" if rewards else "no rewards"
+    return (
+        f"the buffer of round {round_index} is empty: {type(chosen_by).__name__} kept none of {len(candidates)} edits "
+        f"({counts}; {seen}). All attempts are kept. Loosen the filter, raise model.num_edits, or change the prompt "
+        "format, and start a new run"
+    )

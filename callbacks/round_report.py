@@ -1,0 +1,118 @@
+"""A round's figures, pictures and samples in TensorBoard (scalars in any other logger)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from seal_lightning.hooks import SealCallback
+from seal_lightning.module import SealModule
+from seal_lightning.types import Attempt, AttemptStatus, BufferRow, Candidate
+
+
+class RoundReport(SealCallback):
+    """Logs what each round tried, kept and cost; the step of the ``round/`` charts is the round.
+
+    Args:
+        num_samples: ≥ 0, self-edits shown as text a round: the best first, the worst last.
+    """
+
+    def __init__(self, num_samples: int = 4) -> None:
+        self.num_samples = num_samples
+        self._start = 0.0
+        self._attempts: list[Attempt] = []
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the settings."""
+        self._start = time.perf_counter()
+        module = cast(SealModule, pl_module)
+        settings = {"model": module.pretrained.source, "rounds": module.rounds, "num_edits": module.num_edits}
+        settings |= {"num_repeats": module.num_repeats, "seed": module.seed, "reward": type(module.reward).__name__}
+        settings |= {f"reinforce.{k}": v for k, v in asdict(module.reinforce).items()}
+        settings |= {f"sampling.{k}": str(v) for k, v in asdict(module.sampling).items()}
+        if trainer.logger is not None:
+            trainer.logger.log_hyperparams(settings)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the phase's clock."""
+        self._start = time.perf_counter()
+        self._attempts = []
+
+    def on_attempt(self, trainer: Trainer, pl_module: LightningModule, attempt: Attempt) -> None:
+        """Count what the phase costs on this rank."""
+        self._attempts.append(attempt)
+
+    def on_buffer(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        candidates: Sequence[Candidate],
+        buffer: Sequence[BufferRow],
+    ) -> None:
+        """Log the round."""
+        module = cast(SealModule, pl_module)
+        if trainer.logger is None:
+            return
+        metrics = round_metrics(candidates, buffer) | self._costs(module)
+        trainer.logger.log_metrics({f"round/{name}": value for name, value in metrics.items()}, step=module.round_index)
+        if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
+            self._show(trainer.logger.experiment, module.round_index, candidates)
+
+    def _costs(self, module: SealModule) -> dict[str, float]:
+        """Attempts and trained tokens a second of this rank, and the sampling rate of its last batch."""
+        if not self._attempts:
+            return {}
+        seconds = time.perf_counter() - self._start
+        tokens = sum(a.plan.num_tokens for a in self._attempts if a.plan is not None)
+        adapting = sum(a.adapt_seconds for a in self._attempts)
+        costs = {"e_step_seconds": seconds, "attempts_per_minute": 60 * len(self._attempts) / seconds}
+        if adapting > 0:
+            costs["inner_loop_tokens_per_second"] = tokens / adapting
+            costs["inner_loop_adapters_per_minute"] = 60 * len(self._attempts) / adapting
+        if module.writer.tokens_per_second is not None:
+            costs["sampled_tokens_per_second"] = module.writer.tokens_per_second
+        return costs
+
+    def _show(self, board: Any, step: int, candidates: Sequence[Candidate]) -> None:
+        rewards = [a.reward for c in candidates for a in c.attempts if a.reward is not None]
+        if rewards:
+            board.add_histogram("round/rewards", torch.tensor(rewards), step)
+        ranked = sorted(candidates, key=lambda c: -(c.reward if c.reward is not None else float("-inf")))
+        half = self.num_samples // 2
+        for place, candidate in enumerate(ranked[: self.num_samples - half] + ranked[len(ranked) - half :]):
+            text = candidate.attempts[0].edit.text.replace("\n", "  \n")
+            title = f"**{candidate.task_id}**, edit {candidate.edit_index}, reward {candidate.reward}"
+            board.add_text(f"self-edits/{place}", f"{title}\n\n{text}", step)
+
+
+def round_metrics(candidates: Sequence[Candidate], buffer: Sequence[BufferRow]) -> dict[str, float]:
+    """A round in numbers; empty means are left out."""
+    attempts = [a for c in candidates for a in c.attempts]
+    metrics = {
+        "attempts": float(len(attempts)),
+        "kept_fraction": len(buffer) / max(len(candidates), 1),
+    }
+    for status in AttemptStatus:
+        metrics[f"{status.value}_rate"] = sum(a.status is status for a in attempts) / max(len(attempts), 1)
+    rewards = torch.tensor([a.reward for a in attempts if a.reward is not None])
+    if len(rewards):
+        metrics["reward_mean"] = rewards.mean().item()
+        metrics["reward_best"] = rewards.max().item()
+    by_task: dict[str, list[float]] = {}
+    for candidate in candidates:
+        if candidate.reward is not None and candidate.reward > float("-inf"):
+            by_task.setdefault(candidate.task_id, []).append(candidate.reward)
+    if by_task:
+        metrics["reward_best_of_task_mean"] = sum(max(r) for r in by_task.values()) / len(by_task)
+    spreads = [torch.tensor(rewards).std().item() for rewards in by_task.values() if len(rewards) > 1]
+    if spreads:
+        metrics["reward_spread_within_task"] = sum(spreads) / len(spreads)
+    if buffer:
+        metrics["reward_kept_mean"] = sum(row.reward for row in buffer) / len(buffer)
+    return metrics

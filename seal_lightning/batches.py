@@ -1,0 +1,104 @@
+"""What the trainer iterates over: tasks in the E-step and evaluations, buffer rows in the M-step.
+
+Orders come from seeds and names, never from a global generator, so a resumed epoch goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from seal_lightning.seeds import derive_seed
+from seal_lightning.types import BufferRow, Task
+
+
+class TaskBatch:
+    """Some tasks; none where another rank has one more. (No dataclass: Lightning would copy its fields.)"""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self.tasks = list(tasks)
+
+
+class TaskBatches:
+    """A rank's share of the tasks, in batches, in the data's order; every rank has as many batches."""
+
+    def __init__(self, tasks: Sequence[Task], batch_size: int, rank: int, world_size: int) -> None:
+        self.share = list(tasks[rank::world_size])
+        self.batch_size = batch_size
+        self.num_batches = -(-(-(-len(tasks) // world_size)) // batch_size)
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[TaskBatch]:
+        for index in range(self.num_batches):
+            yield TaskBatch(self.share[index * self.batch_size : (index + 1) * self.batch_size])
+
+    def state_dict(self) -> dict[str, int]:
+        """Nothing: a resumed epoch of tasks starts at its first batch and skips what is stored."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Nothing to load."""
+
+
+class RowBatch:
+    """This rank's rows of one optimiser step, and how many trained rows the step has over all ranks."""
+
+    def __init__(self, rows: Sequence[BufferRow], all_rows: Sequence[BufferRow], step: int) -> None:
+        self.rows = list(rows)
+        self.all_rows = list(all_rows)
+        self.step = step
+
+
+class RowBatches:
+    """The buffer, ``num_passes`` times, each pass in an order of its own; a batch is one optimiser step."""
+
+    def __init__(
+        self,
+        rows: Sequence[BufferRow],
+        *,
+        num_passes: int,
+        batch_size: int,
+        rank: int,
+        world_size: int,
+        seed: int,
+        round_index: int,
+    ) -> None:
+        self.rows = list(rows)
+        self.num_passes = num_passes
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world_size = world_size
+        self.seed = derive_seed(seed, "buffer order", round_index)
+        self.start = 0
+        self._yielded = 0
+
+    def __len__(self) -> int:
+        return self.num_passes * -(-len(self.rows) // self.batch_size)
+
+    def __iter__(self) -> Iterator[RowBatch]:
+        start, self.start = self.start, 0
+        self._yielded = start
+        for step, indices in enumerate(self._index_batches()):
+            if step < start:
+                continue
+            rows = [self.rows[i] for i in indices]
+            self._yielded = step + 1
+            yield RowBatch(rows[self.rank :: self.world_size], rows, step)
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches were handed out."""
+        return {"yielded": self._yielded}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Start the next iteration behind what was handed out."""
+        self.start = state.get("yielded", 0)
+
+    def _index_batches(self) -> Iterator[list[int]]:
+        for pass_index in range(self.num_passes):
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, pass_index))
+            order = torch.randperm(len(self.rows), generator=generator).tolist()
+            for start in range(0, len(order), self.batch_size):
+                yield order[start : start + self.batch_size]

@@ -1,0 +1,54 @@
+"""``seal fit | validate | test | predict`` through LightningCLI, and commands beside it that need no trainer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from seal_lightning.errors import SealError
+
+TRAINER_SUBCOMMANDS = ("fit", "validate", "test", "predict")
+
+USAGE = """usage: seal COMMAND …
+
+  seal fit -c CONFIG [-c CONFIG …]     train: rounds of E-step and M-step
+  seal fit --resume RUN                go on with an interrupted run
+  seal test --run RUN                  compare adaptation on self-edits with its controls on held-out tasks
+  seal validate --run RUN              reward of one self-edit a validation task
+  seal predict --run RUN               write self-edits for tasks
+  seal replay RUN ATTEMPT_ID           redo one stored attempt alone
+
+RUN is a run directory. `seal fit --help`, `seal test --help` … list every setting."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code. Errors of this package are printed without a traceback."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        sys.stdout.write(USAGE + "\n")
+        return 0 if args else 2
+    try:
+        return _run(args[0], args[1:])
+    except SealError as error:
+        sys.stderr.write(f"seal {args[0]}: error: {error}\n")
+        return 1
+
+
+def _run(command: str, args: list[str]) -> int:
+    if command == "replay":
+        from seal_lightning.commands import replay
+
+        return replay.main(args)
+    if command not in TRAINER_SUBCOMMANDS:
+        sys.stderr.write(f"seal: error: no command {command!r}\n{USAGE}\n")
+        return 2
+    from seal_lightning.lightning_cli import run
+
+    run(command, args)
+    return 0
+
+
+def entry_point() -> Any:
+    """The console script."""
+    sys.exit(main())

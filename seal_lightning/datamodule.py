@@ -1,0 +1,131 @@
+"""Tasks in the E-step, buffer rows in the M-step, held-out tasks in validation, test and predict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from lightning.pytorch import LightningDataModule
+
+from seal_lightning.batches import RowBatches, TaskBatches
+from seal_lightning.errors import ConfigError, DataError, RunError
+from seal_lightning.module import SealModule
+from seal_lightning.records import from_plain, to_plain
+from seal_lightning.seams import TaskSource
+from seal_lightning.types import BufferRow, Task
+
+
+class SealDataModule(LightningDataModule):
+    """Hands tasks and buffer rows to the trainer.
+
+    Args:
+        train: tasks of the E-step.
+        validation: tasks examined after each round; none by default.
+        test: held-out tasks of ``seal test``.
+        predict: tasks that ``seal predict`` writes self-edits for; those of ``test`` by default.
+        tasks_per_batch: ≥ 1, tasks whose self-edits are sampled in one batch.
+    """
+
+    def __init__(
+        self,
+        train: TaskSource,
+        validation: TaskSource | None = None,
+        test: TaskSource | None = None,
+        predict: TaskSource | None = None,
+        tasks_per_batch: int = 1,
+    ) -> None:
+        super().__init__()
+        if tasks_per_batch < 1:
+            raise ConfigError(f"data.tasks_per_batch: {tasks_per_batch} is not allowed; it must be at least 1")
+        self.sources = {"train": train, "validation": validation, "test": test, "predict": predict or test}
+        self.tasks_per_batch = tasks_per_batch
+        self.buffer: list[BufferRow] = []
+        self._tasks: dict[str, Sequence[Task]] = {}
+
+    def setup(self, stage: str) -> None:
+        """Load what the stage needs; errors come before anything is trained."""
+        for name in {"fit": ("train", "validation"), "validate": ("validation",)}.get(stage, (stage,)):
+            source = self.sources[name]
+            if source is None and name != "validation":
+                raise ConfigError(f"data.{name} is not set: `seal {stage}` needs a task source there")
+            if source is not None and name not in self._tasks:
+                self._tasks[name] = source.load()
+        if stage == "validate" and self.sources["validation"] is None:
+            raise ConfigError("data.validation is not set: `seal validate` needs a task source there")
+        self._check_apart()
+
+    def _check_apart(self) -> None:
+        """Raise :class:`DataError` when tasks trained on are also tested on."""
+        train = {task.task_id for task in self._tasks.get("train", ())}
+        for name in ("validation", "test"):
+            if both := sorted(train & {task.task_id for task in self._tasks.get(name, ())}):
+                raise DataError(f"data.{name}: {len(both)} of its tasks are training tasks too, for instance {both[0]}")
+
+    def train_tasks(self) -> Sequence[Task]:
+        """The tasks of the E-step."""
+        return self._tasks["train"]
+
+    def train_dataloader(self) -> TaskBatches | RowBatches:
+        """The tasks in even epochs, the buffer in odd ones (called anew for each)."""
+        module = self._module
+        if module.in_e_step:
+            return self._batches("train")
+        if not self.buffer:
+            raise RunError(f"the buffer of round {module.round_index} is empty: there is nothing for the M-step to learn")
+        return RowBatches(
+            self.buffer,
+            num_passes=module.reinforce.num_epochs,
+            batch_size=module.reinforce.batch_size,
+            rank=self._rank,
+            world_size=self._world_size,
+            seed=module.seed,
+            round_index=module.round_index,
+        )
+
+    def val_dataloader(self) -> TaskBatches | list[Any]:
+        """The validation tasks, or nothing."""
+        return self._batches("validation") if "validation" in self._tasks else []
+
+    @property
+    def final_round(self) -> int:
+        """How many rounds the tested policy was trained for."""
+        return len(self._module.loaded_policy.merged)
+
+    @property
+    def test_rounds(self) -> list[int]:
+        """Which policy each test loader examines: the final one, then the pretrained one and those between."""
+        return [self.final_round, *range(self.final_round)]
+
+    def test_dataloader(self) -> list[TaskBatches]:
+        """The test tasks, once for each policy round of :attr:`test_rounds`."""
+        return [self._batches("test") for _ in self.test_rounds]
+
+    def predict_dataloader(self) -> TaskBatches:
+        """The tasks to write self-edits for."""
+        return self._batches("predict")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The buffer, for a resume in the M-step."""
+        return {"buffer": to_plain(self.buffer, BufferRow)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self.buffer = from_plain(state_dict["buffer"], BufferRow)
+
+    def _batches(self, name: str) -> TaskBatches:
+        return TaskBatches(self._tasks[name], self.tasks_per_batch, self._rank, self._world_size)
+
+    @property
+    def _module(self) -> SealModule:
+        assert self.trainer is not None
+        return cast(SealModule, self.trainer.lightning_module)
+
+    @property
+    def _rank(self) -> int:
+        assert self.trainer is not None
+        return self.trainer.global_rank
+
+    @property
+    def _world_size(self) -> int:
+        assert self.trainer is not None
+        return self.trainer.world_size

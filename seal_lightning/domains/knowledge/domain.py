@@ -1,0 +1,167 @@
+"""Knowledge incorporation (§3.2): a self-edit is text about a passage, and the exam asks for it without the passage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from seal_lightning.domains.knowledge.examples import BUNDLED_EXAMPLES, WorkedExample, load_examples
+from seal_lightning.domains.knowledge.exams import ExamWording, exam_prompts
+from seal_lightning.domains.knowledge.formats import Implications, PromptFormat, Style
+from seal_lightning.domains.knowledge.passage import Passage
+from seal_lightning.domains.knowledge.specs import validate_specs
+from seal_lightning.errors import ConfigError, MalformedEdit, shown
+from seal_lightning.types import (
+    AdaptationPlan,
+    AdapterSpec,
+    AnsweredQuestion,
+    ExamPrompt,
+    OptimizerSpec,
+    Prompt,
+    Segment,
+    SelfEdit,
+    TrainingSequence,
+)
+
+_DEFAULT_FORMAT = Implications()
+_DEFAULT_ADAPTER = AdapterSpec()
+_DEFAULT_OPTIMIZER = OptimizerSpec()
+_DEFAULT_WORDING = ExamWording()
+_STYLES = ("base", "chat")
+
+
+class KnowledgeDomain:
+    """Passages, what is written about them, and what is asked about them.
+
+    Args:
+        format: What the policy is asked to write, and how that falls into sequences; None is :class:`Implications`.
+        style: Whether the policy is asked as a base model or in a chat.
+        max_sequences: ≥ 1; an edit's further sequences are dropped and counted. The paper's second version has 30.
+        append_passage: Train on the passage too, as one more sequence beyond ``max_sequences``.
+        title_prefix: Start every sequence with the title and a line end.
+        adapter: The inner loop's adapter; the default is the paper's.
+        optimizer: The inner loop's optimiser; the default is the paper's.
+        max_answer_tokens: ≥ 1; the longest answer in the exam.
+        exam_style: Whether questions are asked as of a base model or in a chat; None is as ``style``.
+        exam_wording: The words around a question.
+        max_edit_chars: ≥ 1; a longer edit is malformed. 8192 tokens of English are about 40,000.
+        examples_path: The worked examples for a format with ``num_examples``; None is those of the package.
+
+    Raises:
+        ConfigError: A setting is out of bounds, or the format wants more worked examples than there are.
+        DataError: The worked examples cannot be read.
+
+    """
+
+    def __init__(
+        self,
+        format: PromptFormat | None = None,  # noqa: A002
+        style: Style = "base",
+        max_sequences: int = 30,
+        append_passage: bool = True,
+        title_prefix: bool = True,
+        adapter: AdapterSpec = _DEFAULT_ADAPTER,
+        optimizer: OptimizerSpec = _DEFAULT_OPTIMIZER,
+        max_answer_tokens: int = 64,
+        exam_style: Style | None = None,
+        exam_wording: ExamWording = _DEFAULT_WORDING,
+        max_edit_chars: int = 131_072,
+        examples_path: str | Path | None = None,
+    ) -> None:
+        validate_specs(adapter, optimizer)
+        for name, count in (
+            ("max_sequences", max_sequences),
+            ("max_answer_tokens", max_answer_tokens),
+            ("max_edit_chars", max_edit_chars),
+        ):
+            if count < 1:
+                raise ConfigError(f"KnowledgeDomain: {name} is {shown(count)}; allowed is 1 or more")
+        for name, chosen in (("style", style), ("exam_style", exam_style or style)):
+            if chosen not in _STYLES:
+                raise ConfigError(f"KnowledgeDomain: {name} is {shown(chosen)}; allowed are {', '.join(_STYLES)}")
+        self.format = format or _DEFAULT_FORMAT
+        self.style = style
+        self.max_sequences = max_sequences
+        self.append_passage = append_passage
+        self.title_prefix = title_prefix
+        self.adapter = adapter
+        self.optimizer = optimizer
+        self.max_answer_tokens = max_answer_tokens
+        self.exam_style: Style = exam_style or style
+        self.exam_wording = exam_wording
+        self.max_edit_chars = max_edit_chars
+        self.examples = _examples(self.format, BUNDLED_EXAMPLES if examples_path is None else examples_path)
+
+    def edit_prompt(self, task: Passage) -> Prompt:
+        """Instruction, title, passage and the heading the model continues; in a chat, all but the heading."""
+        if self.style == "base":
+            return self.format.base_prompt(task, self.examples)
+        return self.format.chat_prompt(task, self.examples)
+
+    def edit_stop(self) -> tuple[str, ...]:
+        """The format's stop strings; with worked examples in a base prompt, also the line between them."""
+        return self.format.stops(self.style)
+
+    def plan(self, task: Passage, edit: SelfEdit) -> AdaptationPlan:
+        """One sequence a piece of the edit, and the passage.
+
+        Raises :class:`MalformedEdit`: ``too long``, ``empty``, or what the format's ``split`` raises.
+        """
+        if len(edit.text) > self.max_edit_chars:
+            raise MalformedEdit("too long", f"{len(edit.text)} characters; allowed are {self.max_edit_chars}")
+        pieces = self.format.split(edit.text)
+        if not pieces:
+            raise MalformedEdit("empty", f"no sequence in {shown(edit.text)}")
+        kept = pieces[: self.max_sequences]
+        sequences = [self._sequence(task, piece) for piece in kept]
+        if self.append_passage:
+            sequences.append(self._sequence(task, task.context))
+        return self._plan(sequences, dropped=len(pieces) - len(kept))
+
+    def passage_plan(self, task: Passage) -> AdaptationPlan:
+        """The passage as the only sequence, whatever ``append_passage`` says."""
+        return self._plan([self._sequence(task, task.context)])
+
+    def exam(self, task: Passage) -> Sequence[ExamPrompt]:
+        """One prompt a question, without the passage."""
+        return self._exam(task, with_passage=False)
+
+    def in_context_exam(self, task: Passage) -> Sequence[ExamPrompt]:
+        """One prompt a question, with the passage before it."""
+        return self._exam(task, with_passage=True)
+
+    def answered(self, task: Passage, answers: Mapping[tuple[str, str], str]) -> Sequence[AnsweredQuestion]:
+        """What is graded: the answers, stripped. Raises :class:`KeyError` for an answer not given."""
+        return tuple(
+            AnsweredQuestion(
+                question_id=question.question_id,
+                question=question.question,
+                gold_answers=question.answers,
+                answer=answers[question.question_id, "identity"].strip(),
+            )
+            for question in task.questions
+        )
+
+    def _exam(self, task: Passage, *, with_passage: bool) -> tuple[ExamPrompt, ...]:
+        return exam_prompts(task, self.exam_style, self.exam_wording, self.max_answer_tokens, with_passage=with_passage)
+
+    def _sequence(self, task: Passage, text: str) -> TrainingSequence:
+        prefix = f"{task.title}\n" if self.title_prefix else ""
+        return TrainingSequence(segments=(Segment(text=f"{prefix}{text}"),))
+
+    def _plan(self, sequences: Sequence[TrainingSequence], dropped: int = 0) -> AdaptationPlan:
+        return AdaptationPlan(
+            sequences=tuple(sequences), adapter=self.adapter, optimizer=self.optimizer, dropped_sequences=dropped
+        )
+
+
+def _examples(prompt_format: PromptFormat, path: str | Path) -> tuple[WorkedExample, ...]:
+    if not prompt_format.num_examples:
+        return ()
+    examples = load_examples(path)
+    if len(examples) < prompt_format.num_examples:
+        raise ConfigError(
+            f"{type(prompt_format).__name__}: num_examples is {prompt_format.num_examples}; "
+            f"allowed is 0 to {len(examples)}, the worked examples of {path}"
+        )
+    return examples[: prompt_format.num_examples]

@@ -1,0 +1,250 @@
+"""The prompt formats of §3.2 and Appendix B: what is asked of the policy, and how its answer falls into sequences.
+
+All wording is ours and every piece of it is a setting. A new format is a subclass of :class:`PromptFormat`, named by
+``class_path`` in YAML.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from seal_lightning.domains.knowledge import splitting
+from seal_lightning.domains.knowledge.examples import WorkedExample
+from seal_lightning.domains.knowledge.passage import Passage
+from seal_lightning.errors import ConfigError, MalformedEdit, shown
+from seal_lightning.types import ChatMessage
+
+Style = Literal["base", "chat"]
+"""``base``: text that a base model continues; ``chat``: turns for a model's chat template."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptFormat(ABC):
+    """What the policy is asked to write about a passage.
+
+    A base prompt is the instruction, the passage with its title, and a heading that the model continues. Worked
+    examples stand before it in the same form, each closed by a line that also ends the edit. A chat prompt is one user
+    turn of instruction and passage; worked examples are earlier pairs of turns.
+    """
+
+    instruction: str
+    heading: str
+    """Ends a base prompt, for example ``Implications:``; a chat prompt has none."""
+    passage_heading: str = "Passage:"
+    num_examples: int = 0
+    """≥ 0: worked examples in the prompt, the first of the file. Small models need them."""
+    example_separator: str = "==="
+    """The line between worked examples of a base prompt. It must not be a line of dashes: those separate sequences."""
+    stop: tuple[str, ...] = ()
+    """Strings at which an edit ends, besides the separator of worked examples."""
+    one_sequence: bool = False
+    """An edit is one sequence and only lines of dashes split it (continued pretraining in v2 of the paper)."""
+    strip_numbering: bool = False
+    """Drop a leading "1. " or "- " of every sequence. The paper keeps them."""
+
+    def __post_init__(self) -> None:
+        """Check the settings. Raises :class:`ConfigError`."""
+        name = type(self).__name__
+        if self.num_examples < 0:
+            raise ConfigError(f"{name}: num_examples is {shown(self.num_examples)}; allowed is 0 or more")
+        separator = self.example_separator.strip()
+        if not separator or not separator.strip("-"):
+            raise ConfigError(
+                f"{name}: example_separator is {shown(self.example_separator)}; "
+                "it must not be blank or all dashes, which separate the sequences of an edit"
+            )
+        if any(not text for text in self.stop):
+            raise ConfigError(f"{name}: stop is {shown(self.stop)}; a stop string must not be empty")
+
+    @abstractmethod
+    def demonstration(self, example: WorkedExample) -> str:
+        """The edit of a worked example in this format."""
+
+    def pieces(self, text: str) -> list[str]:
+        """The trained text in its pieces; by default its lines."""
+        return splitting.lines(text)
+
+    def trained_part(self, text: str) -> str:
+        """The part of an edit that is trained on; by default all of it. Raises :class:`MalformedEdit`."""
+        return text
+
+    def split(self, text: str) -> list[str]:
+        """The texts of an edit's sequences, in order, none blank. Raises :class:`MalformedEdit`."""
+        trained = self.trained_part(splitting.readable(text))
+        if self.one_sequence:
+            found = splitting.blocks(trained)
+        else:
+            found = self.pieces(splitting.without_chatty_opening(trained))
+        if self.strip_numbering:
+            found = [splitting.without_list_marker(piece) for piece in found]
+        return [piece for piece in found if piece]
+
+    def base_prompt(self, passage: Passage, examples: Sequence[WorkedExample] = ()) -> str:
+        """The text that a base model continues; it ends with the heading and a line end."""
+        shown_edits = [f"{self.heading}\n{self.demonstration(e)}".lstrip() for e in examples[: self.num_examples]]
+        shots = [
+            f"{self._joined(self._passage(e.title, e.context), edit)}\n\n{self.example_separator}\n\n"
+            for e, edit in zip(examples, shown_edits, strict=False)
+        ]
+        last = self._joined(self._passage(passage.title, passage.context), self.heading)
+        return self._joined(self.instruction, "".join([*shots, last])) + "\n"
+
+    def chat_prompt(self, passage: Passage, examples: Sequence[WorkedExample] = ()) -> tuple[ChatMessage, ...]:
+        """The turns of a chat; the last is the user's."""
+        turns: list[ChatMessage] = []
+        for example in examples[: self.num_examples]:
+            turns += [self._asked(example.title, example.context)]
+            turns += [ChatMessage(role="assistant", content=self.demonstration(example))]
+        return (*turns, self._asked(passage.title, passage.context))
+
+    def stops(self, style: Style) -> tuple[str, ...]:
+        """Strings at which an edit ends."""
+        if style == "base" and self.num_examples:
+            return (*self.stop, f"\n{self.example_separator}")
+        return self.stop
+
+    def _asked(self, title: str, context: str) -> ChatMessage:
+        return ChatMessage(role="user", content=self._joined(self.instruction, self._passage(title, context)))
+
+    def _passage(self, title: str, context: str) -> str:
+        body = f"{title}\n{context}"
+        return f"{self.passage_heading}\n{body}" if self.passage_heading else body
+
+    def _joined(self, *parts: str) -> str:
+        return "\n\n".join(part for part in parts if part)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Implications(PromptFormat):
+    """A list of what follows from the passage: the format of the paper's main results."""
+
+    instruction: str = (
+        "Study the passage below and list what follows from it, whether it is said outright or can be inferred. "
+        "Write one statement a line; each must make sense to someone who has not seen the passage."
+    )
+    heading: str = "Implications:"
+
+    def demonstration(self, example: WorkedExample) -> str:
+        """The example's implications as a numbered list."""
+        return _numbered(example.implications)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImplicationsLong(Implications):
+    """As :class:`Implications`, with a long list asked for."""
+
+    instruction: str = (
+        "Study the passage below and make a long list of what follows from it, whether it is said outright or can be "
+        "inferred. Leave no fact out. Write one statement a line; each must make sense to someone who has not seen the "
+        "passage."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImplicationsVeryLong(Implications):
+    """As :class:`Implications`, with as long a list asked for as can be made."""
+
+    instruction: str = (
+        "Study the passage below and make an exhaustive list of what follows from it, as long as you can: every fact, "
+        "every consequence, every connection between facts, and what each of them suggests beyond the passage. Go on "
+        "when you think you are done. Write one statement a line; each must make sense to someone who has not seen the "
+        "passage."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rewrites(PromptFormat):
+    """The passage told anew several times."""
+
+    instruction: str = (
+        "Study the passage below and tell it anew several times. Let each version use other words, another order or "
+        "another form, and keep all facts. Put a line with three dashes (---) between versions."
+    )
+    heading: str = "Versions:"
+
+    def demonstration(self, example: WorkedExample) -> str:
+        """The example's versions, with lines of dashes between."""
+        return "\n---\n".join(example.rewrites)
+
+    def pieces(self, text: str) -> list[str]:
+        """The versions."""
+        return splitting.versions(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfQA(PromptFormat):
+    """Questions on the passage with their answers."""
+
+    instruction: str = (
+        "Study the passage below and write questions on it with their answers, so that all of its facts are asked for. "
+        'Start a line with "Question 1:", "Question 2:" and so on for each question, and the next line with "Answer:".'
+    )
+    heading: str = "Questions and answers:"
+
+    def demonstration(self, example: WorkedExample) -> str:
+        """The example's questions and answers."""
+        pairs = enumerate(example.self_qa, start=1)
+        return "\n\n".join(f"Question {number}: {question}\nAnswer: {answer}" for number, (question, answer) in pairs)
+
+    def pieces(self, text: str) -> list[str]:
+        """The questions, each with its answer."""
+        return splitting.question_answer_pairs(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChainOfThought(PromptFormat):
+    """Thoughts first, then the implications; only the implications are trained on."""
+
+    instruction: str = (
+        "Study the passage below. First think aloud: what is it about, what matters in it, and what can be inferred "
+        'from it? Then write a line with only "Implications:" and under it list what follows from the passage, one '
+        "statement a line; each must make sense to someone who has not seen the passage."
+    )
+    heading: str = "Thoughts:"
+    conclusion_heading: str = "Implications:"
+    """The line after which the trained part starts; the instruction must ask for the same."""
+
+    def __post_init__(self) -> None:
+        """Check the settings. Raises :class:`ConfigError`."""
+        super().__post_init__()
+        if not self.conclusion_heading.strip(" :"):
+            raise ConfigError(
+                f"ChainOfThought: conclusion_heading is {shown(self.conclusion_heading)}; it must have a word"
+            )
+
+    def demonstration(self, example: WorkedExample) -> str:
+        """The example's thoughts and implications."""
+        return f"{example.reasoning}\n\n{self.conclusion_heading}\n{_numbered(example.implications)}"
+
+    def trained_part(self, text: str) -> str:
+        """What follows the conclusion heading. Raises :class:`MalformedEdit` when there is none."""
+        conclusion = splitting.after_heading(text, self.conclusion_heading)
+        if conclusion is None:
+            raise MalformedEdit("no conclusion", f"no line starts with {shown(self.conclusion_heading)}")
+        return conclusion
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoInstruction(PromptFormat):
+    """The passage alone, without any request: what a model writes of its own accord."""
+
+    instruction: str = ""
+    heading: str = ""
+    passage_heading: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the settings. Raises :class:`ConfigError`."""
+        super().__post_init__()
+        if self.num_examples:
+            raise ConfigError(f"NoInstruction: num_examples is {self.num_examples}; this format has none, allowed is 0")
+
+    def demonstration(self, example: WorkedExample) -> str:
+        """There is none: raises :class:`ConfigError`."""
+        raise ConfigError("NoInstruction has no worked examples")
+
+
+def _numbered(statements: Iterable[str]) -> str:
+    return "\n".join(f"{number}. {statement}" for number, statement in enumerate(statements, start=1))

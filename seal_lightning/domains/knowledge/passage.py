@@ -1,0 +1,55 @@
+"""The task of knowledge incorporation (§3.2): a passage to be learned, and questions that examine it unseen."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from seal_lightning.types import Task
+
+_SLUG_LENGTH = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One question about a passage."""
+
+    question_id: str
+    """Unique within its passage."""
+    question: str
+    answers: tuple[str, ...]
+    """The gold answers, at least one; matching any is right. The first is the one whose likelihood is measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passage(Task):
+    """A passage and the questions on it: the pair (C, τ) of §3.2."""
+
+    title: str
+    context: str
+    """The passage's text, without its title."""
+    questions: tuple[Question, ...]
+    """At least one."""
+
+    @classmethod
+    def named(cls, *, title: str, context: str, questions: Iterable[Question]) -> Passage:
+        """A passage whose ``task_id`` is made from its title and context."""
+        return cls(task_id=passage_id(title, context), title=title, context=context, questions=tuple(questions))
+
+
+def passage_id(title: str, context: str) -> str:
+    """The title as a slug, ``-``, and six hex digits of a hash of title and context.
+
+    It depends on nothing else, so it is the same whatever file the passage came from and in whatever order; it holds
+    only ``a-z``, ``0-9`` and ``-``, so it is safe as a file name.
+    """
+    digest = hashlib.sha256(f"{title}\n{context}".encode(errors="surrogatepass")).hexdigest()
+    return f"{_slug(title)}-{digest[:6]}"
+
+
+def _slug(title: str) -> str:
+    ascii_only = unicodedata.normalize("NFKD", title).encode("ascii", errors="ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "-", ascii_only.lower())[:_SLUG_LENGTH].strip("-") or "passage"

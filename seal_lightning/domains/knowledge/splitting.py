@@ -1,0 +1,102 @@
+"""How the text of a self-edit falls into pieces; every piece becomes one training sequence.
+
+All functions take text with ``\\n`` line ends (see :func:`readable`) and take time linear in its length: the text is a
+model's, so it can be anything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_UNREADABLE = re.compile("[\0\ud800-\udfff]")
+_LIST_MARKER = re.compile(r"(?:\d{1,3}[.)]|[-*•])(?:[ \t]+|\Z)")
+_FIRST_OF_LIST = re.compile(r"[ \t]*1[.)](?!\d)")
+_NEW_PARAGRAPH = re.compile(r"\n[ \t]*\n|\n(?=[ \t]*\d{1,3}[.)][ \t])")
+_QUESTION_START = r"[ \t]*+(?:\d{1,3}[.)])?[ \t#*]*+Question[ \t]*+\d*+[ \t]*+:"
+"""Possessive throughout: a backtracking pattern would take time quadratic in a line of blanks."""
+_QUESTION = re.compile(rf"^(?={_QUESTION_START})", re.MULTILINE | re.IGNORECASE)
+
+
+def readable(text: str) -> str:
+    """The text without NUL characters and lone surrogates, which no tokenizer takes, and with ``\\n`` line ends."""
+    return _UNREADABLE.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def blocks(text: str) -> list[str]:
+    """The pieces between lines of three or more dashes."""
+    pieces: list[list[str]] = [[]]
+    for line in text.split("\n"):
+        if _is_separator(line):
+            pieces.append([])
+        else:
+            pieces[-1].append(line)
+    return _filled("\n".join(piece) for piece in pieces)
+
+
+def lines(text: str) -> list[str]:
+    """The lines; lines of dashes only are none."""
+    return _filled(line for block in blocks(text) for line in block.split("\n"))
+
+
+def versions(text: str) -> list[str]:
+    """The pieces between lines of dashes; in a text without one, its paragraphs and the items of its numbered list."""
+    found = blocks(text)
+    return found if len(found) > 1 else _filled(p for block in found for p in _NEW_PARAGRAPH.split(block))
+
+
+def question_answer_pairs(text: str) -> list[str]:
+    """The pieces that start at a line "Question n:"; a piece is a question and its answer.
+
+    What comes before the first question is dropped when it is a single line, and is a piece of its own otherwise.
+    """
+    pairs: list[str] = []
+    for block in blocks(text):
+        pieces = _filled(_QUESTION.split(block))
+        if len(pieces) > 1 and not _QUESTION.match(pieces[0]) and "\n" not in pieces[0]:
+            del pieces[0]
+        pairs += pieces
+    return pairs
+
+
+def without_chatty_opening(text: str) -> str:
+    """The text without a first line such as "Sure, here is the list:".
+
+    Our reading of "a chatty first line before '1.' is dropped": the text's second filled line starts with "1." (or
+    "1)") and its first does not. Two or more lines before "1.", and a line before a list of dashes, are content and
+    stay.
+    """
+    all_lines = text.split("\n")
+    filled = [index for index, line in enumerate(all_lines) if line.strip() and not _is_separator(line)]
+    if len(filled) < 2:
+        return text
+    first, second = filled[:2]
+    if _FIRST_OF_LIST.match(all_lines[second]) and not _FIRST_OF_LIST.match(all_lines[first]):
+        return "\n".join(all_lines[second:])
+    return text
+
+
+def without_list_marker(piece: str) -> str:
+    """The piece without a leading "1. ", "1) ", "- ", "* " or "• "."""
+    marker = _LIST_MARKER.match(piece)
+    return piece[marker.end() :] if marker else piece
+
+
+def after_heading(text: str, heading: str) -> str | None:
+    """What follows the first line that starts with the heading; None when no line does.
+
+    Case, Markdown's ``#`` and ``*`` and, where the heading stands alone, its colon do not matter.
+    """
+    words = re.escape(heading.strip().rstrip(":").rstrip())
+    pattern = rf"^[ \t#*]*{words}[ \t*]*(?::[ \t*]*|$)"
+    found = re.search(pattern, text, re.MULTILINE | re.IGNORECASE)
+    return None if found is None else text[found.end() :]
+
+
+def _is_separator(line: str) -> bool:
+    stripped = line.strip()
+    return len(stripped) >= 3 and not stripped.strip("-")
+
+
+def _filled(pieces: Iterable[str]) -> list[str]:
+    return [stripped for piece in pieces if (stripped := piece.strip())]

@@ -1,0 +1,142 @@
+"""The command line's Lightning half: what is parsed, what is linked, and where a run's files go."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from seal_lightning.callbacks import (
+    AttemptJournal,
+    PhaseCheckpoint,
+    PolicyExport,
+    RestEmBuffer,
+    RoundReport,
+    SealProgressBar,
+    SelfEditFile,
+    TestTable,
+)
+from seal_lightning.datamodule import SealDataModule
+from seal_lightning.errors import RunError
+from seal_lightning.module import SealModule
+from seal_lightning.rundir import RunDir
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "reload_dataloaders_every_n_epochs": 1,
+    "check_val_every_n_epoch": 2,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,
+    "inference_mode": False,
+    "enable_model_summary": False,
+    "log_every_n_steps": 1,
+}
+"""What E-steps and M-steps as epochs need: a loader for each phase, validation after each M-step, gradients in tests."""
+
+
+def epochs_of(rounds: int) -> int:
+    """Two epochs a round: an E-step and an M-step."""
+    return 2 * rounds
+
+
+class RunConfig(SaveConfigCallback):
+    """Keeps a run's whole configuration as ``config.yaml`` of its directory."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the configuration of a fit; other commands leave it alone."""
+        path = RunDir.of(trainer).config
+        if stage == "fit" and not path.exists():
+            RunDir.of(trainer).check_writable()
+            self.parser.save(self.config, path, skip_none=False, multifile=False)
+
+
+class SealCLI(LightningCLI):
+    """LightningCLI for :class:`SealModule` and :class:`SealDataModule`."""
+
+    def __init__(self, *args: Any, resuming: bool = False, **kwargs: Any) -> None:
+        self.resuming = resuming
+        super().__init__(*args, **kwargs)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run directory, and derive from it and from the rounds what the trainer needs."""
+        parser.add_argument("--run_dir", type=str, default="runs/seal", help="Where everything of this run is kept.")
+        parser.link_arguments("run_dir", "trainer.default_root_dir")
+        parser.link_arguments("model.rounds", "trainer.max_epochs", compute_fn=epochs_of)
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would let a checkpoint's settings silently override the command line's; we never do."""
+
+    def before_instantiate_classes(self) -> None:
+        """Check the run directory before anything is loaded."""
+        config = self.config[self.subcommand]
+        run = RunDir(Path(config.run_dir))
+        if self.subcommand != "fit" or rank_zero_only.rank != 0:
+            return
+        if run.config.exists() and not self.resuming:
+            raise RunError(
+                f"the run directory {run.path} holds a run already; nothing in it was touched. Go on with it by "
+                f"`seal fit --resume {run.path}`, or name another with --run_dir"
+            )
+        run.check_writable()
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer, with TensorBoard in the run directory unless the configuration names a logger."""
+        config = self.config[self.subcommand]
+        if config.trainer.logger in (None, True):
+            kwargs["logger"] = TensorBoardLogger(config.run_dir, name="tensorboard", version="")
+        return super().instantiate_trainer(**kwargs)
+
+
+def run(command: str, args: Sequence[str]) -> SealCLI:
+    """Parse and run ``fit``, ``validate``, ``test`` or ``predict``."""
+    _quiet()
+    resuming, expanded = expand_run_options(command, list(args))
+    callbacks = [AttemptJournal(), RestEmBuffer(), RoundReport(), PolicyExport(), TestTable(), SelfEditFile()]
+    return SealCLI(
+        SealModule,
+        SealDataModule,
+        save_config_callback=RunConfig,
+        save_config_kwargs={"save_to_log_dir": False},
+        trainer_defaults={**TRAINER_DEFAULTS, "callbacks": [*callbacks, SealProgressBar(), PhaseCheckpoint()]},
+        seed_everything_default=1,
+        auto_configure_optimizers=False,
+        args=[command, *expanded],
+        resuming=resuming,
+    )
+
+
+def expand_run_options(command: str, args: list[str]) -> tuple[bool, list[str]]:
+    """``--resume RUN`` and ``--run RUN`` as the configuration and newest checkpoint of a run.
+
+    Returns whether a fit is resumed, and the arguments for LightningCLI. What else is on the command line comes after
+    and so overrides the run's own configuration. Raises :class:`RunError` when there is no such run.
+    """
+    option = "--resume" if command == "fit" else "--run"
+    if option not in args:
+        return False, args
+    at = args.index(option)
+    if at + 1 == len(args):
+        raise RunError(f"{option} needs a run directory")
+    run_dir = RunDir(Path(args[at + 1]))
+    rest = args[:at] + args[at + 2 :]
+    if not run_dir.config.exists():
+        raise RunError(f"{run_dir.path} is no run directory: it has no {run_dir.config.name}")
+    expanded = ["--config", str(run_dir.config), "--run_dir", str(run_dir.path)]
+    checkpoint = run_dir.latest_checkpoint()
+    if checkpoint is not None and "--ckpt_path" not in rest:
+        expanded += ["--ckpt_path", str(checkpoint)]
+    return command == "fit", expanded + rest
+
+
+def _quiet() -> None:
+    """Leave out what libraries say to their developers."""
+    for name in ("httpx", "huggingface_hub", "fsspec"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")

@@ -1,0 +1,284 @@
+"""The LightningModule: it holds the policy, and is a task's E-step in even epochs and a buffer's M-step in odd ones.
+
+Epoch 2r is the E-step of round r, epoch 2r+1 its M-step; on the M-step's last batch the round's LoRA is merged.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from seal_lightning.adaptation import SequentialInnerLoop
+from seal_lightning.adaptation.packing import summed_cross_entropy
+from seal_lightning.attempting import Attempting
+from seal_lightning.batches import RowBatch, TaskBatch
+from seal_lightning.distributed import gather_objects
+from seal_lightning.errors import ConfigError
+from seal_lightning.evaluation.conditions import ConditionResult, Evaluation
+from seal_lightning.generation import PolicyWriter, TransformersEngine
+from seal_lightning.grading import LocalRules
+from seal_lightning.hooks import seal_callbacks
+from seal_lightning.loops import SelfEditLoop
+from seal_lightning.lora import applied
+from seal_lightning.policy import Policy
+from seal_lightning.pretrained import Pretrained
+from seal_lightning.reinforcement import num_trained_tokens, pack_rows
+from seal_lightning.rewards import LikelihoodReward
+from seal_lightning.schedule import learning_rate_factor
+from seal_lightning.seams import Domain, Engine, Grader, InnerLoop, Reward
+from seal_lightning.types import AdapterSpec, Attempt, AttemptStatus, OptimizerSpec, SamplingSpec
+
+POLICY_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class SealModule(LightningModule):
+    """SEAL with a ReST-EM outer loop (§3.1, algorithm 1). Defaults are the paper's for knowledge incorporation.
+
+    Args:
+        domain: what tasks, self-edits and answers mean.
+        pretrained: the model the policy starts from.
+        reward: turns an attempt's scores into a number; mean log-probability of the gold answers by default.
+        grader: judges answers; local rules by default.
+        inner_loop: plans to adapters; one after another by default.
+        engine: asks the policy and its adapted copies; in this process by default.
+        sampling: how self-edits are sampled.
+        policy_adapter: the LoRA that an M-step trains and merges.
+        reinforce: the M-step: ``num_epochs`` passes over the buffer in batches of ``batch_size`` rows over all ranks.
+        rounds: ≥ 1, E-steps and M-steps.
+        num_edits: k ≥ 1, self-edits a task.
+        num_repeats: ≥ 1, inner seeds an edit; the mean of their rewards ranks the edits.
+        candidates_per_call: ≥ 1, how many edits the inner loop is given at once.
+        max_tokens_per_pass: ≥ 1, tokens of one forward pass of the M-step.
+        seed: makes every seed of the run.
+    """
+
+    def __init__(
+        self,
+        domain: Domain,  # type: ignore[type-arg]
+        pretrained: Pretrained = Pretrained(),  # noqa: B008 - frozen records
+        reward: Reward | None = None,
+        grader: Grader | None = None,
+        inner_loop: InnerLoop | None = None,
+        engine: Engine | None = None,
+        sampling: SamplingSpec = SamplingSpec(),  # noqa: B008
+        policy_adapter: AdapterSpec = AdapterSpec(rank=64, alpha=128, target_modules=POLICY_TARGETS),  # noqa: B008
+        reinforce: OptimizerSpec = OptimizerSpec(learning_rate=3e-4, num_epochs=2, batch_size=10),  # noqa: B008
+        rounds: int = 2,
+        num_edits: int = 5,
+        num_repeats: int = 3,
+        candidates_per_call: int = 1,
+        max_tokens_per_pass: int = 4096,
+        seed: int = 1,
+    ) -> None:
+        super().__init__()
+        for name, value in {
+            "rounds": rounds,
+            "num_edits": num_edits,
+            "num_repeats": num_repeats,
+            "candidates_per_call": candidates_per_call,
+            "max_tokens_per_pass": max_tokens_per_pass,
+        }.items():
+            if value < 1:
+                raise ConfigError(f"model.{name}: {value} is not allowed; it must be at least 1")
+        if reinforce.max_steps is not None:
+            raise ConfigError("model.reinforce.max_steps is not used by the M-step; set num_epochs (passes) instead")
+        self.automatic_optimization = False
+        self.strict_loading = False  # a checkpoint holds the LoRAs, not the base
+        self.domain = domain
+        self.pretrained = pretrained
+        self.reward: Reward = reward or LikelihoodReward()
+        self.grader: Grader = grader or LocalRules()
+        self.inner_loop: InnerLoop = inner_loop or SequentialInnerLoop()
+        self.engine: Engine = engine or TransformersEngine()
+        self.sampling = sampling
+        self.policy_adapter = policy_adapter
+        self.reinforce = reinforce
+        self.rounds = rounds
+        self.num_edits = num_edits
+        self.num_repeats = num_repeats
+        self.candidates_per_call = candidates_per_call
+        self.max_tokens_per_pass = max_tokens_per_pass
+        self.seed = seed
+        self.policy: Policy | None = None
+        self.test_results: list[ConditionResult] = []
+
+    # --- setting up
+
+    def configure_model(self) -> None:
+        """Load the policy, once."""
+        if self.policy is not None:
+            return
+        self.policy = Policy(self.pretrained, self.policy_adapter, self.seed)
+        self.engine.bind(self.policy.language_model)
+        self.inner_loop.bind(self.policy.language_model)
+        self.writer = PolicyWriter(self.domain, self.engine, self.sampling)
+        self.attempting = Attempting(
+            domain=self.domain,
+            writer=self.writer,
+            engine=self.engine,
+            inner_loop=self.inner_loop,
+            grader=self.grader,
+            reward=self.reward,
+            seed=self.seed,
+        )
+        self.evaluation = Evaluation(self.attempting)
+        if self._trainer is not None and self.trainer.state.fn == "fit":
+            self.self_edit_loop = SelfEditLoop(
+                self.trainer, self.attempting, self.num_edits, self.num_repeats, self.candidates_per_call
+            )
+            self.self_edit_loop.attach()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW on the policy's LoRA; learning rate and clipping are set step by step (manual optimisation)."""
+        return torch.optim.AdamW(
+            self.loaded_policy.lora.parameters(),
+            lr=self.reinforce.learning_rate,
+            weight_decay=self.reinforce.weight_decay,
+        )
+
+    @property
+    def loaded_policy(self) -> Policy:
+        """The policy; asked for only after :meth:`configure_model`."""
+        assert self.policy is not None, "configure_model has not run"
+        return self.policy
+
+    @property
+    def round_index(self) -> int:
+        """The current round, from 0."""
+        return self.current_epoch // 2
+
+    @property
+    def in_e_step(self) -> bool:
+        """Whether the current epoch tries edits (and not: trains the policy)."""
+        return self.current_epoch % 2 == 0
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Batches are tasks and text; nothing is moved."""
+        return batch
+
+    # --- training
+
+    def training_step(self, batch: TaskBatch | RowBatch, batch_idx: int) -> dict[str, Tensor] | None:
+        """A batch of tasks goes through the self-edit loop; a batch of buffer rows is one optimiser step."""
+        if isinstance(batch, TaskBatch):
+            self.self_edit_loop.run(batch.tasks, self.round_index, self._announce)
+            return None
+        return {"loss": self._reinforce(batch)}
+
+    def _announce(self, attempt: Attempt) -> None:
+        for callback in seal_callbacks(self.trainer):
+            callback.on_attempt(self.trainer, self, attempt)
+
+    def _reinforce(self, batch: RowBatch) -> Tensor:
+        """One step on the buffer; the loss is the mean over all trained tokens of all ranks' rows."""
+        policy, optimizer = self.loaded_policy, cast(torch.optim.Optimizer, self.optimizers())
+        num_tokens = num_trained_tokens(batch.all_rows, policy.language_model)
+        rows = batch.rows or batch.all_rows[:1]  # a rank without a row still takes part, with weight 0
+        weight = self.trainer.world_size / num_tokens if batch.rows else 0.0
+        packed = pack_rows(rows, policy.language_model, self.max_tokens_per_pass)
+        total = torch.zeros((), device=self.device)
+        for i, row in enumerate(packed):
+            last = i == len(packed) - 1
+            with nullcontext() if last else self._no_gradient_sync(), applied(policy.model, policy.adapter):
+                loss = summed_cross_entropy(policy.model, row) * weight
+                self.manual_backward(loss)
+            total += loss.detach()
+        norm = torch.nn.utils.clip_grad_norm_(policy.lora.parameters(), self.reinforce.max_grad_norm or math.inf)
+        if not torch.isfinite(norm):
+            raise ConfigError(
+                f"the M-step's gradient became {norm.item()} at step {batch.step} of round {self.round_index}; attempts "
+                "and accepted edits are kept. Resume with a lower model.reinforce.learning_rate"
+            )
+        for group in optimizer.param_groups:
+            factor = learning_rate_factor(self.reinforce, batch.step, self.trainer.num_training_batches)
+            group["lr"] = self.reinforce.learning_rate * factor
+        optimizer.step()
+        optimizer.zero_grad()
+        self.log("m_step/loss", total, sync_dist=True, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
+        if self.trainer.is_last_batch:  # here and not at the epoch's end: validation runs before that
+            policy.merge_round()
+            optimizer.state.clear()
+        return total
+
+    def _no_gradient_sync(self) -> Any:
+        block = getattr(self.trainer.strategy, "block_backward_sync", None)
+        return block() if block is not None else nullcontext()
+
+    # --- validation, test, predict
+
+    def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
+        """One self-edit a held-out task, tried once."""
+        edits = self.attempting.propose(batch.tasks, 1, "validation")
+        before = self.attempting.examine([(task, None) for task in batch.tasks], self.reward.needs)
+        trials = [
+            self.attempting.trial(task, edit, self.round_index, 0) for task, edit in zip(batch.tasks, edits, strict=True)
+        ]
+        known = {task.task_id: exam for task, exam in zip(batch.tasks, before, strict=True)}
+        for attempt in self.attempting.attempt(trials, known):
+            failed = float(attempt.status in (AttemptStatus.MALFORMED, AttemptStatus.DIVERGED))
+            self.log("validation/failed", failed, on_epoch=True, batch_size=1, sync_dist=True)
+            if attempt.reward is not None:
+                self.log("validation/reward", attempt.reward, on_epoch=True, batch_size=1, sync_dist=True)
+
+    def on_test_start(self) -> None:
+        """Forget an earlier test."""
+        self.evaluation = Evaluation(self.attempting)
+        self.test_results = []
+
+    def test_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Every condition of one policy round on a batch of held-out tasks; see :class:`Evaluation`."""
+        final_round = self.trainer.datamodule.final_round  # type: ignore[attr-defined]
+        round_index = self.trainer.datamodule.test_rounds[dataloader_idx]  # type: ignore[attr-defined]
+        self.loaded_policy.go_to(round_index)
+        for task in batch.tasks:
+            self.test_results += self.evaluation.examine_task(task, round_index, final_round)
+
+    def on_test_epoch_end(self) -> None:
+        """Gather every rank's results and hand them to the callbacks."""
+        results = gather_objects(self.test_results)
+        for callback in seal_callbacks(self.trainer):
+            callback.on_test_results(self.trainer, self, results)
+
+    def on_test_end(self) -> None:
+        """Be the trained policy again."""
+        self.loaded_policy.go_to(len(self.loaded_policy.merged))
+
+    def predict_step(self, batch: TaskBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """Self-edits for given tasks with what each means as a plan; nothing is trained."""
+        return self.evaluation.write_edits(batch.tasks, self.num_edits)
+
+    # --- checkpoints
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The current round's LoRA only; the base comes from where it was pretrained."""
+        state = super().state_dict(*args, **kwargs)
+        return {name: value for name, value in state.items() if name.startswith("policy.lora.")}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the merged LoRAs of past rounds."""
+        checkpoint["seal"] = {"merged": self.loaded_policy.merged_states(), "rounds": self.rounds, "seed": self.seed}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Replay past rounds' merges; let an interrupted E-step start at its first batch (what is stored is skipped)."""
+        self.loaded_policy.load_merged_states(checkpoint["seal"]["merged"])
+        restart_e_step(checkpoint)
+
+
+def restart_e_step(checkpoint: dict[str, Any]) -> None:
+    """Where a checkpoint was written in the middle of an E-step, set its batch counters back to the epoch's start."""
+    fit = checkpoint.get("loops", {}).get("fit_loop")
+    if fit is None or fit["epoch_progress"]["current"]["processed"] % 2 == 1:
+        return
+    if fit["epoch_progress"]["current"]["started"] == fit["epoch_progress"]["current"]["processed"]:
+        return
+    progress = fit["epoch_loop.batch_progress"]
+    before_epoch = progress["total"]["ready"] - progress["current"]["ready"]
+    for counter in ("ready", "started", "processed", "completed"):
+        progress["current"][counter] = 0
+        progress["total"][counter] = before_epoch
+    progress["is_last_batch"] = False

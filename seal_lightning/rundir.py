@@ -1,0 +1,73 @@
+"""The folder of a run: where everything of it lies. Nothing in it is overwritten."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+
+from seal_lightning.errors import RunError
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """``config.yaml``, ``round_0/``, ``round_1/`` …, ``checkpoints/``, ``results/``, ``tensorboard/``."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, trainer: Trainer) -> RunDir:
+        """The trainer's run: its ``default_root_dir``."""
+        return cls(Path(trainer.default_root_dir))
+
+    @property
+    def config(self) -> Path:
+        """The whole configuration the run was started with."""
+        return self.path / "config.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Lightning checkpoints."""
+        return self.path / "checkpoints"
+
+    def round(self, index: int) -> Path:
+        """Attempts, accepted edits and the policy of one round, counted from 0."""
+        return self.path / f"round_{index}"
+
+    def latest_checkpoint(self) -> Path | None:
+        """The newest checkpoint, if there is one."""
+        found = sorted(self.checkpoints.glob("*.ckpt"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+        return found[-1] if found else None
+
+    def write_result(self, name: str, content: object) -> Path:
+        """Write ``results/{name}.json`` and return the path; see :meth:`write_text_result`."""
+        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+        return self.write_text_result(name, "json", text)
+
+    def write_text_result(self, name: str, suffix: str, text: str) -> Path:
+        """Write ``results/{name}.{suffix}``, or ``{name}-2.{suffix}`` and so on where that exists; returns the path."""
+        folder = self.path / "results"
+        folder.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while (path := folder / f"{name}{f'-{number}' if number > 1 else ''}.{suffix}").exists():
+            number += 1
+        scratch = path.with_suffix(".tmp")
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(path)
+        return path
+
+    def check_writable(self) -> None:
+        """Raise :class:`RunError` when the folder cannot be made or written."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / f".writable-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise RunError(
+                f"the run directory {self.path} cannot be written ({error.strerror}); nothing was started. "
+                "Name another with --run_dir"
+            ) from error
