@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal
+from typing import Any, Literal
 
 from seal_lightning.errors import ConfigError, shown
 
-JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
+JSON = Any
+"""What ``json.dumps`` takes. (Spelt out, the type refers to itself, which pydantic cannot follow in an alias.)"""
 
 
 # --- what is read, and what the policy writes about it ---------------------------------------------------------------
@@ -96,6 +97,9 @@ class AdapterSpec:
         _require(self.rank >= 1, "adapter.rank", self.rank, "at least 1")
         _require(0 < self.alpha < math.inf, "adapter.alpha", self.alpha, "above 0 and finite")
         _require(0 <= self.dropout < 1, "adapter.dropout", self.dropout, "in [0, 1)")
+        modules, layers = self.target_modules, self.layers
+        _require(modules != (), "adapter.target_modules", modules, "null, 'all-linear' or at least one name")
+        _require(layers is None or (layers != () and min(layers) >= 0), "adapter.layers", layers, "null or indices ≥ 0")
 
 
 @dataclass(frozen=True, kw_only=True)

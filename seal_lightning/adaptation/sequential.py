@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from seal_lightning.seams import InnerLoop
 from seal_lightning.adaptation.packing import (
     PackedRow,
     TokenizedSequence,
@@ -31,7 +32,7 @@ from seal_lightning.types import AdaptationPlan, Adapted, AdapterSpec, Diverged,
 _logger = logging.getLogger(__name__)
 
 
-class SequentialInnerLoop:
+class SequentialInnerLoop(InnerLoop):
     """Trains a throw-away LoRA adapter for each plan, in order.
 
     Args:

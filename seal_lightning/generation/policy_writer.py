@@ -6,11 +6,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from seal_lightning.seams import AnyDomain, Engine
+from seal_lightning.seams import AnyDomain, Engine, Writer
 from seal_lightning.types import GenerationRequest, SamplingSpec, SelfEdit, Task
 
 
-class PolicyWriter:
+class PolicyWriter(Writer):
     """Samples edits from the engine's model, all edits of all given tasks in one call."""
 
     def __init__(self, domain: AnyDomain, engine: Engine, sampling: SamplingSpec) -> None:

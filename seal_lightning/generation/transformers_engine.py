@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
+from seal_lightning.seams import Engine
 from seal_lightning.errors import ConfigError
 from seal_lightning.generation.sampling import RowStops, SeededSampling
 from seal_lightning.language_model import LanguageModel
@@ -18,7 +19,7 @@ from seal_lightning.lora import LoraAdapter, applied
 from seal_lightning.types import Adapter, Completion, FinishReason, GenerationRequest, ScoreRequest
 
 
-class TransformersEngine:
+class TransformersEngine(Engine):
     """Asks the bound model itself, in this process.
 
     Requests with the same adapter share batches; adapters take turns.

@@ -15,10 +15,11 @@ from rapidfuzz import fuzz
 
 from seal_lightning.errors import ConfigError
 from seal_lightning.grading.normalize import FUNCTION_WORDS, alike, is_number, words
+from seal_lightning.seams import Grader
 from seal_lightning.types import AnsweredQuestion, Verdict, VerdictStatus
 
 
-class LocalRules:
+class LocalRules(Grader):
     """Correct is an answer that has all numbers of a gold answer and, by one of three measures, enough of its words.
 
     The measures, each in [0, 1], on normalised words (:mod:`seal_lightning.grading.normalize`):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from seal_lightning.rewards.finite import finite_score
+from seal_lightning.seams import Reward
 from seal_lightning.types import Attempt, Measurement, RewardScore
 
 
-class AccuracyReward:
+class AccuracyReward(Reward):
     """Share, in [0, 1], of the scored answers that are correct after adaptation."""
 
     @property

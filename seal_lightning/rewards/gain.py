@@ -9,7 +9,7 @@ from seal_lightning.seams import Reward
 from seal_lightning.types import Attempt, Measurement, RewardScore
 
 
-class GainReward:
+class GainReward(Reward):
     """Another reward's value on the adapted model minus its value on the model without adaptation.
 
     Within a task this ranks edits as the other reward does, ``before`` being shared; across tasks it does not favour

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from seal_lightning.rewards.finite import finite_score
+from seal_lightning.seams import Reward
 from seal_lightning.types import Attempt, Measurement, RewardScore
 
 
-class LikelihoodReward:
+class LikelihoodReward(Reward):
     """Mean log-probability (nats a token, ≤ 0) of the gold answers after adaptation; the mean over questions."""
 
     @property

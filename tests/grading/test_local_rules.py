@@ -83,6 +83,9 @@ def test_only_the_first_characters_are_read():
     answer = "wool " * 10 + "flax"
     assert verdict("What?", ["flax"], answer).status is VerdictStatus.CORRECT
     assert verdict("What?", ["flax"], answer, max_chars=50).status is VerdictStatus.WRONG
+    # "flax" is a content word only while the question's end, where it is asked about, is not read
+    assert verdict("What goes with flax?", ["flax wool"], "dark wool").status is VerdictStatus.CORRECT
+    assert verdict("What goes with flax?", ["flax wool"], "dark wool", max_chars=10).status is VerdictStatus.WRONG
 
 
 @pytest.mark.parametrize(

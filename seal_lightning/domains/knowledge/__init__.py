@@ -19,7 +19,6 @@ from seal_lightning.domains.knowledge.passage import Passage, Question, passage_
 from seal_lightning.domains.knowledge.passages_json import PassagesJson, PassagesJsonl
 from seal_lightning.domains.knowledge.records import InvalidRecord
 from seal_lightning.domains.knowledge.sources import PassageSource
-from seal_lightning.domains.knowledge.specs import validate_specs
 from seal_lightning.domains.knowledge.squad import BundledPassages, SquadJson
 
 __all__ = [
@@ -46,5 +45,4 @@ __all__ = [
     "WorkedExample",
     "load_examples",
     "passage_id",
-    "validate_specs",
 ]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from seal_lightning.seams import Domain
 from seal_lightning.domains.knowledge.examples import BUNDLED_EXAMPLES, WorkedExample, load_examples
 from seal_lightning.domains.knowledge.exams import ExamWording, exam_prompts
 from seal_lightning.domains.knowledge.formats import Implications, PromptFormat, Style
 from seal_lightning.domains.knowledge.passage import Passage
-from seal_lightning.domains.knowledge.specs import validate_specs
 from seal_lightning.errors import ConfigError, MalformedEdit, shown
 from seal_lightning.types import (
     AdaptationPlan,
@@ -30,7 +30,7 @@ _DEFAULT_WORDING = ExamWording()
 _STYLES = ("base", "chat")
 
 
-class KnowledgeDomain:
+class KnowledgeDomain(Domain[Passage]):
     """Passages, what is written about them, and what is asked about them.
 
     Args:
@@ -68,7 +68,6 @@ class KnowledgeDomain:
         max_edit_chars: int = 131_072,
         examples_path: str | Path | None = None,
     ) -> None:
-        validate_specs(adapter, optimizer)
         for name, count in (
             ("max_sequences", max_sequences),
             ("max_answer_tokens", max_answer_tokens),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from seal_lightning.domains.knowledge.passage import Passage, Question, passage_id
 from seal_lightning.domains.knowledge.records import InvalidRecord, RecordError
 from seal_lightning.errors import ConfigError, DataError, shown
+from seal_lightning.seams import TaskSource
 
 _log = logging.getLogger(__name__)
 
@@ -18,7 +19,7 @@ Located = tuple[str, Passage | RecordError]
 
 
 @dataclass(kw_only=True)
-class PassageSource(ABC):
+class PassageSource(TaskSource):
     """The base of all passage sources; a subclass says where its records are."""
 
     limit: int | None = None
