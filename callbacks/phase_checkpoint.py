@@ -43,4 +43,4 @@ class PhaseCheckpoint(Checkpoint):
 
     @staticmethod
     def _save(trainer: Trainer, name: str) -> None:
-        trainer.save_checkpoint(RunDir.of(trainer).checkpoints / f"{name}.ckpt")
+        trainer.save_checkpoint(RunDir.of(trainer).checkpoints / f"{name}.ckpt", weights_only=False)
