@@ -17,6 +17,7 @@ from seal_lightning.hooks import SealCallback
 from seal_lightning.records import to_plain
 from seal_lightning.rundir import RunDir
 
+_MIN_WIDTH = 140
 HEADINGS = ("condition", "n", "log-prob", "accuracy", "F1", "steps", "vs equal steps", "failed")
 
 
@@ -35,7 +36,7 @@ class TestTable(SealCallback):
         content = {"table": [asdict(row) for row in rows], "results": to_plain(results, ConditionResult)}
         path = RunDir.of(trainer).write_result("test", content)
         print_table(rows)
-        Console().print(f"Per-task results and the edits: {path}\nCharts: tensorboard --logdir {path.parent.parent}")
+        Console().print(f"Per-task results and the edits: {path}\nCharts: tensorboard --logdir {path.parent.parent}", soft_wrap=True)
         if trainer.logger is not None:
             trainer.logger.log_metrics(_scalars(rows), step=0)
         if isinstance(trainer.logger, TensorBoardLogger):
@@ -44,12 +45,14 @@ class TestTable(SealCallback):
 
 def print_table(rows: Sequence[ConditionRow]) -> None:
     """Print the table with Rich."""
+    console = Console()
+    console = Console(width=max(console.width, _MIN_WIDTH))  # a log file would get 80 columns
     table = Table(title="Held-out tasks: mean ± standard error over tasks")
     for heading in HEADINGS:
         table.add_column(heading, justify="left" if heading == "condition" else "right")
     for row in rows:
         table.add_row(*_cells(row))
-    Console(width=None).print(table)
+    console.print(table)
 
 
 def markdown(rows: Sequence[ConditionRow]) -> str:

@@ -208,8 +208,10 @@ def _score(
         score = replace(score, log_prob=sum(log_probs) / len(log_probs), num_target_tokens=len(log_probs))
     if graded is not None:
         answered, verdict = graded
-        exact_match, f1 = exact_match_and_f1(answered.answer, answered.gold_answers)
-        score = replace(score, answer=answered.answer, verdict=verdict, exact_match=exact_match, f1=f1)
+        score = replace(score, answer=answered.answer, verdict=verdict)
+        if answered.gold_answers:
+            exact_match, f1 = exact_match_and_f1(answered.answer, answered.gold_answers)
+            score = replace(score, exact_match=exact_match, f1=f1)
     return score
 
 

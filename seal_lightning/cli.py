@@ -36,13 +36,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, args: list[str]) -> int:
+    if command not in (*TRAINER_SUBCOMMANDS, "replay"):
+        sys.stderr.write(f"seal: error: no command {command!r}\n{USAGE}\n")
+        return 2
+    from seal_lightning.quiet import silence_libraries
+
+    silence_libraries()
     if command == "replay":
         from seal_lightning.commands import replay
 
         return replay.main(args)
-    if command not in TRAINER_SUBCOMMANDS:
-        sys.stderr.write(f"seal: error: no command {command!r}\n{USAGE}\n")
-        return 2
     from seal_lightning.lightning_cli import run
 
     run(command, args)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -88,6 +86,8 @@ class SealCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with TensorBoard in the run directory unless the configuration names a logger."""
         config = self.config[self.subcommand]
+        if config.trainer.enable_progress_bar is not False:
+            self.trainer_defaults["callbacks"].append(SealProgressBar())
         if config.trainer.logger in (None, True):
             kwargs["logger"] = TensorBoardLogger(config.run_dir, name="tensorboard", version="")
         return super().instantiate_trainer(**kwargs)
@@ -95,7 +95,6 @@ class SealCLI(LightningCLI):
 
 def run(command: str, args: Sequence[str]) -> SealCLI:
     """Parse and run ``fit``, ``validate``, ``test`` or ``predict``."""
-    _quiet()
     resuming, expanded = expand_run_options(command, list(args))
     callbacks = [AttemptJournal(), RestEmBuffer(), RoundReport(), PolicyExport(), TestTable(), SelfEditFile()]
     return SealCLI(
@@ -103,7 +102,7 @@ def run(command: str, args: Sequence[str]) -> SealCLI:
         SealDataModule,
         save_config_callback=RunConfig,
         save_config_kwargs={"save_to_log_dir": False},
-        trainer_defaults={**TRAINER_DEFAULTS, "callbacks": [*callbacks, SealProgressBar(), PhaseCheckpoint()]},
+        trainer_defaults={**TRAINER_DEFAULTS, "callbacks": [*callbacks, PhaseCheckpoint()]},
         seed_everything_default=1,
         auto_configure_optimizers=False,
         args=[command, *expanded],
@@ -130,13 +129,5 @@ def expand_run_options(command: str, args: list[str]) -> tuple[bool, list[str]]:
     expanded = ["--config", str(run_dir.config), "--run_dir", str(run_dir.path)]
     checkpoint = run_dir.latest_checkpoint()
     if checkpoint is not None and "--ckpt_path" not in rest:
-        expanded += ["--ckpt_path", str(checkpoint)]
+        expanded += ["--ckpt_path", str(checkpoint), "--weights_only", "true"]
     return command == "fit", expanded + rest
-
-
-def _quiet() -> None:
-    """Leave out what libraries say to their developers."""
-    for name in ("httpx", "huggingface_hub", "fsspec"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")

@@ -57,7 +57,7 @@ def _label(condition: Condition, round_index: int) -> str:
         Condition.NO_ADAPTATION: f"no adaptation, policy {trained}",
         Condition.IN_CONTEXT: "passage in context (a reference)",
         Condition.PASSAGE_ONLY: "passage only",
-        Condition.PASSAGE_MATCHED: f"passage only, steps as the final edit, policy {trained}",
+        Condition.PASSAGE_MATCHED: f"passage only at the final edit's steps, policy {trained}",
         Condition.SELF_EDIT: f"passage + self-edit {trained}",
     }[condition]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from seal_lightning.seams import Domain
 from seal_lightning.domains.knowledge.examples import BUNDLED_EXAMPLES, WorkedExample, load_examples
 from seal_lightning.domains.knowledge.exams import ExamWording, exam_prompts
 from seal_lightning.domains.knowledge.formats import Implications, PromptFormat, Style
 from seal_lightning.domains.knowledge.passage import Passage
 from seal_lightning.errors import ConfigError, MalformedEdit, shown
+from seal_lightning.seams import Domain
 from seal_lightning.types import (
     AdaptationPlan,
     AdapterSpec,

@@ -1,0 +1,90 @@
+"""``seal replay RUN ATTEMPT_ID``: redo one stored attempt alone and compare its reward."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from seal_lightning.attempt_store import AttemptStore
+from seal_lightning.datamodule import SealDataModule
+from seal_lightning.errors import RunError, shown
+from seal_lightning.module import SealModule
+from seal_lightning.rundir import RunDir
+from seal_lightning.types import Attempt, Trial
+
+TOLERANCE = 1e-5
+"""Two computations of a reward in float32 on one machine differ by rounding only."""
+
+
+def main(args: Sequence[str]) -> int:
+    """Exit code 0 when the reward is equal to 1e-5 (or the attempt fails as it failed), 1 when it is not."""
+    parser = argparse.ArgumentParser(prog="seal replay", description="Redo one stored attempt alone.")
+    parser.add_argument("run", type=Path, help="the run directory")
+    parser.add_argument("attempt_id", help="as in round_*/attempts.rank*.jsonl, for instance r0-some-task-1a2b3c-e0-s0")
+    options = parser.parse_args(args)
+    run = RunDir(options.run)
+    stored = find_attempt(run, options.attempt_id)
+    again = replay(run, stored)
+    difference = None if stored.reward is None or again.reward is None else abs(stored.reward - again.reward)
+    same = stored.status is again.status and (stored.reward == again.reward or (difference or 0.0) <= TOLERANCE)
+    Console().print(f"stored    {stored.status.value}  reward {stored.reward}\nreplayed  {again.status.value}  reward {again.reward}")
+    if not same:
+        sys.stderr.write(f"seal replay: the rewards differ by {difference}, more than {TOLERANCE}\n")
+    return 0 if same else 1
+
+
+def find_attempt(run: RunDir, attempt_id: str) -> Attempt:
+    """The stored attempt. Raises :class:`RunError` when there is none of that id."""
+    folders = sorted(run.path.glob("round_*"))
+    if not run.config.exists() or not folders:
+        raise RunError(f"{run.path} is no run directory with attempts")
+    for folder in folders:
+        attempt = AttemptStore(folder).get(attempt_id)
+        if attempt is not None:
+            return attempt
+    known = [a.attempt_id for a in AttemptStore(folders[0]).all()]
+    raise RunError(f"{run.path} has no attempt {shown(attempt_id)}; its first are {', '.join(known[:3])}")
+
+
+def replay(run: RunDir, stored: Attempt) -> Attempt:
+    """Make the attempt again: the policy of its round, its stored edit, its seed."""
+    module, data = load_run(run)
+    module.configure_model()
+    if stored.round > 0:
+        module.loaded_policy.load_merged_states(_merged_before(run, stored.round))
+    data.setup("fit")
+    tasks = {task.task_id: task for task in data.train_tasks()}
+    if stored.task_id not in tasks:
+        raise RunError(f"the data of {run.config} no longer has the task {stored.task_id}")
+    task = tasks[stored.task_id]
+    before = module.attempting.examine([(task, None)], module.reward.needs)[0]
+    trial = Trial(task=task, edit=stored.edit, round=stored.round, repeat=stored.repeat, seed=stored.seed)
+    return module.attempting.attempt([trial], {task.task_id: before})[0]
+
+
+def load_run(run: RunDir) -> tuple[SealModule, SealDataModule]:
+    """A run's module and data as its ``config.yaml`` says, without a trainer."""
+    import yaml
+    from lightning.pytorch.cli import LightningArgumentParser
+
+    parser = LightningArgumentParser()
+    parser.add_lightning_class_args(SealModule, "model")
+    parser.add_lightning_class_args(SealDataModule, "data")
+    settings = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    parts = parser.instantiate_classes(parser.parse_object({key: settings[key] for key in ("model", "data")}))
+    return parts["model"], parts["data"]
+
+
+def _merged_before(run: RunDir, round_index: int) -> list[dict[str, torch.Tensor]]:
+    checkpoint = run.latest_checkpoint()
+    if checkpoint is None:
+        raise RunError(f"{run.checkpoints} has no checkpoint: the policy of round {round_index} is not there")
+    merged: list[dict[str, torch.Tensor]] = torch.load(checkpoint, weights_only=True, map_location="cpu")["seal"]["merged"]
+    if len(merged) < round_index:
+        raise RunError(f"{checkpoint} has {len(merged)} merged rounds; the attempt belongs to round {round_index}")
+    return merged[:round_index]

@@ -1,0 +1,25 @@
+"""Leaves out of the terminal what libraries tell their developers, and warnings about what is meant to be so."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import transformers
+
+
+def silence_libraries() -> None:
+    """For the command line; a program that imports this package keeps its own settings."""
+    transformers.logging.disable_progress_bar()
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: "Tip:" not in r.getMessage())
+    for name in ("httpx", "huggingface_hub", "fsspec"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        "LightningCLI's args parameter",
+        "`is_gradient_checkpointing` is deprecated",
+        r"Found \d+ module\(s\) in eval mode",  # so they shall be: no dropout in the base
+        "You have overridden `transfer_batch_to_device`",
+        "Total length of `list` across ranks is zero",  # no validation tasks
+        "The number of training batches",
+    ):
+        warnings.filterwarnings("ignore", message=f".*{message}.*")

@@ -1,0 +1,250 @@
+"""`seal fit` and its resumes on a tiny model: it learns, survives interruptions, and ranks agree."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from seal_lightning.cli import main
+from seal_lightning.records import RecordFile
+from seal_lightning.types import Attempt, BufferRow
+
+TESTS = Path(__file__).resolve().parent
+
+
+def config(folder: Path, run_dir: Path, **model: object) -> dict:
+    return {
+        "run_dir": str(run_dir),
+        "trainer": {
+            "accelerator": "cpu",
+            "devices": 1,
+            "enable_progress_bar": False,
+            "callbacks": [
+                {"class_path": "seal_lightning.callbacks.BestOfK", "init_args": {"k": 2}},
+                {"class_path": "fakes.Interrupt"},
+            ],
+        },
+        "model": {
+            "pretrained": {"source": str(folder), "dtype": "float64"},
+            "domain": {
+                "class_path": "fakes.ToyDomain",
+                "init_args": {
+                    "adapter": {"rank": 4, "alpha": 8},
+                    "optimizer": {"learning_rate": 0.02, "num_epochs": 2},
+                },
+            },
+            "sampling": {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 6},
+            "policy_adapter": {"rank": 4, "alpha": 8, "target_modules": "all-linear"},
+            "reinforce": {"learning_rate": 0.02, "num_epochs": 3, "batch_size": 3},
+            "rounds": 2,
+            "num_edits": 3,
+            "num_repeats": 1,
+            **model,
+        },
+        "data": {
+            "train": {"class_path": "fakes.ToyTasks", "init_args": {"num_tasks": 4}},
+            "test": {"class_path": "fakes.ToyTasks", "init_args": {"num_tasks": 3, "offset": 10}},
+            "tasks_per_batch": 2,
+        },
+    }
+
+
+def fit(tmp_path: Path, settings: dict, *more: str) -> int:
+    path = tmp_path / f"{Path(settings['run_dir']).name}.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return main(["fit", "-c", str(path), *more])
+
+
+def attempts(run_dir: Path, round_index: int) -> list[Attempt]:
+    files = sorted((run_dir / f"round_{round_index}").glob("attempts.rank*.jsonl"))
+    return [attempt for file in files for attempt in RecordFile(file, Attempt).read()]
+
+
+def buffer(run_dir: Path, round_index: int) -> list[BufferRow]:
+    return RecordFile(run_dir / f"round_{round_index}" / "accepted.jsonl", BufferRow).read()
+
+
+def final_loras(run_dir: Path, name: str = "round1-m_step") -> list[dict]:
+    return torch.load(run_dir / "checkpoints" / f"{name}.ckpt", weights_only=True)["seal"]["merged"]
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    for round_index in (0, 1):
+        assert buffer(a, round_index) == buffer(b, round_index)
+    for of_a, of_b in zip(final_loras(a), final_loras(b), strict=True):
+        assert of_a.keys() == of_b.keys()
+        assert all(torch.equal(of_a[key], of_b[key]) for key in of_a)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("runs") / "whole"
+    assert fit(run_dir.parent, config(tiny_folder, run_dir)) == 0
+    return run_dir
+
+
+def test_a_run_keeps_everything(uninterrupted: Path) -> None:
+    for round_index in (0, 1):
+        tried = attempts(uninterrupted, round_index)
+        assert len(tried) == 4 * 3
+        assert len({a.attempt_id for a in tried}) == len(tried)
+        assert len(buffer(uninterrupted, round_index)) == 4 * 2
+        assert (uninterrupted / f"round_{round_index}" / "policy" / "adapter_model.safetensors").exists()
+    assert (uninterrupted / "config.yaml").exists()
+    assert list((uninterrupted / "tensorboard").glob("events*"))
+    assert {p.stem for p in (uninterrupted / "checkpoints").iterdir()} == {
+        f"round{r}-{phase}_step" for r in (0, 1) for phase in "em"
+    }
+
+
+def test_a_run_directory_is_never_used_twice(
+    uninterrupted: Path, tiny_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    before = {p: p.stat().st_mtime_ns for p in uninterrupted.rglob("*")}
+    assert fit(uninterrupted.parent, config(tiny_folder, uninterrupted)) == 1
+    assert "holds a run already" in capsys.readouterr().err
+    assert {p: p.stat().st_mtime_ns for p in uninterrupted.rglob("*")} == before
+
+
+@pytest.mark.parametrize("stop", ["attempt:0:2", "attempt:0:7", "batch:1:1", "batch:1:4", "attempt:2:5", "batch:3:3"])
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    stop: str, uninterrupted: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = tmp_path / "halved"
+    settings = config(tiny_folder, run_dir)
+    settings["trainer"]["callbacks"].append({"class_path": "fakes.SaveOften"})
+    monkeypatch.setenv("SEAL_TEST_INTERRUPT", stop)
+    with pytest.raises(RuntimeError, match="interrupted"):
+        fit(tmp_path, settings)
+    monkeypatch.delenv("SEAL_TEST_INTERRUPT")
+    assert main(["fit", "--resume", str(run_dir)]) == 0
+    assert_same_run(run_dir, uninterrupted)
+    assert [a.attempt_id for r in (0, 1) for a in attempts(run_dir, r)] == [
+        a.attempt_id for r in (0, 1) for a in attempts(uninterrupted, r)
+    ]
+
+
+def test_replay_gives_the_stored_reward(uninterrupted: Path) -> None:
+    for round_index in (0, 1):
+        assert main(["replay", str(uninterrupted), attempts(uninterrupted, round_index)[-1].attempt_id]) == 0
+
+
+def test_replay_notices_another_reward(uninterrupted: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(uninterrupted, copy)
+    file = copy / "round_0" / "attempts.rank0.jsonl"
+    row = json.loads(file.read_text().splitlines()[0])
+    row["reward"] += 0.01
+    file.write_text(json.dumps(row) + "\n")
+    assert main(["replay", str(copy), row["attempt_id"]]) == 1
+
+
+def test_test_compares_all_conditions(uninterrupted: Path) -> None:
+    assert main(["test", "--run", str(uninterrupted)]) == 0
+    content = json.loads((uninterrupted / "results" / "test.json").read_text())
+    rows = {(row["condition"], row["round"]): row for row in content["table"]}
+    assert rows.keys() == {
+        ("no_adaptation", 0),
+        ("no_adaptation", 1),
+        ("no_adaptation", 2),
+        ("in_context", 0),
+        ("passage_only", 0),
+        ("passage_matched", 0),
+        ("passage_matched", 2),
+        ("self_edit", 0),
+        ("self_edit", 1),
+        ("self_edit", 2),
+    }
+    assert all(row["num_tasks"] == 3 and row["log_prob"]["standard_error"] is not None for row in rows.values())
+    steps = {(r["condition"], r["round"], r["task_id"]): r["num_steps"] for r in content["results"]}
+    for condition, round_index, task_id in steps:
+        if condition == "passage_matched":
+            assert steps[condition, round_index, task_id] == steps["self_edit", 2, task_id]
+    assert main(["test", "--run", str(uninterrupted)]) == 0
+    assert (uninterrupted / "results" / "test-2.json").exists()
+    again = json.loads((uninterrupted / "results" / "test-2.json").read_text())
+    assert again["table"] == content["table"]
+
+
+def test_predict_writes_self_edits(uninterrupted: Path) -> None:
+    assert main(["predict", "--run", str(uninterrupted)]) == 0
+    lines = (uninterrupted / "results" / "self_edits.jsonl").read_text().splitlines()
+    assert len(lines) == 3 * 3
+    assert all("text" in json.loads(line) for line in lines)
+
+
+def test_validation_runs_after_each_m_step(tiny_folder: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "validated"
+    settings = config(tiny_folder, run_dir, rounds=1)
+    settings["data"]["validation"] = {"class_path": "fakes.ToyTasks", "init_args": {"num_tasks": 2, "offset": 20}}
+    assert fit(tmp_path, settings) == 0
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run_dir / "tensorboard"))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert {"validation/reward", "round/reward_mean", "round/kept_fraction", "m_step/loss"} <= tags
+    assert main(["validate", "--run", str(run_dir)]) == 0
+
+
+def test_rewards_rise_over_rounds(tiny_folder: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "learning"
+    settings = config(tiny_folder, run_dir, rounds=3, num_edits=12)
+    settings["trainer"]["callbacks"][0]["init_args"]["k"] = 3
+    settings["model"]["reinforce"] = {"learning_rate": 0.02, "num_epochs": 6, "batch_size": 3}
+    assert fit(tmp_path, settings) == 0
+    means = [
+        sum(a.reward for a in attempts(run_dir, r) if a.reward is not None) / len(attempts(run_dir, r)) for r in range(3)
+    ]
+    assert means[2] > means[0] + 0.1, means
+
+
+def test_an_empty_buffer_ends_the_run_with_an_error(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run_dir = tmp_path / "empty"
+    settings = config(tiny_folder, run_dir)
+    settings["trainer"]["callbacks"][0] = {
+        "class_path": "seal_lightning.callbacks.AboveThreshold",
+        "init_args": {"threshold": 1.0},
+    }
+    assert fit(tmp_path, settings) == 1
+    error = capsys.readouterr().err
+    assert "the buffer of round 0 is empty" in error
+    assert "12 scored" in error
+    assert len(attempts(run_dir, 0)) == 12
+
+
+def launch(settings: dict, tmp_path: Path) -> None:
+    path = tmp_path / f"{Path(settings['run_dir']).name}.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    command = [sys.executable, "-m", "seal_lightning", "fit", "-c", str(path)]
+    environment = {"PYTHONPATH": f"{TESTS}:{TESTS.parent}", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+def test_two_processes_end_as_one(tiny_folder: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "two"
+    settings = config(tiny_folder, run_dir)
+    settings["trainer"] |= {"devices": 2, "strategy": "ddp"}
+    settings["trainer"]["callbacks"].append({"class_path": "fakes.SavePolicyOfRank"})
+    launch(settings, tmp_path)
+    ranks = [torch.load(run_dir / f"policy.rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert ranks[0].keys() == ranks[1].keys()
+    assert all(torch.equal(ranks[0][key], ranks[1][key]) for key in ranks[0])
+    for round_index in (0, 1):
+        assert {a.attempt_id for a in attempts(run_dir, round_index)} == {
+            a.attempt_id for a in attempts(uninterrupted, round_index)
+        }
+        for ours, theirs in zip(buffer(run_dir, round_index), buffer(uninterrupted, round_index), strict=True):
+            assert (ours.task_id, ours.edit_index, ours.token_ids) == (theirs.task_id, theirs.edit_index, theirs.token_ids)
+            assert ours.reward == pytest.approx(theirs.reward, abs=1e-9)
+    for ours, theirs in zip(final_loras(run_dir), final_loras(uninterrupted), strict=True):
+        assert all(torch.allclose(ours[key], theirs[key], atol=1e-8) for key in ours)
