@@ -25,7 +25,7 @@ def config(folder: Path, run_dir: Path, **model: object) -> dict:
             "enable_progress_bar": False,
             "callbacks": [
                 {"class_path": "seal_lightning.callbacks.BestOfK", "init_args": {"k": 2}},
-                {"class_path": "fakes.Interrupt"},
+                {"class_path": "interruptions.Interrupt"},
             ],
         },
         "model": {
@@ -116,7 +116,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 ) -> None:
     run_dir = tmp_path / "halved"
     settings = config(tiny_folder, run_dir)
-    settings["trainer"]["callbacks"].append({"class_path": "fakes.SaveOften"})
+    settings["trainer"]["callbacks"].append({"class_path": "interruptions.SaveOften"})
     monkeypatch.setenv("SEAL_TEST_INTERRUPT", stop)
     with pytest.raises(RuntimeError, match="interrupted"):
         fit(tmp_path, settings)
@@ -234,7 +234,7 @@ def test_two_processes_end_as_one(tiny_folder: Path, uninterrupted: Path, tmp_pa
     run_dir = tmp_path / "two"
     settings = config(tiny_folder, run_dir)
     settings["trainer"] |= {"devices": 2, "strategy": "ddp"}
-    settings["trainer"]["callbacks"].append({"class_path": "fakes.SavePolicyOfRank"})
+    settings["trainer"]["callbacks"].append({"class_path": "interruptions.SavePolicyOfRank"})
     launch(settings, tmp_path)
     ranks = [torch.load(run_dir / f"policy.rank{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert ranks[0].keys() == ranks[1].keys()

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers import Cache, GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from seal_lightning.seams import Engine
 from seal_lightning.errors import ConfigError
@@ -99,9 +99,32 @@ class TransformersEngine(Engine):
             ),
             logits_processor=LogitsProcessorList([SeededSampling(specs, [r.seed for r in requests], width)]),
             stopping_criteria=StoppingCriteriaList([RowStops(specs, width, self.language_model.decode)]),
+            **self._shared_prefill(prompts, ids_BT, mask_BT),
         )
         written = output[:, width:].tolist()
         return [self._completion(ids, request) for ids, request in zip(written, requests, strict=True)]
+
+    def _shared_prefill(self, prompts: Sequence[list[int]], ids_BT: Tensor, mask_BT: Tensor) -> dict[str, Cache]:
+        """Keys and values of prompts that several rows share (a task's k edits), computed once; nothing where none are.
+
+        The last token is left to ``generate``, which needs its logits.
+        """
+        first_row = {tuple(prompt): row for row, prompt in reversed(list(enumerate(prompts)))}
+        if len(first_row) == len(prompts) or ids_BT.shape[1] < 2:
+            return {}
+        rows = sorted(first_row.values())
+        mask_UT = mask_BT[rows, :-1]
+        cache: Cache = self.language_model.model(
+            input_ids=ids_BT[rows, :-1],
+            attention_mask=mask_UT,
+            position_ids=(mask_UT.cumsum(dim=1) - 1).clamp(min=0),
+            use_cache=True,
+            logits_to_keep=1,
+        ).past_key_values
+        place = {row: i for i, row in enumerate(rows)}
+        repeated = [place[first_row[tuple(prompt)]] for prompt in prompts]
+        cache.batch_select_indices(torch.tensor(repeated, device=ids_BT.device))
+        return {"past_key_values": cache}
 
     def _completion(self, ids: list[int], request: GenerationRequest) -> Completion:
         """What a row wrote, up to its own end: an end token, a stop string, or its number of tokens."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NoReturn, TypeVar
@@ -13,6 +14,8 @@ from pydantic_core import PydanticCustomError
 
 from seal_lightning.errors import DataError, shown
 
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
 
 def _filled(text: str) -> str:
     stripped = text.strip()
@@ -20,6 +23,8 @@ def _filled(text: str) -> str:
         raise PydanticCustomError("blank", "must not be blank")
     if "\0" in stripped:
         raise PydanticCustomError("nul", "must not hold a NUL character")
+    if not stripped.isascii() and _LONE_SURROGATE.search(stripped):
+        raise PydanticCustomError("surrogate", "must not hold half a Unicode character (a lone surrogate)")
     return stripped
 
 

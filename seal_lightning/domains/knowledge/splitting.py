@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 
 _UNREADABLE = re.compile("[\0\ud800-\udfff]")
-_LIST_MARKER = re.compile(r"(?:\d{1,3}[.)]|[-*•])(?:[ \t]+|\Z)")
+_LIST_MARKER = re.compile(r"(?:\d{1,3}[.)]|[-*•])(?:\s+|\Z)")
 _FIRST_OF_LIST = re.compile(r"[ \t]*1[.)](?!\d)")
 _NEW_PARAGRAPH = re.compile(r"\n[ \t]*\n|\n(?=[ \t]*\d{1,3}[.)][ \t])")
 _QUESTION_START = r"[ \t]*+(?:\d{1,3}[.)])?[ \t#*]*+Question[ \t]*+\d*+[ \t]*+:"

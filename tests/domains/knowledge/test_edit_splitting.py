@@ -131,6 +131,7 @@ def test_strip_numbering():
     expected = ["a", "b", "c", "d", "e", "1.5 f", "-g", "2024 h", "- i"]
     assert Implications(strip_numbering=True).split(text) == expected
     assert Implications().split("1. a") == ["1. a"]
+    assert Rewrites(strip_numbering=True).split("1.\na\n---\n2. \nb") == ["a", "b"]
 
 
 @pytest.mark.parametrize("make", FORMATS)

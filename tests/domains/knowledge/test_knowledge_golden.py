@@ -1,7 +1,7 @@
 """Prompts, plans and exams, letter for letter.
 
-After a change that is meant, rewrite the files with ``SEAL_REGENERATE_GOLDEN=1 pytest tests/domains/knowledge`` and read
-the difference. Texts are stored as lists of lines.
+After a change that is meant, rewrite the files with ``SEAL_REGENERATE_GOLDEN=1 pytest tests/domains/knowledge`` and
+read the difference. Texts are stored as lists of lines.
 """
 
 import json

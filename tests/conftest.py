@@ -1,0 +1,36 @@
+"""Tiny models for every test. Nothing here touches a network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from fakes import write_tiny_model
+
+from seal_lightning.language_model import LanguageModel
+from seal_lightning.pretrained import Pretrained
+
+torch.set_num_threads(1)  # matrices of 32 by 32 gain nothing from more, and other tests share the cores
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer Llama as a transformers folder."""
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture
+def tiny(tiny_folder: Path) -> LanguageModel:
+    """The tiny model in float32; a fresh one for every test."""
+    return Pretrained(source=str(tiny_folder), dtype="float32").load()
+
+
+@pytest.fixture
+def tiny64(tiny_folder: Path) -> LanguageModel:
+    """The tiny model in float64, for comparisons that must not depend on the order of sums."""
+    return Pretrained(source=str(tiny_folder), dtype="float64").load()
