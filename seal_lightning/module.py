@@ -235,8 +235,7 @@ class SealModule(LightningModule):
         final_round = self.trainer.datamodule.final_round  # type: ignore[attr-defined]
         round_index = self.trainer.datamodule.test_rounds[dataloader_idx]  # type: ignore[attr-defined]
         self.loaded_policy.go_to(round_index)
-        for task in batch.tasks:
-            self.test_results += self.evaluation.examine_task(task, round_index, final_round)
+        self.test_results += self.evaluation.examine_tasks(batch.tasks, round_index, final_round)
 
     def on_test_epoch_end(self) -> None:
         """Gather every rank's results and hand them to the callbacks."""

@@ -1,11 +1,10 @@
-"""The conditions of a test, on one task at a time: same questions, same inner seed (Table 2's single passage, and controls).
+"""The conditions of a test: same questions, same inner seed (Table 2's single passage, and controls).
 
 The control that matters is the passage alone for as many optimiser steps as the edit gets: more steps alone raise scores.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -16,7 +15,7 @@ from seal_lightning.errors import MalformedEdit
 from seal_lightning.seeds import derive_seed
 from seal_lightning.types import (
     AdaptationPlan,
-    Adapter,
+    Adapted,
     Diverged,
     ExamPrompt,
     ExamScores,
@@ -55,33 +54,37 @@ class ConditionResult:
     failure: str | None = None
     """Why nothing could be learned (a malformed edit, divergence); the scores are then those without adaptation."""
     edit: SelfEdit | None = None
-    seconds: float = 0.0
+    adapt_seconds: float = 0.0
 
 
 class Evaluation:
-    """Examines tasks under the conditions of one policy round after another."""
+    """Examines tasks under the conditions of one policy round after another, a batch of tasks at a time."""
 
     def __init__(self, attempting: Attempting) -> None:
         self.attempting = attempting
         self.final_edit_steps: dict[str, int] = {}
 
-    def examine_task(self, task: Task, round_index: int, final_round: int) -> list[ConditionResult]:
-        """All conditions of a policy round on a task. The final round must come first: it sets the matched steps.
+    def examine_tasks(self, tasks: Sequence[Task], round_index: int, final_round: int) -> list[ConditionResult]:
+        """All conditions of a policy round on some tasks. The final round must come first: it sets the matched steps.
 
         The pretrained policy meets every condition; trained ones their own self-edit, and the final one the
         step-matched passage too, so that what the M-step did to the policy itself is not taken for the edit's work.
         """
-        unadapted = self._examined(Condition.NO_ADAPTATION, round_index, task, None)
-        results = [unadapted]
-        results.append(self._self_edit(task, round_index, unadapted))
+        if not tasks:
+            return []
+        domain = self.attempting.domain
+        unadapted = self._unadapted(Condition.NO_ADAPTATION, round_index, tasks, [domain.exam(task) for task in tasks])
+        edited = self._self_edits(round_index, tasks, unadapted)
+        results = [*unadapted, *edited]
         if round_index == final_round:
-            self.final_edit_steps[task.task_id] = results[-1].num_steps
+            self.final_edit_steps |= {result.task_id: result.num_steps for result in edited}
         if round_index == 0:
-            results.append(self._examined(Condition.IN_CONTEXT, 0, task, self.attempting.domain.in_context_exam(task)))
-            passage = self.attempting.domain.passage_plan(task)
-            results.append(self._adapted(Condition.PASSAGE_ONLY, 0, task, passage, unadapted))
+            exams = [domain.in_context_exam(task) for task in tasks]
+            results += self._unadapted(Condition.IN_CONTEXT, 0, tasks, exams)
+            plans = [domain.passage_plan(task) for task in tasks]
+            results += self._adapted(Condition.PASSAGE_ONLY, tasks, plans, unadapted)
         if round_index in (0, final_round):
-            results.append(self._matched(task, round_index, unadapted))
+            results += self._adapted(Condition.PASSAGE_MATCHED, tasks, [self._matched_plan(t) for t in tasks], unadapted)
         return results
 
     def write_edits(self, tasks: Sequence[Task], num_edits: int) -> list[dict[str, Any]]:
@@ -100,55 +103,64 @@ class Evaluation:
         sequences = ["".join(segment.text for segment in sequence.segments) for sequence in plan.sequences]
         return row | {"sequences": sequences, "num_steps": plan.num_steps}
 
-    def _self_edit(self, task: Task, round_index: int, unadapted: ConditionResult) -> ConditionResult:
-        start = time.perf_counter()
-        edit = self.attempting.propose([task], 1, "test")[0]
-        try:
-            plan = self.attempting.domain.plan(task, edit)
-        except MalformedEdit as error:
-            return replace(unadapted, condition=Condition.SELF_EDIT, edit=edit, failure=f"malformed: {error}")
-        result = self._adapted(Condition.SELF_EDIT, round_index, task, plan, unadapted)
-        return replace(result, edit=edit, seconds=time.perf_counter() - start)
-
-    def _matched(self, task: Task, round_index: int, unadapted: ConditionResult) -> ConditionResult:
+    def _matched_plan(self, task: Task) -> AdaptationPlan | str:
         steps = self.final_edit_steps[task.task_id]
-        if steps == 0:  # the final edit taught nothing, so its control trains nothing
-            return replace(unadapted, condition=Condition.PASSAGE_MATCHED)
+        if steps == 0:
+            return "the final edit taught nothing, so its control trains nothing"
         plan = self.attempting.domain.passage_plan(task)
-        plan = replace(plan, optimizer=replace(plan.optimizer, max_steps=steps))
-        return self._adapted(Condition.PASSAGE_MATCHED, round_index, task, plan, unadapted)
+        return replace(plan, optimizer=replace(plan.optimizer, max_steps=steps))
+
+    def _self_edits(
+        self, round_index: int, tasks: Sequence[Task], unadapted: Sequence[ConditionResult]
+    ) -> list[ConditionResult]:
+        edits = self.attempting.propose(tasks, 1, "test")
+        plans: list[AdaptationPlan | str] = []
+        for task, edit in zip(tasks, edits, strict=True):
+            try:
+                plans.append(self.attempting.domain.plan(task, edit))
+            except MalformedEdit as error:
+                plans.append(f"malformed: {error}")
+        results = self._adapted(Condition.SELF_EDIT, tasks, plans, unadapted)
+        return [replace(result, edit=edit) for result, edit in zip(results, edits, strict=True)]
 
     def _adapted(
-        self, condition: Condition, round_index: int, task: Task, plan: AdaptationPlan, unadapted: ConditionResult
-    ) -> ConditionResult:
-        start = time.perf_counter()
-        seed = derive_seed(self.attempting.seed, "test", task.task_id)
-        outcome = self.attempting.inner_loop.adapt([plan], [seed])[0]
-        if isinstance(outcome, Diverged):
-            return replace(unadapted, condition=condition, failure=f"diverged: {outcome.reason}")
-        result = self._examined(condition, round_index, task, None, outcome.adapter)
-        return replace(
-            result,
-            num_steps=plan.num_steps,
-            num_sequences=len(plan.sequences),
-            seconds=time.perf_counter() - start,
-        )
-
-    def _examined(
         self,
         condition: Condition,
-        round_index: int,
-        task: Task,
-        prompts: Sequence[ExamPrompt] | None,
-        adapter: Adapter | None = None,
-    ) -> ConditionResult:
-        start = time.perf_counter()
-        exam = (task, prompts if prompts is not None else self.attempting.domain.exam(task), adapter)
-        scores = self.attempting.sit_exams([exam], EVERYTHING)[0]
-        return ConditionResult(
-            condition=condition,
-            round=round_index,
-            task_id=task.task_id,
-            scores=scores,
-            seconds=time.perf_counter() - start,
-        )
+        tasks: Sequence[Task],
+        plans: Sequence[AdaptationPlan | str],
+        unadapted: Sequence[ConditionResult],
+    ) -> list[ConditionResult]:
+        """The tasks after adaptation on their plans; a string says why there is none, and the scores are unadapted."""
+        results = {
+            i: replace(unadapted[i], condition=condition, failure=plan)
+            for i, plan in enumerate(plans)
+            if isinstance(plan, str)
+        }
+        to_train = {i: plan for i, plan in enumerate(plans) if isinstance(plan, AdaptationPlan)}
+        seeds = [derive_seed(self.attempting.seed, "test", tasks[i].task_id) for i in to_train]
+        outcomes = dict(zip(to_train, self.attempting.inner_loop.adapt(list(to_train.values()), seeds), strict=True))
+        adapted = {i: outcome for i, outcome in outcomes.items() if isinstance(outcome, Adapted)}
+        scores = self.attempting.examine([(tasks[i], outcome.adapter) for i, outcome in adapted.items()], EVERYTHING)
+        for (i, outcome), score in zip(adapted.items(), scores, strict=True):
+            results[i] = replace(
+                unadapted[i],
+                condition=condition,
+                scores=score,
+                num_steps=len(outcome.losses),
+                num_sequences=len(to_train[i].sequences),
+                adapt_seconds=outcome.seconds,
+            )
+        for i, outcome in outcomes.items():
+            if isinstance(outcome, Diverged):
+                results[i] = replace(unadapted[i], condition=condition, failure=f"diverged: {outcome.reason}")
+        return [results[i] for i in range(len(tasks))]
+
+    def _unadapted(
+        self, condition: Condition, round_index: int, tasks: Sequence[Task], exams: Sequence[Sequence[ExamPrompt]]
+    ) -> list[ConditionResult]:
+        sat = [(task, exam, None) for task, exam in zip(tasks, exams, strict=True)]
+        scores = self.attempting.sit_exams(sat, EVERYTHING)
+        return [
+            ConditionResult(condition=condition, round=round_index, task_id=task.task_id, scores=score)
+            for task, score in zip(tasks, scores, strict=True)
+        ]

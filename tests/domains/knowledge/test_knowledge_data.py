@@ -14,7 +14,6 @@ from seal_lightning.domains.knowledge import (
     PassagesJson,
     Rewrites,
     SelfQA,
-    load_examples,
 )
 from seal_lightning.types import SelfEdit
 
