@@ -64,7 +64,8 @@ def group_candidates(attempts: Iterable[Attempt], tasks: Sequence[Task]) -> list
     order = {task.task_id: i for i, task in enumerate(tasks)}
     known = sorted((key for key in by_edit if key[0] in order), key=lambda key: (order[key[0]], key[1]))
     return [
-        Candidate(task_id=t, edit_index=e, attempts=tuple(sorted(by_edit[t, e], key=lambda a: a.repeat))) for t, e in known
+        Candidate(task_id=t, edit_index=e, attempts=tuple(sorted(by_edit[t, e], key=lambda a: a.repeat)))
+        for t, e in known
     ]
 
 

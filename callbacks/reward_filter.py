@@ -19,7 +19,7 @@ class RewardFilter(Callback, ABC):
     """Picks candidates by reward. Of all filters it holds: nothing malformed, diverged or unscored is ever picked."""
 
     def select(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """The candidates to imitate, by task in the order given, best first within a task; ties go to the lowest edit index."""
+        """The candidates to imitate, task by task in the order given, best first; ties go to the lowest edit index."""
         tasks = dict.fromkeys(candidate.task_id for candidate in candidates)
         eligible = [c for c in candidates if c.reward is not None and math.isfinite(c.reward)]
         ranked = sorted(eligible, key=lambda c: (-_reward(c), c.edit_index))
@@ -92,7 +92,9 @@ class Improves(RewardFilter):
 
     def __init__(self, k: int = 1, margin: float = 0.0) -> None:
         if k < 1 or not 0 <= margin < math.inf:
-            raise ConfigError(f"Improves: k={k}, margin={margin} is not allowed; k must be at least 1, margin at least 0")
+            raise ConfigError(
+                f"Improves: k={k}, margin={margin} is not allowed; k must be at least 1, margin at least 0"
+            )
         self.k = k
         self.margin = margin
 

@@ -26,9 +26,7 @@ class TestTable(SealCallback):
 
     __test__ = False  # pytest: not a test case
 
-    def on_test_results(
-        self, trainer: Trainer, pl_module: LightningModule, results: Sequence[ConditionResult]
-    ) -> None:
+    def on_test_results(self, trainer: Trainer, pl_module: LightningModule, results: Sequence[ConditionResult]) -> None:
         """Write and print on the first rank."""
         rows = condition_table(results)
         if not trainer.is_global_zero or not rows:
@@ -36,7 +34,9 @@ class TestTable(SealCallback):
         content = {"table": [asdict(row) for row in rows], "results": to_plain(results, ConditionResult)}
         path = RunDir.of(trainer).write_result("test", content)
         print_table(rows)
-        Console().print(f"Per-task results and the edits: {path}\nCharts: tensorboard --logdir {path.parent.parent}", soft_wrap=True)
+        Console().print(
+            f"Per-task results and the edits: {path}\nCharts: tensorboard --logdir {path.parent.parent}", soft_wrap=True
+        )
         if trainer.logger is not None:
             trainer.logger.log_metrics(_scalars(rows), step=0)
         if isinstance(trainer.logger, TensorBoardLogger):

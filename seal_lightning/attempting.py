@@ -134,7 +134,9 @@ class Attempting:
         self, exams: Sequence[tuple[Task, Sequence[ExamPrompt], Adapter | None]]
     ) -> list[dict[str, Sequence[float]]]:
         """By question, the log-probabilities of the gold answer's tokens in the identity view."""
-        asked = [(i, p, adapter) for i, (_, prompts, adapter) in enumerate(exams) for p in prompts if p.view == "identity"]
+        asked = [
+            (i, p, adapter) for i, (_, prompts, adapter) in enumerate(exams) for p in prompts if p.view == "identity"
+        ]
         results: list[dict[str, Sequence[float]]] = [{} for _ in exams]
         scores = self.engine.score([ScoreRequest(prompt=p.prompt, target=p.target, adapter=a) for _, p, a in asked])
         for (i, prompt, _), log_probs in zip(asked, scores, strict=True):

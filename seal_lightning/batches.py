@@ -5,6 +5,7 @@ Orders come from seeds and names, never from a global generator, so a resumed ep
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -26,7 +27,8 @@ class TaskBatches:
     def __init__(self, tasks: Sequence[Task], batch_size: int, rank: int, world_size: int) -> None:
         self.share = list(tasks[rank::world_size])
         self.batch_size = batch_size
-        self.num_batches = -(-(-(-len(tasks) // world_size)) // batch_size)
+        largest_share = math.ceil(len(tasks) / world_size)
+        self.num_batches = math.ceil(largest_share / batch_size)
 
     def __len__(self) -> int:
         return self.num_batches

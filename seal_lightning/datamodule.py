@@ -71,7 +71,9 @@ class SealDataModule(LightningDataModule):
         if module.in_e_step:
             return self._batches("train")
         if not self.buffer:
-            raise RunError(f"the buffer of round {module.round_index} is empty: there is nothing for the M-step to learn")
+            raise RunError(
+                f"the buffer of round {module.round_index} is empty: there is nothing for the M-step to learn"
+            )
         return RowBatches(
             self.buffer,
             num_passes=module.reinforce.num_epochs,

@@ -27,9 +27,7 @@ class SealCallback(Callback):
     ) -> None:
         """Called on all ranks at the E-step's end with every rank's candidates and the rows that were kept."""
 
-    def on_test_results(
-        self, trainer: Trainer, pl_module: LightningModule, results: Sequence[ConditionResult]
-    ) -> None:
+    def on_test_results(self, trainer: Trainer, pl_module: LightningModule, results: Sequence[ConditionResult]) -> None:
         """Called on all ranks at the end of a test with every rank's results."""
 
 

@@ -43,7 +43,8 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         """Where the model's weights are."""
-        return next(self.model.parameters()).device
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     @property
     def max_length(self) -> int:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from seal_lightning.callbacks import (
     AttemptJournal,
@@ -74,7 +74,7 @@ class SealCLI(LightningCLI):
         """Check the run directory before anything is loaded."""
         config = self.config[self.subcommand]
         run = RunDir(Path(config.run_dir))
-        if self.subcommand != "fit" or rank_zero_only.rank != 0:
+        if self.subcommand != "fit" or getattr(rank_zero_only, "rank", 0) != 0:
             return
         if run.config.exists() and not self.resuming:
             raise RunError(

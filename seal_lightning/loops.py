@@ -45,7 +45,7 @@ class SelfEditLoop(_Loop):
 
     def attach(self) -> None:
         """Hang below the trainer's epoch loop, so that Lightning saves and restores this loop's progress."""
-        self.trainer.fit_loop.epoch_loop.self_edit_loop = self  # type: ignore[attr-defined]
+        self.trainer.fit_loop.epoch_loop.self_edit_loop = self
 
     def run(self, tasks: Sequence[Task], round_index: int, on_attempt: Callable[[Attempt], None]) -> None:
         """Make and store every attempt at these tasks that is not stored yet; ``on_attempt`` hears of each new one."""

@@ -45,9 +45,11 @@ class LoraAdapter(Adapter):
 
     def detached_copy(self, device: torch.device | str = "cpu") -> LoraAdapter:
         """The same weights in memory of their own, without gradients."""
-        return replace(
-            self, weights={name: tuple(t.detach().clone().to(device) for t in pair) for name, pair in self.weights.items()}
-        )
+
+        def copied(tensor: Tensor) -> Tensor:
+            return tensor.detach().clone().to(device)
+
+        return replace(self, weights={name: (copied(a), copied(b)) for name, (a, b) in self.weights.items()})
 
 
 def target_modules(model: PreTrainedModel, spec: AdapterSpec) -> tuple[str, ...]:
@@ -58,8 +60,8 @@ def target_modules(model: PreTrainedModel, spec: AdapterSpec) -> tuple[str, ...]
     """
     from peft import LoraConfig, get_peft_model
 
-    targets: list[str] | str | None = spec.target_modules if not isinstance(spec.target_modules, tuple) else list(
-        spec.target_modules
+    targets: list[str] | str | None = (
+        spec.target_modules if not isinstance(spec.target_modules, tuple) else list(spec.target_modules)
     )
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(model.config)
@@ -229,6 +231,8 @@ def _linear_shape(module: nn.Module, name: str) -> tuple[int, int]:
     if isinstance(module, nn.Linear):
         return module.out_features, module.in_features
     if type(module).__name__ == "Conv1D":
-        fan_in, fan_out = module.weight.shape
-        return int(fan_out), int(fan_in)
-    raise ConfigError(f"adapter.target_modules: {name} is a {type(module).__name__}; LoRA here adapts linear layers only")
+        weight: Tensor = module.get_parameter("weight")
+        return weight.shape[1], weight.shape[0]
+    raise ConfigError(
+        f"adapter.target_modules: {name} is a {type(module).__name__}; LoRA here adapts linear layers only"
+    )

@@ -195,7 +195,7 @@ class SealModule(LightningModule):
                 "and accepted edits are kept. Resume with a lower model.reinforce.learning_rate"
             )
         for group in optimizer.param_groups:
-            factor = learning_rate_factor(self.reinforce, batch.step, self.trainer.num_training_batches)
+            factor = learning_rate_factor(self.reinforce, batch.step, int(self.trainer.num_training_batches))
             group["lr"] = self.reinforce.learning_rate * factor
         optimizer.step()
         optimizer.zero_grad()
@@ -216,7 +216,8 @@ class SealModule(LightningModule):
         edits = self.attempting.propose(batch.tasks, 1, "validation")
         before = self.attempting.examine([(task, None) for task in batch.tasks], self.reward.needs)
         trials = [
-            self.attempting.trial(task, edit, self.round_index, 0) for task, edit in zip(batch.tasks, edits, strict=True)
+            self.attempting.trial(task, edit, self.round_index, 0)
+            for task, edit in zip(batch.tasks, edits, strict=True)
         ]
         known = {task.task_id: exam for task, exam in zip(batch.tasks, before, strict=True)}
         for attempt in self.attempting.attempt(trials, known):
@@ -253,7 +254,7 @@ class SealModule(LightningModule):
 
     # --- checkpoints
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The current round's LoRA only; the base comes from where it was pretrained."""
         state = super().state_dict(*args, **kwargs)
         return {name: value for name, value in state.items() if name.startswith("policy.lora.")}

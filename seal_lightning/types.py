@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Any, Literal
 
 from seal_lightning.errors import ConfigError, shown
@@ -179,7 +179,7 @@ class Diverged:
 # --- asking a model ----------------------------------------------------------------------------------------------------
 
 
-class FinishReason(str, Enum):
+class FinishReason(StrEnum):
     """Why a completion ended."""
 
     STOP = "stop"
@@ -263,7 +263,7 @@ class AnsweredQuestion:
     answer: str
 
 
-class VerdictStatus(str, Enum):
+class VerdictStatus(StrEnum):
     """A grader's finding. ``UNSCORED`` is no kind of wrong: it is shown and left out of every mean."""
 
     CORRECT = "correct"
@@ -329,7 +329,7 @@ class ExamScores:
         return sum(q.verdict is not None and q.verdict.status is VerdictStatus.UNSCORED for q in self.questions)
 
 
-class Measurement(str, Enum):
+class Measurement(StrEnum):
     """What a reward needs to see; nothing else is measured."""
 
     LIKELIHOOD = "likelihood"
@@ -347,7 +347,7 @@ class RewardScore:
 # --- trying an edit ------------------------------------------------------------------------------------------------------
 
 
-class AttemptStatus(str, Enum):
+class AttemptStatus(StrEnum):
     """How an attempt ended."""
 
     SCORED = "scored"

@@ -200,7 +200,8 @@ def test_rewards_rise_over_rounds(tiny_folder: Path, tmp_path: Path) -> None:
     settings["model"]["reinforce"] = {"learning_rate": 0.02, "num_epochs": 6, "batch_size": 3}
     assert fit(tmp_path, settings) == 0
     means = [
-        sum(a.reward for a in attempts(run_dir, r) if a.reward is not None) / len(attempts(run_dir, r)) for r in range(3)
+        sum(a.reward for a in attempts(run_dir, r) if a.reward is not None) / len(attempts(run_dir, r))
+        for r in range(3)
     ]
     assert means[2] > means[0] + 0.1, means
 
@@ -244,7 +245,11 @@ def test_two_processes_end_as_one(tiny_folder: Path, uninterrupted: Path, tmp_pa
             a.attempt_id for a in attempts(uninterrupted, round_index)
         }
         for ours, theirs in zip(buffer(run_dir, round_index), buffer(uninterrupted, round_index), strict=True):
-            assert (ours.task_id, ours.edit_index, ours.token_ids) == (theirs.task_id, theirs.edit_index, theirs.token_ids)
+            assert (ours.task_id, ours.edit_index, ours.token_ids) == (
+                theirs.task_id,
+                theirs.edit_index,
+                theirs.token_ids,
+            )
             assert ours.reward == pytest.approx(theirs.reward, abs=1e-9)
     for ours, theirs in zip(final_loras(run_dir), final_loras(uninterrupted), strict=True):
         assert all(torch.allclose(ours[key], theirs[key], atol=1e-8) for key in ours)

@@ -79,9 +79,7 @@ def pack(sequences: Sequence[TokenizedSequence], device: torch.device) -> Packed
     )
 
 
-def pack_within(
-    sequences: Sequence[TokenizedSequence], max_tokens: int, device: torch.device
-) -> list[PackedRow]:
+def pack_within(sequences: Sequence[TokenizedSequence], max_tokens: int, device: torch.device) -> list[PackedRow]:
     """Join sequences to as few rows as fit ``max_tokens`` each, in order; a longer sequence gets a row of its own."""
     rows: list[list[TokenizedSequence]] = []
     room = 0

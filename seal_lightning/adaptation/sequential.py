@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from seal_lightning.seams import InnerLoop
 from seal_lightning.adaptation.packing import (
     PackedRow,
     TokenizedSequence,
@@ -26,6 +25,7 @@ from seal_lightning.errors import ConfigError
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import LoraAdapter, applied, init_adapter, target_modules
 from seal_lightning.schedule import learning_rate_factor
+from seal_lightning.seams import InnerLoop
 from seal_lightning.seeds import derive_seed
 from seal_lightning.types import AdaptationPlan, Adapted, AdapterSpec, Diverged, OptimizerSpec
 
@@ -41,7 +41,9 @@ class SequentialInnerLoop(InnerLoop):
 
     def __init__(self, max_tokens_per_pass: int = 2048) -> None:
         if max_tokens_per_pass < 1:
-            raise ConfigError(f"inner_loop.max_tokens_per_pass: {max_tokens_per_pass} is not allowed; it must be at least 1")
+            raise ConfigError(
+                f"inner_loop.max_tokens_per_pass: {max_tokens_per_pass} is not allowed; it must be at least 1"
+            )
         self.max_tokens_per_pass = max_tokens_per_pass
         self._targets: dict[tuple[object, ...], tuple[str, ...]] = {}
 

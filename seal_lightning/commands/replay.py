@@ -32,7 +32,9 @@ def main(args: Sequence[str]) -> int:
     again = replay(run, stored)
     difference = None if stored.reward is None or again.reward is None else abs(stored.reward - again.reward)
     same = stored.status is again.status and (stored.reward == again.reward or (difference or 0.0) <= TOLERANCE)
-    Console().print(f"stored    {stored.status.value}  reward {stored.reward}\nreplayed  {again.status.value}  reward {again.reward}")
+    Console().print(
+        f"stored    {stored.status.value}  reward {stored.reward}\nreplayed  {again.status.value}  reward {again.reward}"
+    )
     if not same:
         sys.stderr.write(f"seal replay: the rewards differ by {difference}, more than {TOLERANCE}\n")
     return 0 if same else 1
@@ -84,7 +86,9 @@ def _merged_before(run: RunDir, round_index: int) -> list[dict[str, torch.Tensor
     checkpoint = run.latest_checkpoint()
     if checkpoint is None:
         raise RunError(f"{run.checkpoints} has no checkpoint: the policy of round {round_index} is not there")
-    merged: list[dict[str, torch.Tensor]] = torch.load(checkpoint, weights_only=True, map_location="cpu")["seal"]["merged"]
+    merged: list[dict[str, torch.Tensor]] = torch.load(checkpoint, weights_only=True, map_location="cpu")["seal"][
+        "merged"
+    ]
     if len(merged) < round_index:
         raise RunError(f"{checkpoint} has {len(merged)} merged rounds; the attempt belongs to round {round_index}")
     return merged[:round_index]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from seal_lightning.attempting import Attempting
@@ -27,7 +27,7 @@ from seal_lightning.types import (
 EVERYTHING = frozenset(Measurement)
 
 
-class Condition(str, Enum):
+class Condition(StrEnum):
     """How a held-out task is met."""
 
     NO_ADAPTATION = "no_adaptation"
@@ -84,7 +84,9 @@ class Evaluation:
             plans = [domain.passage_plan(task) for task in tasks]
             results += self._adapted(Condition.PASSAGE_ONLY, tasks, plans, unadapted)
         if round_index in (0, final_round):
-            results += self._adapted(Condition.PASSAGE_MATCHED, tasks, [self._matched_plan(t) for t in tasks], unadapted)
+            results += self._adapted(
+                Condition.PASSAGE_MATCHED, tasks, [self._matched_plan(t) for t in tasks], unadapted
+            )
         return results
 
     def write_edits(self, tasks: Sequence[Task], num_edits: int) -> list[dict[str, Any]]:
@@ -150,9 +152,9 @@ class Evaluation:
                 num_sequences=len(to_train[i].sequences),
                 adapt_seconds=outcome.seconds,
             )
-        for i, outcome in outcomes.items():
-            if isinstance(outcome, Diverged):
-                results[i] = replace(unadapted[i], condition=condition, failure=f"diverged: {outcome.reason}")
+        for i, failed in outcomes.items():
+            if isinstance(failed, Diverged):
+                results[i] = replace(unadapted[i], condition=condition, failure=f"diverged: {failed.reason}")
         return [results[i] for i in range(len(tasks))]
 
     def _unadapted(

@@ -70,7 +70,9 @@ class RowStops(StoppingCriteria):  # type: ignore[misc]
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
         """[batch] booleans: which rows are done."""
         written = input_ids.shape[1] - self.prompt_length
-        return torch.tensor([self._done(i, input_ids, written) for i in range(len(self.specs))], device=input_ids.device)
+        return torch.tensor(
+            [self._done(i, input_ids, written) for i in range(len(self.specs))], device=input_ids.device
+        )
 
     def _done(self, row: int, input_ids: Tensor, written: int) -> bool:
         spec = self.specs[row]

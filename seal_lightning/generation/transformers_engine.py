@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from transformers import Cache, GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-from seal_lightning.seams import Engine
 from seal_lightning.errors import ConfigError
 from seal_lightning.generation.sampling import RowStops, SeededSampling
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import LoraAdapter, applied
+from seal_lightning.seams import Engine
 from seal_lightning.types import Adapter, Completion, FinishReason, GenerationRequest, ScoreRequest
 
 
