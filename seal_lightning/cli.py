@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentError
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,13 +27,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. Errors of this package are printed without a traceback."""
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help"):
-        sys.stdout.write(USAGE + "\n")
+        (sys.stdout if args else sys.stderr).write(USAGE + "\n")
         return 0 if args else 2
     try:
         return _run(args[0], args[1:])
     except SealError as error:
         sys.stderr.write(f"seal {args[0]}: error: {error}\n")
         return 1
+    except ArgumentError as error:
+        sys.stderr.write(f"seal {args[0]}: error: {error}\nAll settings: seal {args[0]} --help\n")
+        return 2
 
 
 def _run(command: str, args: list[str]) -> int:

@@ -105,6 +105,7 @@ def run(command: str, args: Sequence[str]) -> SealCLI:
         trainer_defaults={**TRAINER_DEFAULTS, "callbacks": [*callbacks, PhaseCheckpoint()]},
         seed_everything_default=1,
         auto_configure_optimizers=False,
+        parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
         args=[command, *expanded],
         resuming=resuming,
     )

@@ -1,0 +1,88 @@
+"""The README is kept honest: its commands parse and run (shrunk), its names exist, its opening commands are CI's."""
+
+import re
+import shlex
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import yaml
+from test_end_to_end import config
+
+from seal_lightning.cli import TRAINER_SUBCOMMANDS, main
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(bash|yaml|python)\n(.*?)```", README, re.DOTALL)
+SEAL_COMMANDS = [
+    line.split("#")[0].strip()
+    for kind, block in BLOCKS
+    if kind == "bash"
+    for part in block.splitlines()
+    for line in part.split("&&")
+    if line.strip().removeprefix(".venv/bin/").startswith("seal ")
+]
+
+
+def test_it_begins_with_exactly_two_commands() -> None:
+    opening = README.split("## ")[0]
+    blocks = re.findall(r"```bash\n(.*?)```", opening, re.DOTALL)
+    assert [len(block.strip().splitlines()) for block in blocks] == [1, 1]
+    assert "<!-- quickstart -->\n```bash" in opening
+    assert "<!-- tests -->\n```bash" in opening
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(SEAL_COMMANDS) >= 8
+
+
+@pytest.fixture(scope="module")
+def finished_run(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("readme") / "run"
+    settings = config(tiny_folder, run_dir, rounds=1)
+    settings["data"]["validation"] = {"class_path": "fakes.ToyTasks", "init_args": {"num_tasks": 1, "offset": 30}}
+    path = run_dir.parent / "settings.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    assert main(["fit", "-c", str(path)]) == 0
+    return run_dir
+
+
+@pytest.mark.parametrize("command", dict.fromkeys(SEAL_COMMANDS))
+def test_a_command_runs_shrunk(command: str, finished_run: Path, tmp_path: Path) -> None:
+    """Each `seal` line of the README, its run, model and configs replaced by tiny ones."""
+    words = shlex.split(command.removeprefix(".venv/bin/").replace("[", "").replace("…]", "").replace("]", ""))[1:]
+    files = [ROOT / word for word in words if word.startswith("configs/")]
+    assert all(file.exists() for file in files)
+    if words[0] == "fit" and "--resume" not in words:
+        tiny = finished_run.parent / "settings.yaml"
+        options = [w for flag, w in zip(words, words[1:], strict=False) if flag.startswith("--model.")]
+        assert options or files or "CONFIG" in words
+        assert main(["fit", "-c", str(tiny), "--run_dir", str(tmp_path / "run")]) == 0
+        return
+    attempt = (finished_run / "round_0" / "attempts.rank0.jsonl").read_text().split('"')[3]
+    names = {"RUN": str(finished_run), "runs/quickstart": str(finished_run), "ATTEMPT_ID": attempt}
+    assert words[0] in (*TRAINER_SUBCOMMANDS, "replay")
+    assert main([names.get(word, word) for word in words]) == 0
+
+
+def test_class_paths_exist() -> None:
+    paths = set(re.findall(r"seal_lightning\.[a-z_.]+\.[A-Z]\w+", README))
+    assert paths
+    for path in paths:
+        module, name = path.rsplit(".", 1)
+        assert hasattr(import_module(module), name), path
+    for path in re.findall(r"`(seams|types|hooks|callbacks|domains\.knowledge)\.([A-Z]\w+)`", README):
+        assert hasattr(import_module(f"seal_lightning.{path[0]}"), path[1]), path
+
+
+def test_yaml_and_python_blocks_are_valid() -> None:
+    for kind, block in BLOCKS:
+        if kind == "yaml":
+            assert yaml.safe_load(block)
+        elif kind == "python":
+            exec(compile(block, "README.md", "exec"), {})
+
+
+def test_named_files_exist() -> None:
+    for name in set(re.findall(r"(?:configs|tests|seal_lightning)/[\w./-]+\.(?:yaml|py)", README)):
+        assert (ROOT / name).exists(), name
