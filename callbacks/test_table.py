@@ -17,8 +17,8 @@ from seal_lightning.hooks import SealCallback
 from seal_lightning.records import to_plain
 from seal_lightning.rundir import RunDir
 
-_MIN_WIDTH = 140
-HEADINGS = ("condition", "n", "log-prob", "accuracy", "F1", "steps", "vs equal steps", "failed")
+_MIN_WIDTH = 150
+HEADINGS = ("condition", "n", "log-prob", "accuracy", "F1", "steps", "vs equal steps", "vs untrained", "failed")
 
 
 class TestTable(SealCallback):
@@ -53,6 +53,10 @@ def print_table(rows: Sequence[ConditionRow]) -> None:
     for row in rows:
         table.add_row(*_cells(row))
     console.print(table)
+    console.print(
+        "vs equal steps: paired difference in log-prob from the passage alone at as many steps, same policy · vs untrained: "
+        "from the self-edit before training · failed: malformed or diverged, scored without adaptation"
+    )
 
 
 def markdown(rows: Sequence[ConditionRow]) -> str:
@@ -70,6 +74,7 @@ def _cells(row: ConditionRow) -> tuple[str, ...]:
         _shown(row.f1, 3),
         f"{row.num_steps.mean:.1f}",
         _shown(row.log_prob_vs_matched, 2, signed=True),
+        _shown(row.log_prob_vs_untrained, 2, signed=True),
         str(row.num_failed),
     )
 

@@ -63,11 +63,11 @@ def target_modules(model: PreTrainedModel, spec: AdapterSpec) -> tuple[str, ...]
     targets: list[str] | str | None = (
         spec.target_modules if not isinstance(spec.target_modules, tuple) else list(spec.target_modules)
     )
-    with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(model.config)
+    config = LoraConfig(r=1, target_modules=targets, task_type="CAUSAL_LM")
     try:
-        config = LoraConfig(r=1, target_modules=targets, task_type="CAUSAL_LM")
-        names = get_peft_model(skeleton, config).base_model.targeted_module_names
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):  # initialising moves the global generator
+            skeleton = AutoModelForCausalLM.from_config(model.config)
+            names = get_peft_model(skeleton, config).base_model.targeted_module_names
     except ValueError as error:
         raise ConfigError(f"adapter.target_modules: {shown(targets)} is not allowed: {error}") from error
     if spec.layers is not None:

@@ -5,6 +5,7 @@ YAML names them by class_path: ``fakes.ToyDomain``, ``fakes.ToyTasks`` (pytest p
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,3 +175,12 @@ class ToyDomain(Domain[ToyTask]):
         return AdaptationPlan(
             sequences=sequences, adapter=self.adapter, optimizer=self.optimizer, dropped_sequences=dropped
         )
+
+
+def weights_hash(model: torch.nn.Module) -> str:
+    """SHA-256 of every parameter and buffer, bit for bit."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

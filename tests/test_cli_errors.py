@@ -81,9 +81,7 @@ def test_an_unwritable_run_directory(tiny_folder: Path, tmp_path: Path, capfd: p
     assert "cannot be written" in capfd.readouterr().err
 
 
-def test_tasks_that_are_trained_and_tested_on(
-    tiny_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture
-) -> None:
+def test_tasks_that_are_trained_and_tested_on(tiny_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     settings = config(tiny_folder, tmp_path / "run")
     settings["data"]["validation"] = {"class_path": "fakes.ToyTasks", "init_args": {"num_tasks": 2}}
     assert run(tmp_path, settings) == 1
@@ -124,7 +122,9 @@ def test_a_model_without_a_pad_token_is_handled(tiny_folder: Path, tmp_path: Pat
     assert run(tmp_path, config(folder, tmp_path / "run", rounds=1)) == 0
 
 
-@pytest.mark.parametrize("arguments", [["no-such-command"], [], ["replay", "/no/such/run", "x"], ["test", "--run", "/no"]])
+@pytest.mark.parametrize(
+    "arguments", [["no-such-command"], [], ["replay", "/no/such/run", "x"], ["test", "--run", "/no"]]
+)
 def test_bad_commands(arguments: list[str], capfd: pytest.CaptureFixture) -> None:
     assert main(arguments) != 0
     assert "seal" in capfd.readouterr().err

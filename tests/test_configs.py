@@ -13,7 +13,11 @@ from seal_lightning.module import SealModule
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
-BASES = {"knowledge/qwen2.5-7b.yaml": "knowledge/paper.yaml", "knowledge/llama-3.2-1b-instruct.yaml": "knowledge/paper.yaml"}
+BASES = {
+    "knowledge/smollm2.yaml": "quickstart.yaml",
+    "knowledge/qwen2.5-7b.yaml": "knowledge/paper.yaml",
+    "knowledge/llama-3.2-1b-instruct.yaml": "knowledge/paper.yaml",
+}
 NAMES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
 
 

@@ -3,6 +3,7 @@
 import re
 import shlex
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ def test_a_command_runs_shrunk(command: str, finished_run: Path, tmp_path: Path)
     assert all(file.exists() for file in files)
     if words[0] == "fit" and "--resume" not in words:
         tiny = finished_run.parent / "settings.yaml"
-        options = [w for flag, w in zip(words, words[1:], strict=False) if flag.startswith("--model.")]
+        options = [w for flag, w in pairwise(words) if flag.startswith("--model.")]
         assert options or files or "CONFIG" in words
         assert main(["fit", "-c", str(tiny), "--run_dir", str(tmp_path / "run")]) == 0
         return

@@ -78,15 +78,15 @@ class Evaluation:
         results = [*unadapted, *edited]
         if round_index == final_round:
             self.final_edit_steps |= {result.task_id: result.num_steps for result in edited}
+        alone: list[ConditionResult] = []
         if round_index == 0:
             exams = [domain.in_context_exam(task) for task in tasks]
             results += self._unadapted(Condition.IN_CONTEXT, 0, tasks, exams)
-            plans = [domain.passage_plan(task) for task in tasks]
-            results += self._adapted(Condition.PASSAGE_ONLY, tasks, plans, unadapted)
+            passage_plans = [domain.passage_plan(task) for task in tasks]
+            alone = self._adapted(Condition.PASSAGE_ONLY, tasks, passage_plans, unadapted)
+            results += alone
         if round_index in (0, final_round):
-            results += self._adapted(
-                Condition.PASSAGE_MATCHED, tasks, [self._matched_plan(t) for t in tasks], unadapted
-            )
+            results += self._matched(tasks, unadapted, alone)
         return results
 
     def write_edits(self, tasks: Sequence[Task], num_edits: int) -> list[dict[str, Any]]:
@@ -104,6 +104,19 @@ class Evaluation:
             return row | {"malformed": str(error)}
         sequences = ["".join(segment.text for segment in sequence.segments) for sequence in plan.sequences]
         return row | {"sequences": sequences, "num_steps": plan.num_steps}
+
+    def _matched(
+        self, tasks: Sequence[Task], unadapted: Sequence[ConditionResult], alone: Sequence[ConditionResult]
+    ) -> list[ConditionResult]:
+        """The passage alone for the final edit's steps; where it got as many before, the same run is not made again."""
+        same = {r.task_id: r for r in alone if r.failure is None and r.num_steps == self.final_edit_steps[r.task_id]}
+        others = [i for i, task in enumerate(tasks) if task.task_id not in same]
+        plans = [self._matched_plan(tasks[i]) for i in others]
+        run = self._adapted(
+            Condition.PASSAGE_MATCHED, [tasks[i] for i in others], plans, [unadapted[i] for i in others]
+        )
+        found = same | {result.task_id: result for result in run}
+        return [replace(found[task.task_id], condition=Condition.PASSAGE_MATCHED) for task in tasks]
 
     def _matched_plan(self, task: Task) -> AdaptationPlan | str:
         steps = self.final_edit_steps[task.task_id]

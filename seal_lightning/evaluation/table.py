@@ -39,6 +39,8 @@ class ConditionRow:
     num_steps: Estimate
     log_prob_vs_matched: Estimate | None
     """Paired difference, task by task, from the passage alone at equal steps on the same policy; None where there is none."""
+    log_prob_vs_untrained: Estimate | None
+    """Paired difference, task by task, from the self-edit that the policy wrote before training; for trained ones only."""
 
 
 def condition_table(results: Sequence[ConditionResult]) -> list[ConditionRow]:
@@ -64,18 +66,10 @@ def _label(condition: Condition, round_index: int) -> str:
 
 def _row(results: Sequence[ConditionResult], condition: Condition, round_index: int, final_round: int) -> ConditionRow:
     rows = [r for r in results if r.condition is condition and r.round == round_index]
-    control_round = round_index if round_index == final_round else 0
-    matched = {
-        r.task_id: r.scores.log_prob
-        for r in results
-        if r.condition is Condition.PASSAGE_MATCHED and r.round == control_round
-    }
-    differences = [
-        r.scores.log_prob - control
-        for r in rows
-        if r.scores.log_prob is not None and (control := matched.get(r.task_id)) is not None
-    ]
-    compared = condition is Condition.SELF_EDIT and round_index in (0, final_round)
+    is_edit = condition is Condition.SELF_EDIT
+    compared = is_edit and round_index in (0, final_round)
+    matched = [r for r in results if r.condition is Condition.PASSAGE_MATCHED and r.round == round_index]
+    untrained = [r for r in results if r.condition is Condition.SELF_EDIT and r.round == 0]
 
     def over_tasks(score: Callable[[ExamScores], float | None]) -> Estimate | None:
         return estimate([value for r in rows if (value := score(r.scores)) is not None])
@@ -93,7 +87,20 @@ def _row(results: Sequence[ConditionResult], condition: Condition, round_index: 
         exact_match=over_tasks(lambda scores: scores.exact_match),
         f1=over_tasks(lambda scores: scores.f1),
         num_steps=estimate([float(r.num_steps) for r in rows]) or Estimate(mean=0.0, standard_error=None, n=0),
-        log_prob_vs_matched=estimate(differences) if compared else None,
+        log_prob_vs_matched=_paired(rows, matched) if compared else None,
+        log_prob_vs_untrained=_paired(rows, untrained) if is_edit and round_index > 0 else None,
+    )
+
+
+def _paired(rows: Sequence[ConditionResult], others: Sequence[ConditionResult]) -> Estimate | None:
+    """How much better the rows' log-probability is than the others', over the tasks that both have."""
+    of_other = {r.task_id: r.scores.log_prob for r in others}
+    return estimate(
+        [
+            r.scores.log_prob - other
+            for r in rows
+            if r.scores.log_prob is not None and (other := of_other.get(r.task_id)) is not None
+        ]
     )
 
 
