@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -36,6 +36,20 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "log_every_n_steps": 1,
 }
 """What E-steps and M-steps as epochs need: a loader for each phase, validation after each M-step, gradients in tests."""
+
+
+def default_callbacks() -> list[Callback]:
+    """What every run has beside its reward filter; the configuration may name one with settings of its own."""
+    return [
+        AttemptJournal(),
+        RestEmBuffer(),
+        RoundReport(),
+        PolicyExport(),
+        TestTable(),
+        SelfEditFile(),
+        SealProgressBar(),
+        PhaseCheckpoint(),
+    ]
 
 
 def epochs_of(rounds: int) -> int:
@@ -84,10 +98,13 @@ class SealCLI(LightningCLI):
         run.check_writable()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The trainer, with TensorBoard in the run directory unless the configuration names a logger."""
+        """The trainer with our callbacks and TensorBoard, unless the configuration names its own of a kind."""
         config = self.config[self.subcommand]
-        if config.trainer.enable_progress_bar is not False:
-            self.trainer_defaults["callbacks"].append(SealProgressBar())
+        named = {callback.class_path.rsplit(".", 1)[-1] for callback in config.trainer.callbacks or ()}
+        ours = [callback for callback in default_callbacks() if type(callback).__name__ not in named]
+        if config.trainer.enable_progress_bar is False:
+            ours = [callback for callback in ours if not isinstance(callback, SealProgressBar)]
+        self.trainer_defaults["callbacks"] = ours
         if config.trainer.logger in (None, True):
             kwargs["logger"] = TensorBoardLogger(config.run_dir, name="tensorboard", version="")
         return super().instantiate_trainer(**kwargs)
@@ -96,13 +113,12 @@ class SealCLI(LightningCLI):
 def run(command: str, args: Sequence[str]) -> SealCLI:
     """Parse and run ``fit``, ``validate``, ``test`` or ``predict``."""
     resuming, expanded = expand_run_options(command, list(args))
-    callbacks = [AttemptJournal(), RestEmBuffer(), RoundReport(), PolicyExport(), TestTable(), SelfEditFile()]
     return SealCLI(
         SealModule,
         SealDataModule,
         save_config_callback=RunConfig,
         save_config_kwargs={"save_to_log_dir": False},
-        trainer_defaults={**TRAINER_DEFAULTS, "callbacks": [*callbacks, PhaseCheckpoint()]},
+        trainer_defaults=dict(TRAINER_DEFAULTS),
         seed_everything_default=1,
         auto_configure_optimizers=False,
         parser_kwargs={"exit_on_error": False, "allow_abbrev": False},

@@ -101,6 +101,48 @@ def test_a_run_keeps_everything(uninterrupted: Path) -> None:
     }
 
 
+def test_tensorboard_shows_the_rounds(uninterrupted: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(uninterrupted / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    names = (
+        "reward_mean",
+        "reward_best",
+        "reward_spread_within_task",
+        "malformed_rate",
+        "diverged_rate",
+        "kept_fraction",
+    )
+    costs = ("attempts_per_minute", "inner_loop_tokens_per_second", "sampled_tokens_per_second")
+    assert {f"round/{name}" for name in (*names, *costs)} | {"m_step/loss"} <= set(tags["scalars"])
+    assert [event.step for event in events.Scalars("round/reward_mean")] == [0, 1]
+    rewards = [a.reward for a in attempts(uninterrupted, 0) if a.reward is not None]
+    assert events.Scalars("round/reward_mean")[0].value == pytest.approx(sum(rewards) / len(rewards), abs=1e-5)
+    assert "round/rewards" in tags["histograms"]
+    assert "self-edits/0/text_summary" in tags["tensors"]
+    assert (uninterrupted / "tensorboard" / "hparams.yaml").exists()
+
+
+def test_the_policy_folder_is_a_standard_peft_adapter(uninterrupted: Path, tiny_folder: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from seal_lightning.commands.replay import load_run
+    from seal_lightning.rundir import RunDir
+
+    module, _ = load_run(RunDir(uninterrupted))
+    module.configure_model()
+    module.loaded_policy.load_merged_states(final_loras(uninterrupted))
+    base = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float64)
+    exported = PeftModel.from_pretrained(base, uninterrupted / "round_1" / "policy")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    assert torch.allclose(exported(ids).logits, module.loaded_policy.model(ids).logits, atol=1e-8)
+    untrained = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float64)
+    assert not torch.allclose(exported(ids).logits, untrained(ids).logits, atol=1e-3)
+
+
 def test_a_run_directory_is_never_used_twice(
     uninterrupted: Path, tiny_folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -204,6 +246,33 @@ def test_rewards_rise_over_rounds(tiny_folder: Path, tmp_path: Path) -> None:
         for r in range(3)
     ]
     assert means[2] > means[0] + 0.1, means
+
+
+def test_a_merged_policy_loads_as_a_model(tiny_folder: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    run_dir = tmp_path / "merged"
+    settings = config(tiny_folder, run_dir, rounds=1)
+    export = {"class_path": "seal_lightning.callbacks.PolicyExport", "init_args": {"kind": "merged"}}
+    settings["trainer"]["callbacks"].append(export)
+    assert fit(tmp_path, settings) == 0
+    folder = run_dir / "round_0" / "policy"
+    assert not (folder / "adapter_config.json").exists()
+    base = AutoModelForCausalLM.from_pretrained(tiny_folder).state_dict()
+    merged = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    assert any(not torch.equal(base[name], merged[name]) for name in base)
+    assert AutoTokenizer.from_pretrained(folder)("a").input_ids
+
+
+def test_a_diverging_inner_loop_is_counted_and_kept_out(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run_dir = tmp_path / "diverging"
+    settings = config(tiny_folder, run_dir)
+    settings["model"]["domain"]["init_args"]["optimizer"]["learning_rate"] = 1e300
+    assert fit(tmp_path, settings) == 1
+    assert "12 diverged" in capsys.readouterr().err
+    assert {a.status.value for a in attempts(run_dir, 0)} == {"diverged"}
 
 
 def test_an_empty_buffer_ends_the_run_with_an_error(

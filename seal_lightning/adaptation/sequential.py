@@ -59,6 +59,8 @@ class SequentialInnerLoop(InnerLoop):
     def _adapt_one(self, plan: AdaptationPlan, seed: int) -> Adapted | Diverged:
         start = time.perf_counter()
         sequences = [tokenize(sequence, self.language_model) for sequence in plan.sequences]
+        if not sequences or not all(s.token_ids for s in sequences):
+            return Diverged(reason="the plan has no sequences or one with no tokens", step=0)
         if cut := sum(s.truncated for s in sequences):
             _logger.warning("%d sequences over the model's %d tokens were cut", cut, self.language_model.max_length)
         adapter = self._fresh_adapter(plan.adapter, seed)

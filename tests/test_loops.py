@@ -1,0 +1,91 @@
+"""What we rely on of Lightning's private loops, and the one counter we set back."""
+
+from pathlib import Path
+
+import pytest
+from fakes import ToyDomain, ToyTasks
+from lightning.pytorch import Trainer
+
+from seal_lightning.attempting import Attempting
+from seal_lightning.grading import LocalRules
+from seal_lightning.loops import SelfEditLoop
+from seal_lightning.module import SealModule, restart_e_step
+from seal_lightning.pretrained import Pretrained
+from seal_lightning.types import Attempt, OptimizerSpec, SamplingSpec
+
+
+def trainer() -> Trainer:
+    return Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+
+
+@pytest.fixture
+def attempting(tiny_folder: Path) -> Attempting:
+    module = SealModule(
+        domain=ToyDomain(optimizer=OptimizerSpec(num_epochs=1)),
+        pretrained=Pretrained(source=str(tiny_folder), dtype="float64"),
+        grader=LocalRules(),
+        sampling=SamplingSpec(max_new_tokens=5),
+    )
+    module.configure_model()
+    return module.attempting
+
+
+def test_progress_is_saved_and_restored_with_the_trainers_loops(attempting: Attempting) -> None:
+    first = trainer()
+    loop = SelfEditLoop(first, attempting, num_edits=2, num_repeats=1, candidates_per_call=1)
+    loop.attach()
+    loop.run(ToyTasks(1).load(), 0, lambda attempt: None)
+    state = first.fit_loop.state_dict()
+    assert state["epoch_loop.self_edit_loop.attempt_progress"]["total"]["completed"] == 2
+
+    second = trainer()
+    other = SelfEditLoop(second, attempting, num_edits=2, num_repeats=1, candidates_per_call=1)
+    other.attach()
+    second.fit_loop.load_state_dict(state)
+    assert other.attempt_progress.total.completed == 2
+
+
+def test_what_is_stored_is_not_tried_again(attempting: Attempting) -> None:
+    tried: list[Attempt] = []
+    loop = SelfEditLoop(trainer(), attempting, num_edits=2, num_repeats=2, candidates_per_call=3)
+    tasks = ToyTasks(2).load()
+    loop.run(tasks[:1], 0, tried.append)
+    assert len(tried) == 4
+    loop.run(tasks, 0, tried.append)
+    assert [a.attempt_id for a in tried] == [
+        f"r0-stone-{task}-e{edit}-s{repeat}" for task in (0, 1) for edit in (0, 1) for repeat in (0, 1)
+    ]
+    loop.run(tasks, 0, tried.append)
+    assert len(tried) == 8
+    loop.run(tasks, 1, tried.append)
+    assert len(tried) == 16
+    assert {a.edit.seed for a in tried[:8]}.isdisjoint({a.edit.seed for a in tried[8:]})
+
+
+def checkpoint(epoch_started: int, epoch_processed: int, ready: int, total_ready: int) -> dict:
+    def counters(n: int) -> dict:
+        return dict.fromkeys(("ready", "started", "processed", "completed"), n)
+
+    progress = {"current": counters(ready), "total": counters(total_ready), "is_last_batch": False}
+    progress["total"]["completed"] -= 1
+    epochs = {"current": {"ready": epoch_started, "started": epoch_started, "processed": epoch_processed}}
+    return {"loops": {"fit_loop": {"epoch_progress": epochs, "epoch_loop.batch_progress": progress}}}
+
+
+def test_an_interrupted_e_step_starts_at_its_first_batch() -> None:
+    saved = checkpoint(epoch_started=3, epoch_processed=2, ready=4, total_ready=20)
+    restart_e_step(saved)
+    progress = saved["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    assert set(progress["current"].values()) == {0}
+    assert set(progress["total"].values()) == {16}
+
+
+@pytest.mark.parametrize(("started", "processed"), [(2, 1), (3, 3), (2, 2)])
+def test_m_steps_and_finished_phases_stay_as_they_are(started: int, processed: int) -> None:
+    saved = checkpoint(started, processed, ready=4, total_ready=20)
+    restart_e_step(saved)
+    assert saved == checkpoint(started, processed, ready=4, total_ready=20)
+
+
+def test_trainer_only_checkpoints_are_left_alone() -> None:
+    restart_e_step({})
