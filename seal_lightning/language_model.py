@@ -68,10 +68,14 @@ class LanguageModel:
     def encode_prompt(self, prompt: Prompt) -> list[int]:
         """The ids of a prompt, begin token included; chat turns go through the chat template up to the answer's start.
 
-        Raises :class:`ModelError` for chat turns on a tokenizer without a chat template.
+        Raises :class:`ModelError` for chat turns on a tokenizer without a chat template, and for a prompt of no tokens:
+        nothing would predict the first token behind it.
         """
         if isinstance(prompt, str):
-            return self.bos_ids + self.encode_text(prompt)
+            ids = self.bos_ids + self.encode_text(prompt)
+            if not ids:
+                raise ModelError("the prompt is empty and the model's tokenizer adds no begin token: give it some text")
+            return ids
         if self.tokenizer.chat_template is None:
             raise ModelError(
                 "the prompt is a chat but the model's tokenizer has no chat template: "

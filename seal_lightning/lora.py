@@ -138,8 +138,8 @@ def merge(model: PreTrainedModel, adapter: LoraAdapter) -> None:
     """Add the adapter's update to the weights for good, computed in float32 (or wider): bf16 merges drift."""
     for name, (a, b) in adapter.weights.items():
         module = model.get_submodule(name)
-        wide = torch.promote_types(module.weight.dtype, a.dtype)
-        update = (b @ a * adapter.scaling).to(module.weight.device, wide)
+        wide = torch.promote_types(torch.promote_types(module.weight.dtype, a.dtype), torch.float32)
+        update = (b.to(wide) @ a.to(wide) * adapter.scaling).to(module.weight.device)
         merged = module.weight.to(wide) + (update if isinstance(module, nn.Linear) else update.T)
         module.weight.copy_(merged.to(module.weight.dtype))
 

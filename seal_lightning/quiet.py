@@ -15,7 +15,8 @@ def silence_libraries() -> None:
     for name in ("httpx", "huggingface_hub", "fsspec"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
-        "LightningCLI's args parameter",
+        "LightningCLI.s args parameter",
+        r"`isinstance\(treespec, LeafSpec\)` is deprecated",
         "`is_gradient_checkpointing` is deprecated",
         r"Found \d+ module\(s\) in eval mode",  # so they shall be: no dropout in the base
         "You have overridden `transfer_batch_to_device`",

@@ -1,0 +1,291 @@
+"""The in-process engine against plain forward passes and transformers' own ``generate``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from fakes import tiny_tokenizer, weights_hash, write_tiny_model
+
+from seal_lightning.errors import ConfigError, ModelError
+from seal_lightning.generation import TransformersEngine
+from seal_lightning.generation.sampling import SeededSampling
+from seal_lightning.language_model import LanguageModel
+from seal_lightning.lora import LoraAdapter, applied, init_adapter
+from seal_lightning.pretrained import Pretrained
+from seal_lightning.types import (
+    AdapterSpec,
+    ChatMessage,
+    FinishReason,
+    GenerationRequest,
+    Prompt,
+    SamplingSpec,
+    ScoreRequest,
+)
+
+PROMPTS = (
+    "The stone 3 is",
+    "Question: what is the colour of the stone? Answer:",
+    "x",
+    "The quick brown fox",
+    "1. First.\n2.",
+)
+GREEDY = SamplingSpec(temperature=0.0, max_new_tokens=12)
+SAMPLED = SamplingSpec(temperature=1.0, top_p=0.95, max_new_tokens=12)
+
+
+def engine_of(language_model: LanguageModel, max_batch_size: int = 32) -> TransformersEngine:
+    engine = TransformersEngine(max_batch_size=max_batch_size)
+    engine.bind(language_model)
+    return engine
+
+
+def adapters_of(language_model: LanguageModel, count: int) -> list[LoraAdapter]:
+    adapters = []
+    for seed in range(count):
+        generator = torch.Generator().manual_seed(seed)
+        adapter = init_adapter(language_model.model, AdapterSpec(rank=2, alpha=8.0), generator)
+        for _, b in adapter.weights.values():
+            b.copy_(torch.randn(b.shape, generator=generator, dtype=b.dtype) * 0.3)
+        adapters.append(adapter)
+    return adapters
+
+
+@torch.no_grad()
+def plain_scores(language_model: LanguageModel, prompt: Prompt, target: str) -> list[float]:
+    """Log-probabilities by one unpadded forward pass."""
+    before, after = language_model.encode_prompt(prompt), language_model.encode_text(target)
+    logits = language_model.model(input_ids=torch.tensor([before + after])).logits[0]
+    log_probs = torch.log_softmax(logits, dim=-1)
+    return [float(log_probs[len(before) + i - 1, token]) for i, token in enumerate(after)]
+
+
+@torch.no_grad()
+def plain_greedy(language_model: LanguageModel, prompt: Prompt, max_new_tokens: int) -> list[int]:
+    """Transformers' own greedy decoding of one prompt, without padding."""
+    ids = torch.tensor([language_model.encode_prompt(prompt)])
+    written = language_model.model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=max_new_tokens
+    )
+    return written[0, ids.shape[1] :].tolist()
+
+
+# --- score -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("max_batch_size", [1, 2, 32])
+def test_scores_equal_plain_forward_passes(tiny64: LanguageModel, max_batch_size: int) -> None:
+    targets = (" red", " it is known, and amber or black", " a", " jumps over the lazy dog.", "")
+    pairs = list(zip(PROMPTS, targets, strict=True))
+    requests = [ScoreRequest(prompt=p, target=t) for p, t in pairs]
+    found = engine_of(tiny64, max_batch_size).score(requests)
+    for (prompt, target), scores in zip(pairs, found, strict=True):
+        assert scores == pytest.approx(plain_scores(tiny64, prompt, target), abs=1e-12)
+        assert len(scores) == len(tiny64.encode_text(target))
+
+
+def test_a_chat_is_scored_behind_its_template(tiny64: LanguageModel) -> None:
+    chat = (ChatMessage(role="system", content="Be short."), ChatMessage(role="user", content="What is stone 3?"))
+    (scores,) = engine_of(tiny64).score([ScoreRequest(prompt=chat, target=" red")])
+    rendered = "system: Be short.\nuser: What is stone 3?\nassistant:"
+    assert scores == pytest.approx(plain_scores(tiny64, rendered, " red"), abs=1e-12)
+
+
+def test_a_begin_token_comes_before_prompts_and_not_before_targets(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "model", begin_token=True)
+    model = Pretrained(source=str(folder), dtype="float64").load()
+    begin = tiny_tokenizer().bos_token_id
+    assert model.bos_ids == [begin]
+    assert model.encode_prompt("The stone") == [begin, *model.encode_text("The stone")]
+    assert begin not in model.encode_text("The stone")
+    (scores,) = engine_of(model).score([ScoreRequest(prompt="", target="The stone")])
+    assert scores == pytest.approx(plain_scores(model, "", "The stone"), abs=1e-12)
+
+
+def test_an_empty_prompt_is_refused_where_nothing_predicts_the_first_token(tiny: LanguageModel) -> None:
+    engine = engine_of(tiny)
+    with pytest.raises(ModelError, match="empty"):
+        engine.score([ScoreRequest(prompt="", target="The stone")])
+    with pytest.raises(ModelError, match="empty"):
+        engine.generate([GenerationRequest(prompt="", sampling=GREEDY)])
+
+
+# --- adapters ----------------------------------------------------------------------------------------------------------
+
+
+def test_adapters_mixed_in_a_call_answer_as_one_at_a_time(tiny64: LanguageModel) -> None:
+    """No adapter, two adapters and their order, in scores and text; and each makes a difference."""
+    first, second = adapters_of(tiny64, 2)
+    mixed = [None, first, second, first, None]
+    engine, before = engine_of(tiny64), weights_hash(tiny64.model)
+    score_requests = [ScoreRequest(prompt=p, target=" red", adapter=a) for p, a in zip(PROMPTS, mixed, strict=True)]
+    text_requests = [
+        GenerationRequest(prompt=p, sampling=GREEDY, adapter=a) for p, a in zip(PROMPTS, mixed, strict=True)
+    ]
+    scores, texts = engine.score(score_requests), engine.generate(text_requests)
+    for i, (prompt, adapter) in enumerate(zip(PROMPTS, mixed, strict=True)):
+        with applied(tiny64.model, adapter):
+            assert scores[i] == pytest.approx(plain_scores(tiny64, prompt, " red"), abs=1e-12)
+            assert list(texts[i].token_ids) == plain_greedy(tiny64, prompt, GREEDY.max_new_tokens)
+    same_prompt = [ScoreRequest(prompt=PROMPTS[0], target=" red", adapter=a) for a in (None, first, second)]
+    assert len({tuple(s) for s in engine.score(same_prompt)}) == 3
+    assert weights_hash(tiny64.model) == before
+
+
+# --- greedy ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("max_batch_size", [1, 3, 32])
+def test_greedy_text_is_that_of_transformers(tiny64: LanguageModel, max_batch_size: int) -> None:
+    requests = [GenerationRequest(prompt=p, sampling=GREEDY) for p in PROMPTS]
+    for prompt, completion in zip(PROMPTS, engine_of(tiny64, max_batch_size).generate(requests), strict=True):
+        expected = plain_greedy(tiny64, prompt, GREEDY.max_new_tokens)
+        assert list(completion.token_ids) == expected
+        assert completion.text == tiny64.decode(expected)
+
+
+def test_prompts_that_rows_share_are_computed_once_and_change_nothing(tiny64: LanguageModel) -> None:
+    """Rows of one prompt, in between others, share keys and values; texts are those of rows alone."""
+    prompts = [PROMPTS[0], PROMPTS[1], PROMPTS[0], PROMPTS[2], PROMPTS[1], PROMPTS[0]]
+    for sampling in (GREEDY, SAMPLED):
+        requests = [GenerationRequest(prompt=p, sampling=sampling, seed=i) for i, p in enumerate(prompts)]
+        together = engine_of(tiny64).generate(requests)
+        alone = [engine_of(tiny64).generate([request])[0] for request in requests]
+        assert together == alone
+        assert together[0].token_ids == tuple(
+            plain_greedy(tiny64, prompts[0], 12) if sampling is GREEDY else together[0].token_ids
+        )
+
+
+def test_each_row_stops_at_its_own_number_of_tokens(tiny64: LanguageModel) -> None:
+    requests = [
+        GenerationRequest(prompt=prompt, sampling=replace(GREEDY, max_new_tokens=n))
+        for prompt, n in zip(PROMPTS, (1, 7, 3, 12, 2), strict=True)
+    ]
+    for request, completion in zip(requests, engine_of(tiny64).generate(requests), strict=True):
+        n = request.sampling.max_new_tokens
+        assert list(completion.token_ids) == plain_greedy(tiny64, request.prompt, n)
+        assert len(completion.token_ids) == n
+        assert completion.finish_reason is FinishReason.LENGTH
+
+
+def test_an_end_token_ends_the_row_and_is_kept(tiny64: LanguageModel) -> None:
+    """The model's own fifth choice is declared an end token; neighbours go on."""
+    written = plain_greedy(tiny64, PROMPTS[0], 12)
+    at = next(i for i in range(3, 12) if written[i] not in written[:i])
+    tiny64.model.generation_config.eos_token_id = [written[at]]
+    model = LanguageModel(tiny64.model, tiny64.tokenizer)
+    assert model.eos_ids == (written[at], tiny64.eos_ids[0])
+    first, other = engine_of(model).generate([GenerationRequest(prompt=p, sampling=GREEDY) for p in PROMPTS[:2]])
+    assert list(first.token_ids) == written[: at + 1]
+    assert first.finish_reason is FinishReason.STOP
+    assert list(other.token_ids) == plain_greedy(model, PROMPTS[1], 12)
+    assert first.text == model.decode(written[: at + 1])
+
+
+# --- stop strings ------------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_string_cuts_the_text_and_keeps_the_tokens_up_to_it(tiny64: LanguageModel) -> None:
+    """Every stretch of what the model writes serves as a stop string once, also those inside or across tokens."""
+    written = plain_greedy(tiny64, PROMPTS[1], 12)
+    text = tiny64.decode(written)
+    prefixes = [tiny64.decode(written[: n + 1]) for n in range(12)]
+    stops = [text[i : i + width] for i in range(len(text) - 3) for width in (1, 3)]
+    stops = [stop for stop in stops if "�" not in stop]
+    assert len(stops) > 10
+    requests = [GenerationRequest(prompt=PROMPTS[1], sampling=replace(GREEDY, stop=("no such", stop))) for stop in stops]
+    for stop, completion in zip(stops, engine_of(tiny64).generate(requests), strict=True):
+        num_tokens = 1 + next(i for i, prefix in enumerate(prefixes) if stop in prefix)
+        assert completion.text == text[: text.index(stop)]
+        assert list(completion.token_ids) == written[:num_tokens]
+        assert completion.finish_reason is FinishReason.STOP
+
+
+def test_the_first_of_several_stops_counts_and_neighbours_go_on(tiny64: LanguageModel) -> None:
+    texts = [tiny64.decode(plain_greedy(tiny64, p, 12)) for p in PROMPTS[:2]]
+    late, early = texts[0][-2:], texts[0][2:4]
+    requests = [
+        GenerationRequest(prompt=PROMPTS[0], sampling=replace(GREEDY, stop=(late, early))),
+        GenerationRequest(prompt=PROMPTS[1], sampling=GREEDY),
+    ]
+    first, second = engine_of(tiny64).generate(requests)
+    assert first.text == texts[0][: texts[0].index(early)]
+    assert second.text == texts[1]
+    assert second.finish_reason is FinishReason.LENGTH
+
+
+# --- sampling ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_seed_writes_the_same_text_alone_and_among_others(tiny64: LanguageModel) -> None:
+    """Whatever the neighbours' prompts, lengths, temperatures and seeds are."""
+    mine = GenerationRequest(prompt=PROMPTS[0], sampling=SAMPLED, seed=11)
+    others = [
+        GenerationRequest(prompt=PROMPTS[1], sampling=replace(SAMPLED, max_new_tokens=40, temperature=0.7), seed=5),
+        GenerationRequest(prompt=PROMPTS[2], sampling=GREEDY, seed=6),
+        GenerationRequest(prompt=PROMPTS[0], sampling=replace(SAMPLED, top_p=0.5), seed=7),
+    ]
+    engine = engine_of(tiny64)
+    (alone,) = engine.generate([mine])
+    state = torch.get_rng_state()
+    assert engine.generate([*others, mine])[-1] == alone
+    assert engine.generate([mine, *others])[0] == alone
+    assert torch.equal(torch.get_rng_state(), state)
+    assert engine.generate([others[1]])[0] == engine.generate([*others, mine])[1]
+
+
+def test_seeds_differ(tiny64: LanguageModel) -> None:
+    requests = [GenerationRequest(prompt=PROMPTS[0], sampling=SAMPLED, seed=seed) for seed in range(20)]
+    assert len({completion.text for completion in engine_of(tiny64).generate(requests)}) == 20
+
+
+@pytest.mark.parametrize("narrow", [replace(SAMPLED, top_p=1e-6), replace(SAMPLED, temperature=1e-4, top_p=1.0)])
+def test_a_narrow_distribution_is_greedy(tiny64: LanguageModel, narrow: SamplingSpec) -> None:
+    requests = [GenerationRequest(prompt=p, sampling=narrow, seed=i) for i, p in enumerate(PROMPTS)]
+    for prompt, completion in zip(PROMPTS, engine_of(tiny64).generate(requests), strict=True):
+        assert list(completion.token_ids) == plain_greedy(tiny64, prompt, narrow.max_new_tokens)
+
+
+def nucleus(logits: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
+    """The distribution to be sampled, by the definition: the smallest set whose probabilities sum to top_p."""
+    probs = torch.softmax(logits.double() / temperature, dim=-1)
+    kept = torch.zeros_like(probs)
+    for token in probs.argsort(descending=True).tolist():
+        if float(kept.sum()) >= top_p:
+            break
+        kept[token] = probs[token]
+    return kept / kept.sum()
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (1.0, 0.7), (0.5, 0.95), (2.0, 0.9)])
+def test_draws_follow_the_distribution(temperature: float, top_p: float) -> None:
+    """4,000 seeds, 12 tokens: within the sampling error of total variation, and nothing outside the nucleus."""
+    num_draws, vocabulary = 4000, 12
+    logits = torch.randn(vocabulary, generator=torch.Generator().manual_seed(3)) * 1.5
+    spec = SamplingSpec(temperature=temperature, top_p=top_p, max_new_tokens=3)
+    sampling = SeededSampling([spec] * num_draws, list(range(num_draws)), prompt_length=5)
+    expected = nucleus(logits, temperature, top_p)
+    for step in (0, 2):
+        scores = sampling(torch.zeros(num_draws, 5 + step, dtype=torch.long), logits.expand(num_draws, -1).clone())
+        assert torch.equal((scores > float("-inf")).sum(dim=1), torch.ones(num_draws, dtype=torch.long))
+        counts = Counter(scores.argmax(dim=1).tolist())
+        found = torch.tensor([counts[token] / num_draws for token in range(vocabulary)], dtype=torch.float64)
+        assert (found[expected == 0] == 0).all()
+        assert float((found - expected).abs().sum()) / 2 < 1.5 * (vocabulary / num_draws) ** 0.5 / 2
+
+
+def test_rows_of_temperature_zero_pass_beside_sampled_ones() -> None:
+    logits = torch.randn(2, 9, generator=torch.Generator().manual_seed(0))
+    sampling = SeededSampling([GREEDY, SAMPLED], [1, 2], prompt_length=1)
+    scores = sampling(torch.zeros(2, 1, dtype=torch.long), logits.clone())
+    assert torch.equal(scores[0], logits[0])
+    assert int((scores[1] > float("-inf")).sum()) == 1
+
+
+def test_a_batch_needs_a_row() -> None:
+    with pytest.raises(ConfigError, match="max_batch_size"):
+        TransformersEngine(max_batch_size=0)

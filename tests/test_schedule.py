@@ -1,0 +1,38 @@
+"""Our learning-rate factors against transformers' schedules, step by step."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+import torch
+from transformers import get_scheduler
+
+from seal_lightning.schedule import learning_rate_factor
+from seal_lightning.types import OptimizerSpec
+
+Name = Literal["linear", "cosine", "constant"]
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize(("num_steps", "warmup_steps"), [(1, 0), (10, 0), (37, 0), (37, 5), (10, 10), (5, 20)])
+def test_factors_are_those_of_transformers(name: Name, num_steps: int, warmup_steps: int) -> None:
+    theirs_name = "constant_with_warmup" if name == "constant" else name
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = get_scheduler(theirs_name, optimizer, num_warmup_steps=warmup_steps, num_training_steps=num_steps)
+    spec = OptimizerSpec(schedule=name, warmup_steps=warmup_steps)
+    for step in range(num_steps + 1):
+        assert learning_rate_factor(spec, step, num_steps) == pytest.approx(theirs.get_last_lr()[0], abs=1e-15)
+        optimizer.step()
+        theirs.step()
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_decay_goes_from_the_peak_to_zero_and_stays(name: Name) -> None:
+    spec = OptimizerSpec(schedule=name)
+    factors = [learning_rate_factor(spec, step, 8) for step in range(8)]
+    assert factors[0] == 1.0
+    assert factors == sorted(factors, reverse=True)
+    assert 0 < factors[-1] < 0.2
+    assert learning_rate_factor(spec, 8, 8) == pytest.approx(0, abs=1e-15)
+    assert learning_rate_factor(OptimizerSpec(), 100, 8) == 0.0
