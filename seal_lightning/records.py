@@ -20,21 +20,25 @@ class RecordFile(Generic[R]):
     def __init__(self, path: Path, kind: type[R]) -> None:
         self.path = path
         self._adapter: TypeAdapter[R] = TypeAdapter(kind)
+        self._tail_is_whole = False
 
     def read(self) -> list[R]:
-        """All records; a last line that a crash tore is cut off. Raises :class:`RunError` on damage elsewhere."""
+        """All records but a torn last line, which a crash left or another process is just writing.
+
+        Raises :class:`RunError` on damage elsewhere. The file stays as it is: it may be another rank's.
+        """
         if not self.path.exists():
             return []
-        lines = self.path.read_bytes().split(b"\n")
-        if lines[-1]:  # every whole record ends with a newline
-            with self.path.open("r+b") as file:
-                file.truncate(self.path.stat().st_size - len(lines[-1]))
+        lines = self.path.read_bytes().split(b"\n")  # every whole record ends with a newline
         return [self._parse(line, number) for number, line in enumerate(lines[:-1], 1)]
 
     def append(self, record: R) -> None:
-        """Add one record and wait until it is on the disk."""
+        """Add one record and wait until it is on the disk; what a crash tore before is cut off first."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:
+            if not self._tail_is_whole:
+                file.truncate(self.path.read_bytes().rfind(b"\n") + 1)
+                self._tail_is_whole = True
             file.write(self._adapter.dump_json(record) + b"\n")
             file.flush()
             os.fsync(file.fileno())

@@ -170,6 +170,31 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     ]
 
 
+def test_checkpoints_within_an_m_step(
+    uninterrupted: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also on every step: never on the last batch, after which a resume would not merge."""
+    run_dir = tmp_path / "steps"
+    settings = config(tiny_folder, run_dir)
+    every_step = {"class_path": "seal_lightning.callbacks.PhaseCheckpoint", "init_args": {"every_n_steps": 1}}
+    settings["trainer"]["callbacks"].append(every_step)
+    monkeypatch.setenv("SEAL_TEST_INTERRUPT", "batch:3:9")
+    with pytest.raises(RuntimeError, match="interrupted"):
+        fit(tmp_path, settings)
+    monkeypatch.delenv("SEAL_TEST_INTERRUPT")
+    names = {path.stem for path in (run_dir / "checkpoints").iterdir()}
+    assert {name for name in names if name.startswith("round0-m_step-")} == {
+        f"round0-m_step-{n:06d}" for n in range(1, 9)
+    }
+    assert main(["fit", "--resume", str(run_dir)]) == 0
+    assert_same_run(run_dir, uninterrupted)
+
+
+def test_a_new_round_starts_with_a_new_optimizer(uninterrupted: Path) -> None:
+    saved = torch.load(uninterrupted / "checkpoints" / "round0-m_step.ckpt", weights_only=True)
+    assert saved["optimizer_states"][0]["state"] == {}
+
+
 def test_replay_gives_the_stored_reward(uninterrupted: Path) -> None:
     for round_index in (0, 1):
         assert main(["replay", str(uninterrupted), attempts(uninterrupted, round_index)[-1].attempt_id]) == 0

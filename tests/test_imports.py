@@ -1,88 +1,133 @@
-"""Imports go one way; the layers below are the picture a newcomer needs."""
+"""Imports go one way (README, "The house"): every module has a level and imports lower levels only.
+
+Read from the source, so nothing is imported here. Imports under ``if TYPE_CHECKING`` do not count: they never run.
+"""
+
+from __future__ import annotations
 
 import ast
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parents[1] / "seal_lightning"
-LAYERS: list[set[str]] = [
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "seal_lightning"
+
+LEVELS: list[set[str]] = [
     {"errors"},
-    {"types", "seeds", "distributed"},
-    {"language_model", "schedule", "records", "rundir", "quiet"},
-    {"seams", "lora", "pretrained", "attempt_store"},
-    {"domains", "generation", "adaptation", "grading", "rewards"},  # peers: they do not know each other
-    {"attempting", "reinforcement", "policy"},
+    {"types", "seeds"},
+    {"language_model", "lora", "schedule", "records", "batches", "distributed", "rundir", "quiet"},
+    {"pretrained", "attempt_store"},
+    {"policy"},
+    {"seams"},
+    {"domains", "generation", "adaptation", "grading", "rewards"},  # peers
+    {"attempting", "reinforcement"},
     {"evaluation", "loops"},
-    {"hooks", "batches"},
+    {"hooks"},
     {"module"},
     {"datamodule"},
     {"callbacks"},
-    {"lightning_cli", "commands"},
+    {"lightning_cli"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 ]
-RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-PEERS = LAYERS[4]
-FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
-FILES += sorted((PACKAGE / "callbacks").glob("*.py"))
+LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
+
+HEAVY = {"torch", "torchmetrics", "transformers", "lightning", "peft", "safetensors", "tensorboard", "accelerate"}
 
 
-def part_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def modules() -> Iterator[tuple[str, Path]]:
+    """Every module of the package, the callbacks too, by dotted name below the package."""
+    for folder, prefix in ((ROOT / PACKAGE, ()), (ROOT / "callbacks", ("callbacks",))):
+        for path in sorted(folder.rglob("*.py")):
+            parts = (*prefix, *path.relative_to(folder).with_suffix("").parts)
+            if "__pycache__" in parts or (folder.name == PACKAGE and parts[0] == "callbacks"):
+                continue  # the symlink's target is read once
+            yield ".".join(part for part in parts if part != "__init__"), path
 
 
-def imports(path: Path) -> list[str]:
-    """Every imported module, but for those that only type checkers read."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    skipped = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        for inner in ast.walk(node)
-    }
-    found = []
-    for node in ast.walk(tree):
-        if id(node) in skipped:
-            continue
+def runtime_imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """(Dotted name, line) of every import that can run, function bodies included."""
+    for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            module = node.module or ""
-            found += [f"{module}.{alias.name}" if module == "seal_lightning" else module for alias in node.names]
-    return found
+            assert node.level == 0, f"line {node.lineno}: imports here are absolute"
+            assert node.module is not None
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from runtime_imports(ast.Module(body=node.orelse, type_ignores=[]))
+        else:
+            yield from runtime_imports(node)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_go_down(path: Path) -> None:
-    me = part_of(path)
-    assert me in RANK, f"{me} has no layer: give it one in {Path(__file__).name}"
-    for name in imports(path):
-        assert name.split(".")[0] != "callbacks", "import seal_lightning.callbacks instead"
-        if not name.startswith("seal_lightning."):
+MODULES = dict(modules())
+IMPORTS = {name: list(runtime_imports(ast.parse(path.read_text()))) for name, path in MODULES.items()}
+
+
+def within_package(imported: str) -> str | None:
+    """The part behind ``seal_lightning.``, or None for what is not ours."""
+    return imported.removeprefix(f"{PACKAGE}.") if imported.startswith(f"{PACKAGE}.") else None
+
+
+def test_the_reader_sees_what_is_there() -> None:
+    """Otherwise the tests below would pass on nothing."""
+    source = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import a.b\nelse:\n    import c\n"
+    source += "def f():\n    from d.e import f as g\n    class K:\n        import h as i\n"
+    assert [name for name, _ in runtime_imports(ast.parse(source))] == ["typing.TYPE_CHECKING", "c", "d.e.f", "h"]
+    assert len(MODULES) > 40
+    assert {"callbacks.reward_filter", "domains.knowledge.domain", "module", ""} <= MODULES.keys()
+    assert ("seal_lightning.errors.ConfigError") in {name for name, _ in IMPORTS["lora"]}
+
+
+def test_every_module_has_a_level() -> None:
+    names = {name.split(".")[0] for name in MODULES} - {""}
+    assert names - LEVEL.keys() == set(), "give a new module its level in LEVELS"
+    assert LEVEL.keys() - names <= {"commands"}, "LEVELS names what is gone"
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_imports_go_down(name: str) -> None:
+    """Lower levels only; inside a package anything, but a domain never another one."""
+    for imported, line in IMPORTS[name]:
+        below = within_package(imported)
+        if below is None:
             continue
-        other = name.split(".")[1]
-        if other.startswith("__version__") or other == me:
-            continue
-        assert other in RANK, f"{path.name} imports {name}, which has no layer"
-        assert RANK[other] < RANK[me], f"{path.name} ({me}) must not import {other}"
+        assert name != "", f"{PACKAGE}/__init__.py imports {imported}: it stays light"
+        here, there = name.split("."), below.split(".")
+        where = f"{MODULES[name].relative_to(ROOT)}, line {line}: {imported}"
+        assert there[0] in LEVEL, where
+        if here[0] == there[0]:
+            assert here[0] != "domains" or here[1] == there[1], f"{where}: domains do not import each other"
+        else:
+            assert LEVEL[there[0]] < LEVEL[here[0]], f"{where}: level {LEVEL[here[0]]} imports level {LEVEL[there[0]]}"
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if part_of(p) in {"types", "errors", "seeds", "rewards", "domains"}])
-def test_what_needs_no_tensors_imports_none(path: Path) -> None:
-    assert not {name.split(".")[0] for name in imports(path)} & {"torch", "transformers", "lightning", "peft"}
+@pytest.mark.parametrize("name", sorted(n for n in MODULES if n.split(".")[0] in {"domains", "rewards"}))
+def test_domains_and_rewards_know_no_tensor(name: str) -> None:
+    heavy = [f"line {line}: {imported}" for imported, line in IMPORTS[name] if imported.split(".")[0] in HEAVY]
+    assert heavy == []
 
 
-def test_domains_do_not_import_each_other() -> None:
-    domains = {path.name for path in (PACKAGE / "domains").iterdir() if path.is_dir()}
-    for path in (PACKAGE / "domains").rglob("*.py"):
-        mine = path.relative_to(PACKAGE / "domains").parts[0]
-        for name in imports(path):
-            for other in domains - {mine}:
-                assert not name.startswith(f"seal_lightning.domains.{other}")
+@pytest.mark.parametrize("name", ["types", "errors", "seeds", "seams"])
+def test_the_vocabulary_needs_the_standard_library_only(name: str) -> None:
+    allowed = {*sys.stdlib_module_names, PACKAGE}
+    assert [imported for imported, _ in IMPORTS[name] if imported.split(".")[0] not in allowed] == []
 
 
-def test_lightnings_private_loop_is_in_one_file() -> None:
-    users = [p.name for p in FILES if any(name.startswith("lightning.pytorch.loops") for name in imports(p))]
-    assert users == ["loops.py"]
+def test_nobody_imports_the_callbacks_by_their_folder() -> None:
+    """They are ``seal_lightning.callbacks``; under two names every class would exist twice."""
+    paths = [*MODULES.values(), *(p for p in (ROOT / "tests").rglob("*.py") if "__pycache__" not in p.parts)]
+    assert len(paths) > len(MODULES) + 5
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not any(name.split(".")[0] == "callbacks" for name in names), f"{path}, line {node.lineno}"
+
+
+def test_the_folder_and_the_package_are_one() -> None:
+    assert (ROOT / PACKAGE / "callbacks").resolve() == ROOT / "callbacks"

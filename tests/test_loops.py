@@ -1,11 +1,13 @@
 """What we rely on of Lightning's private loops, and the one counter we set back."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fakes import ToyDomain, ToyTasks
 from lightning.pytorch import Trainer
 
+from seal_lightning.attempt_store import AttemptStore
 from seal_lightning.attempting import Attempting
 from seal_lightning.grading import LocalRules
 from seal_lightning.loops import SelfEditLoop
@@ -60,6 +62,21 @@ def test_what_is_stored_is_not_tried_again(attempting: Attempting) -> None:
     loop.run(tasks, 1, tried.append)
     assert len(tried) == 16
     assert {a.edit.seed for a in tried[:8]}.isdisjoint({a.edit.seed for a in tried[8:]})
+
+
+def test_a_stored_edit_is_the_edit_of_its_other_repeats(attempting: Attempting) -> None:
+    """A resume may sample in batches of another composition; what was tried stays what is tried."""
+    first = SelfEditLoop(trainer(), attempting, num_edits=1, num_repeats=1, candidates_per_call=1)
+    tried: list[Attempt] = []
+    first.run(ToyTasks(1).load(), 0, tried.append)
+    told = replace(tried[0], edit=replace(tried[0].edit, text="told otherwise"))
+    store = AttemptStore(None)
+    store.add(told)
+    second = SelfEditLoop(trainer(), attempting, num_edits=2, num_repeats=2, candidates_per_call=1)
+    second.open_store = lambda round_index: store
+    second.run(ToyTasks(1).load(), 0, tried.append)
+    assert [(a.edit.edit_index, a.repeat) for a in tried[1:]] == [(0, 1), (1, 0), (1, 1)]
+    assert [a.edit.text == "told otherwise" for a in tried[1:]] == [True, False, False]
 
 
 def checkpoint(epoch_started: int, epoch_processed: int, ready: int, total_ready: int) -> dict:

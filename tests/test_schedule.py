@@ -21,7 +21,7 @@ def test_factors_are_those_of_transformers(name: Name, num_steps: int, warmup_st
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     theirs = get_scheduler(theirs_name, optimizer, num_warmup_steps=warmup_steps, num_training_steps=num_steps)
     spec = OptimizerSpec(schedule=name, warmup_steps=warmup_steps)
-    for step in range(num_steps + 1):
+    for step in range(num_steps):
         assert learning_rate_factor(spec, step, num_steps) == pytest.approx(theirs.get_last_lr()[0], abs=1e-15)
         optimizer.step()
         theirs.step()

@@ -29,7 +29,9 @@ def test_another_process_makes_the_same_seed() -> None:
 def test_every_part_and_its_place_count() -> None:
     parts = [(1, 2, 3), (1, 3, 2), (12, 3), (1, 23), ("1", 2, 4), (1, 2), (1, 2, 3, 0), (1, 2, "")]
     assert len({derive_seed(*p) for p in parts}) == len(parts)
-    many = {derive_seed(0, r, f"task-{t}", e, s) for r in range(3) for t in range(20) for e in range(5) for s in range(3)}
+    many = {
+        derive_seed(0, r, f"task-{t}", e, s) for r in range(3) for t in range(20) for e in range(5) for s in range(3)
+    }
     assert len(many) == 3 * 20 * 5 * 3
 
 

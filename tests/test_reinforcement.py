@@ -1,0 +1,74 @@
+"""What the M-step trains: the tokens the policy chose, and nothing of the prompt."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from fakes import MAX_LENGTH
+from torch.nn import functional as F
+
+from seal_lightning.adaptation.packing import summed_cross_entropy
+from seal_lightning.language_model import LanguageModel
+from seal_lightning.reinforcement import num_trained_tokens, pack_rows, tokenize_row
+from seal_lightning.types import BufferRow, ChatMessage, Prompt
+
+CHAT = (ChatMessage(role="user", content="The stone 3 is red."),)
+
+
+def row_of(
+    prompt: Prompt = "The stone 3 is red.\nFacts:\n", text: str = "", token_ids: tuple[int, ...] = ()
+) -> BufferRow:
+    return BufferRow(task_id="t", edit_index=0, prompt=prompt, text=text, token_ids=token_ids, reward=1.0)
+
+
+@pytest.mark.parametrize("prompt", ["The stone 3 is red.\nFacts:\n", CHAT])
+def test_the_prompt_is_never_trained_and_the_edit_s_tokens_are_exact(tiny: LanguageModel, prompt: Prompt) -> None:
+    """The ids are those the policy chose: not those its text would get, and with its end token or without."""
+    ids = tuple(tiny.encode_text("r")) + tuple(tiny.encode_text("ed"))
+    assert list(ids) != tiny.encode_text("red")
+    for chosen in (ids, (*ids, tiny.eos_ids[0])):
+        row = tokenize_row(row_of(prompt, "red", chosen), tiny)
+        prompt_ids = tiny.encode_prompt(prompt)
+        assert list(row.token_ids) == [*prompt_ids, *chosen]
+        assert list(row.trained) == [False] * len(prompt_ids) + [True] * len(chosen)
+        assert row.num_targets == len(chosen)
+        assert not row.truncated
+
+
+def test_an_edit_of_another_writer_is_tokenised_and_ended(tiny: LanguageModel) -> None:
+    row = tokenize_row(row_of(text="It is red."), tiny)
+    trained = [i for i, t in zip(row.token_ids, row.trained, strict=True) if t]
+    assert trained == [*tiny.encode_text("It is red."), tiny.eos_ids[0]]
+
+
+def test_what_is_over_the_context_is_cut_at_the_end(tiny: LanguageModel) -> None:
+    prompt_ids = tiny.encode_prompt(row_of().prompt)
+    chosen = tuple(range(1, 1 + MAX_LENGTH))
+    row = tokenize_row(row_of(token_ids=chosen), tiny)
+    assert row.truncated
+    assert list(row.token_ids) == [*prompt_ids, *chosen][:MAX_LENGTH]
+    assert row.num_targets == MAX_LENGTH - len(prompt_ids)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 60, 10_000])
+def test_the_loss_is_the_mean_over_all_chosen_tokens(tiny64: LanguageModel, max_tokens: int) -> None:
+    """Against a plain forward pass a row, whatever the passes; the mean is over tokens, not over rows."""
+    rows = [row_of(token_ids=tuple(tiny64.encode_text(text))) for text in ("red", "It is red and known to be so.")]
+    rows.append(row_of(prompt=CHAT, text="A stone."))
+    total, count = 0.0, 0
+    for row in rows:
+        prompt = tiny64.encode_prompt(row.prompt)
+        edit = list(row.token_ids) or [*tiny64.encode_text(row.text), tiny64.eos_ids[0]]
+        with torch.no_grad():
+            logits = tiny64.model(input_ids=torch.tensor([prompt + edit])).logits[0]
+        total += F.cross_entropy(logits[len(prompt) - 1 : -1], torch.tensor(edit), reduction="sum").item()
+        count += len(edit)
+    assert num_trained_tokens(rows, tiny64) == count
+    packed = pack_rows(rows, tiny64, max_tokens)
+    assert len(packed) == {1: 3, 60: 2, 10_000: 1}[max_tokens]
+    with torch.no_grad():
+        assert sum(summed_cross_entropy(tiny64.model, row).item() for row in packed) == pytest.approx(total, rel=1e-12)
+
+
+def test_no_rows_count_as_one_token_so_that_nothing_is_divided_by_zero(tiny: LanguageModel) -> None:
+    assert num_trained_tokens([], tiny) == 1
