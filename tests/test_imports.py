@@ -131,3 +131,8 @@ def test_nobody_imports_the_callbacks_by_their_folder() -> None:
 
 def test_the_folder_and_the_package_are_one() -> None:
     assert (ROOT / PACKAGE / "callbacks").resolve() == ROOT / "callbacks"
+
+
+def test_lightning_s_private_loop_is_in_one_file() -> None:
+    users = [name for name, found in IMPORTS.items() if any(i.startswith("lightning.pytorch.loops") for i, _ in found)]
+    assert users == ["loops"]

@@ -134,7 +134,7 @@ def test_training_equals_peft_and_adamw(tiny64: LanguageModel, optimizer: Optimi
 
     A sequence of one token has no target; PEFT's side would divide by zero where it stands alone.
     """
-    texts = tuple(s for s in RAGGED if s != (("stone", True),)) + (((" stone is", True),),)
+    texts = (*(s for s in RAGGED if s != (("stone", True),)), ((" stone is", True),))
     plan = plan_of(texts, optimizer=optimizer)
     result = adapt_one(tiny64, plan, max_tokens=max_tokens)
     expected, losses = reference(tiny64, plan, seed=7)

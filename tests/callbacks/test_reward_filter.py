@@ -1,6 +1,8 @@
 """Reward filters: whom they keep, and that the paper's filter keeps what the released selection kept."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,33 @@ def test_the_mean_over_repeats_ranks() -> None:
 
 def test_unscored_repeats_are_left_out_of_the_mean() -> None:
     assert kept(BestOfK(1), [candidate("a", 0, 0.7, None), candidate("a", 1, 0.6, 0.6)]) == [("a", 0)]
+
+
+@pytest.mark.parametrize("status", [AttemptStatus.MALFORMED, AttemptStatus.DIVERGED])
+def test_one_failed_repeat_disqualifies_an_edit(status: AttemptStatus) -> None:
+    failed = candidate("a", 0, None, status=status).attempts[0]
+    best = candidate("a", 0, 0.9, 0.9)
+    mixed = replace(best, attempts=(*best.attempts, failed))
+    assert kept(BestOfK(1), [best, candidate("a", 1, 0.1)]) == [("a", 0)]
+    assert kept(BestOfK(1), [mixed, candidate("a", 1, 0.1)]) == [("a", 1)]
+
+
+def test_a_reward_that_is_no_number_is_never_kept() -> None:
+    odd = [candidate("a", i, reward) for i, reward in enumerate((math.nan, math.inf, -math.inf, 0.0))]
+    assert kept(BestOfK(4), odd) == [("a", 3)]
+    assert kept(TopFraction(1.0), odd) == [("a", 3)]
+
+
+def test_ties_go_to_the_lowest_edit_index_in_whatever_order_they_come() -> None:
+    tied = [candidate("a", i, 0.3) for i in (2, 0, 1)]
+    assert kept(BestOfK(1), tied) == [("a", 0)]
+    assert kept(BestOfK(2), tied) == [("a", 0), ("a", 1)]
+
+
+def test_improves_leaves_out_what_reports_no_gain() -> None:
+    silent = candidate("a", 0, 0.9)
+    silent = replace(silent, attempts=(replace(silent.attempts[0], reward_breakdown={"after": 0.9}),))
+    assert kept(Improves(2), [silent, candidate("a", 1, 0.1)]) == [("a", 1)]
 
 
 @pytest.mark.parametrize("chosen_by", [BestOfK(3), TopFraction(1.0), AboveThreshold(-9.0), Improves(3)])

@@ -197,7 +197,9 @@ def test_a_stop_string_cuts_the_text_and_keeps_the_tokens_up_to_it(tiny64: Langu
     stops = [text[i : i + width] for i in range(len(text) - 3) for width in (1, 3)]
     stops = [stop for stop in stops if "�" not in stop]
     assert len(stops) > 10
-    requests = [GenerationRequest(prompt=PROMPTS[1], sampling=replace(GREEDY, stop=("no such", stop))) for stop in stops]
+    requests = [
+        GenerationRequest(prompt=PROMPTS[1], sampling=replace(GREEDY, stop=("no such", stop))) for stop in stops
+    ]
     for stop, completion in zip(stops, engine_of(tiny64).generate(requests), strict=True):
         num_tokens = 1 + next(i for i, prefix in enumerate(prefixes) if stop in prefix)
         assert completion.text == text[: text.index(stop)]

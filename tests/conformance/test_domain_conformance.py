@@ -1,0 +1,249 @@
+"""What every domain must do; a new one needs a line in ``DOMAINS``."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import pytest
+
+import seal_lightning
+from seal_lightning.domains.knowledge import (
+    ChainOfThought,
+    Implications,
+    ImplicationsLong,
+    ImplicationsVeryLong,
+    KnowledgeDomain,
+    NoInstruction,
+    Passage,
+    Question,
+    Rewrites,
+    SelfQA,
+)
+from seal_lightning.errors import MalformedEdit
+from seal_lightning.language_model import LanguageModel
+from seal_lightning.seams import AnyDomain, Domain
+from seal_lightning.types import AdaptationPlan, AdapterSpec, ExamPrompt, OptimizerSpec, Prompt, SelfEdit, Task
+
+ADAPTER = AdapterSpec(rank=3, alpha=5.0)
+OPTIMIZER = OptimizerSpec(learning_rate=3e-3, num_epochs=7, batch_size=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A domain with ``ADAPTER`` and ``OPTIMIZER``, one of its tasks, an edit that means something, the task's context."""
+
+    make: Callable[[], AnyDomain]
+    task: Task
+    edit: str
+    context: str
+
+
+MILL = Passage.named(
+    title="Mill of Tarnow",
+    context="The mill of Tarnow ground rye from 1620 on. A flood took its wheel in 1788.",
+    questions=[
+        Question(question_id="q-a", question="What did the mill grind?", answers=("rye", "Rye")),
+        Question(question_id="q-b", question="When was the wheel lost?", answers=("1788",)),
+    ],
+)
+LINES = "1. The mill ground rye.\n2. It lost its wheel in 1788."
+
+
+def knowledge(edit: str = LINES, **settings: object) -> Case:
+    def make() -> KnowledgeDomain:
+        return KnowledgeDomain(adapter=ADAPTER, optimizer=OPTIMIZER, **settings)  # type: ignore[arg-type]
+
+    return Case(make=make, task=MILL, edit=edit, context=MILL.context)
+
+
+DOMAINS: dict[str, Case] = {
+    "knowledge": knowledge(),
+    "knowledge, chat": knowledge(style="chat"),
+    "knowledge, chat edits and base exam": knowledge(style="chat", exam_style="base"),
+    "knowledge, worked examples": knowledge(format=Implications(num_examples=2)),
+    "knowledge, worked examples in a chat": knowledge(format=Implications(num_examples=2), style="chat"),
+    "knowledge, edits alone": knowledge(append_passage=False, title_prefix=False),
+    "knowledge, long": knowledge(format=ImplicationsLong()),
+    "knowledge, very long": knowledge(format=ImplicationsVeryLong()),
+    "knowledge, one sequence": knowledge(format=Implications(one_sequence=True)),
+    "knowledge, rewrites": knowledge("The mill ground rye.\n---\nRye was ground.", format=Rewrites()),
+    "knowledge, self-QA": knowledge("Question 1: What?\nAnswer: rye\n\nQuestion 2: When?\n1788", format=SelfQA()),
+    "knowledge, chain of thought": knowledge(f"Hm.\n\nImplications:\n{LINES}", format=ChainOfThought()),
+    "knowledge, no instruction": knowledge(format=NoInstruction()),
+}
+
+
+def test_every_domain_of_the_package_is_held_to_this() -> None:
+    for module in pkgutil.walk_packages(seal_lightning.__path__, "seal_lightning."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    found: set[type] = set()
+    unseen: list[type] = [Domain]
+    while unseen:
+        unseen += (kind := unseen.pop()).__subclasses__()
+        found |= {kind} if kind.__module__.startswith("seal_lightning.") and not inspect.isabstract(kind) else set()
+    missing = found - {type(case.make()) for case in DOMAINS.values()}
+    assert not missing, f"add a line to DOMAINS for {sorted(kind.__qualname__ for kind in missing)}"
+
+
+@pytest.fixture(params=DOMAINS)
+def case(request: pytest.FixtureRequest) -> Case:
+    return DOMAINS[request.param]
+
+
+@pytest.fixture
+def domain(case: Case) -> AnyDomain:
+    return case.make()
+
+
+def edit_of(case: Case, text: str) -> SelfEdit:
+    return SelfEdit(task_id=case.task.task_id, edit_index=0, text=text)
+
+
+def text_of(prompt: Prompt) -> str:
+    return prompt if isinstance(prompt, str) else "\n".join(turn.content for turn in prompt)
+
+
+def answers_to(exam: list[ExamPrompt]) -> Mapping[tuple[str, str], str]:
+    return {(prompt.question_id, prompt.view): f"{i}: {prompt.target}\n" for i, prompt in enumerate(exam)}
+
+
+def test_methods_are_pure(case: Case, domain: AnyDomain) -> None:
+    """The same task gives the same result, of this domain and of another one made alike."""
+
+    def everything(of: AnyDomain) -> list[object]:
+        exam = list(of.exam(case.task))
+        return [
+            of.edit_prompt(case.task),
+            of.edit_stop(),
+            of.plan(case.task, edit_of(case, case.edit)),
+            of.passage_plan(case.task),
+            exam,
+            list(of.in_context_exam(case.task)),
+            list(of.answered(case.task, answers_to(exam))),
+        ]
+
+    first = everything(domain)
+    assert everything(domain) == first
+    assert everything(case.make()) == first
+
+
+def test_the_edit_prompt_shows_the_context_and_stops_are_text(case: Case, domain: AnyDomain) -> None:
+    assert case.context in text_of(domain.edit_prompt(case.task))
+    assert all(isinstance(stop, str) and stop for stop in domain.edit_stop())
+
+
+def test_prompts_have_tokens(case: Case, domain: AnyDomain, tiny: LanguageModel) -> None:
+    prompts = [domain.edit_prompt(case.task), *(e.prompt for e in domain.exam(case.task))]
+    for prompt in prompts:
+        assert len(tiny.encode_prompt(prompt)) > 3
+
+
+def test_an_edit_and_the_settings_are_in_its_plan(case: Case, domain: AnyDomain) -> None:
+    plan = domain.plan(case.task, edit_of(case, case.edit))
+    _check(plan)
+    assert plan.dropped_sequences == 0
+    trained = "\n".join(segment.text for s in plan.sequences for segment in s.segments if segment.trained)
+    assert "rye" in trained.lower()
+    assert plan != domain.passage_plan(case.task)
+
+
+def test_the_passage_plan_has_the_context(case: Case, domain: AnyDomain) -> None:
+    plan = domain.passage_plan(case.task)
+    _check(plan)
+    assert case.context in "".join(segment.text for s in plan.sequences for segment in s.segments if segment.trained)
+
+
+def _check(plan: AdaptationPlan) -> None:
+    assert isinstance(plan, AdaptationPlan)
+    assert (plan.adapter, plan.optimizer) == (ADAPTER, OPTIMIZER)
+    assert plan.sequences
+    for sequence in plan.sequences:
+        assert any(segment.trained and segment.text.strip() for segment in sequence.segments)
+        for segment in sequence.segments:
+            assert "\0" not in segment.text
+            segment.text.encode()  # a lone surrogate would raise here, and in every tokenizer
+    assert plan.dropped_sequences >= 0
+
+
+MALFORMED = {
+    "empty": "",
+    "nul": "\0",
+    "lone surrogate": "\ud800",
+    "lone low surrogates": "\udfff \udc00\n",
+    "blank": " \r\n\t\u3000\u2028\n",
+    "dashes": "---\n----\r---",
+}
+LARGE = {
+    "megabyte of a letter": "a" * 1_000_000,
+    "megabyte of short lines": "a\n" * 500_000,
+    "megabyte of line ends": "\n" * 1_000_000,
+    "megabyte of blanks": " " * 1_000_000,
+    "megabyte of dashes": "-" * 1_000_000,
+    "megabyte of numbers": "1. " * 333_333,
+    "megabyte of questions": "Question 1:\n" * 83_333,
+    "megabyte of headings": "Implications:\n" * 71_428,
+    "megabyte of surrogates": "\ud800" * 1_000_000,
+}
+ODD = {
+    "nul and surrogates inside": "Implications:\n1. rye\0 and \ud800wheat\n2. \udfff",
+    "line ends of all kinds": "Implications:\ra\r\nb\u2028c\u0085d\x0be",
+    "many lines": "Implications:\n" + "\n".join(f"fact {i}" for i in range(500)),
+    "markup": 'Implications:\n```json\n{"rye": [1620]}\n``` <|endoftext|>',
+}
+
+
+@pytest.mark.parametrize("text", MALFORMED.values(), ids=MALFORMED.keys())
+def test_an_edit_without_meaning_is_malformed(case: Case, domain: AnyDomain, text: str) -> None:
+    with pytest.raises(MalformedEdit) as caught:
+        domain.plan(case.task, edit_of(case, text))
+    assert caught.value.kind
+    str(caught.value).encode()  # it is stored with the attempt
+
+
+@pytest.mark.parametrize("text", [*LARGE.values(), *ODD.values()], ids=[*LARGE, *ODD])
+@pytest.mark.timeout(20)
+def test_any_other_edit_is_a_plan_or_malformed(case: Case, domain: AnyDomain, text: str) -> None:
+    try:
+        plan = domain.plan(case.task, edit_of(case, text))
+    except MalformedEdit as error:
+        message = str(error)
+    else:
+        message = "a plan"
+        _check(plan)
+    assert 0 < len(message.encode()) < 1000  # it is stored with the attempt
+
+
+@pytest.mark.parametrize("in_context", [False, True])
+def test_every_question_is_asked_once_and_has_a_target(case: Case, domain: AnyDomain, in_context: bool) -> None:
+    exam = list(domain.in_context_exam(case.task) if in_context else domain.exam(case.task))
+    assert exam
+    assert len({(e.question_id, e.view) for e in exam}) == len(exam)
+    identity = [e.question_id for e in exam if e.view == "identity"]
+    assert sorted(identity) == sorted({e.question_id for e in exam})
+    for prompt in exam:
+        assert prompt.target.strip()
+        assert prompt.max_new_tokens >= 1
+        assert all(prompt.stop)
+
+
+def test_the_context_is_in_the_in_context_exam_only(case: Case, domain: AnyDomain) -> None:
+    exam, in_context = list(domain.exam(case.task)), list(domain.in_context_exam(case.task))
+    assert not any(case.context in text_of(e.prompt) for e in exam)
+    assert all(case.context in text_of(e.prompt) for e in in_context)
+    assert [(e.question_id, e.view, e.target) for e in in_context] == [(e.question_id, e.view, e.target) for e in exam]
+
+
+def test_every_answer_reaches_its_question(case: Case, domain: AnyDomain) -> None:
+    exam = list(domain.exam(case.task))
+    answered = domain.answered(case.task, answers_to(exam))
+    assert [a.question_id for a in answered] == [e.question_id for e in exam if e.view == "identity"]
+    for i, (one, prompt) in enumerate(zip(answered, exam, strict=True)):
+        assert one.answer.startswith(f"{i}: ")
+        assert one.question.strip()
+        assert prompt.target.strip() in one.gold_answers
+        assert all(gold.strip() for gold in one.gold_answers)
