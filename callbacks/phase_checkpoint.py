@@ -43,4 +43,8 @@ class PhaseCheckpoint(Checkpoint):
 
     @staticmethod
     def _save(trainer: Trainer, name: str) -> None:
-        trainer.save_checkpoint(RunDir.of(trainer).checkpoints / f"{name}.ckpt", weights_only=False)
+        path = RunDir.of(trainer).checkpoints / f"{name}.ckpt"
+        scratch = path.with_suffix(".tmp")  # the same folder: a rename is then all or nothing
+        trainer.save_checkpoint(scratch, weights_only=False)
+        if trainer.is_global_zero:
+            scratch.replace(path)

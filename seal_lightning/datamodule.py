@@ -44,14 +44,14 @@ class SealDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Load what the stage needs; errors come before anything is trained."""
-        for name in {"fit": ("train", "validation"), "validate": ("validation",)}.get(stage, (stage,)):
+        needed = {"fit": "train", "validate": "validation"}.get(stage, stage)
+        if self.sources[needed] is None:
+            raise ConfigError(f"data.{needed} is not set: `seal {stage}` needs a task source there")
+        # A fit reads the held-out tasks too, so that an overlap or a broken file is found before hours of training.
+        for name in ("train", "validation", "test") if stage == "fit" else (needed,):
             source = self.sources[name]
-            if source is None and name != "validation":
-                raise ConfigError(f"data.{name} is not set: `seal {stage}` needs a task source there")
             if source is not None and name not in self._tasks:
                 self._tasks[name] = source.load()
-        if stage == "validate" and self.sources["validation"] is None:
-            raise ConfigError("data.validation is not set: `seal validate` needs a task source there")
         self._check_apart()
 
     def _check_apart(self) -> None:

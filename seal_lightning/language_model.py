@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from seal_lightning.errors import ModelError
+from seal_lightning.errors import DataError, ModelError, shown
 from seal_lightning.types import Prompt
 
 
@@ -69,8 +69,18 @@ class LanguageModel:
         """The ids of a prompt, begin token included; chat turns go through the chat template up to the answer's start.
 
         Raises :class:`ModelError` for chat turns on a tokenizer without a chat template, and for a prompt of no tokens:
-        nothing would predict the first token behind it.
+        nothing would predict the first token behind it; :class:`DataError` for one that leaves no room in the context.
         """
+        ids = self._prompt_ids(prompt)
+        if len(ids) >= self.max_length:
+            text = prompt if isinstance(prompt, str) else prompt[-1].content
+            raise DataError(
+                f"a prompt of {len(ids)} tokens leaves no room in the model's context of {self.max_length}: "
+                f"{shown(text)}. Split the passage, or use fewer worked examples"
+            )
+        return ids
+
+    def _prompt_ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
             ids = self.bos_ids + self.encode_text(prompt)
             if not ids:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -22,7 +24,7 @@ from seal_lightning.callbacks import (
     TestTable,
 )
 from seal_lightning.datamodule import SealDataModule
-from seal_lightning.errors import RunError
+from seal_lightning.errors import ConfigError, RunError
 from seal_lightning.module import SealModule
 from seal_lightning.rundir import RunDir
 
@@ -62,10 +64,21 @@ class RunConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the configuration of a fit; other commands leave it alone."""
-        path = RunDir.of(trainer).config
-        if stage == "fit" and not path.exists():
-            RunDir.of(trainer).check_writable()
-            self.parser.save(self.config, path, skip_none=False, multifile=False)
+        run = RunDir.of(trainer)
+        if stage != "fit":
+            return
+        run.check_writable()
+        text = self.parser.dump(self.config, skip_none=False)
+        if not run.holds_a_run:
+            (run.path / "config.yaml").write_text(text, encoding="utf-8")
+        elif _settings(text) != _settings(run.config.read_text(encoding="utf-8")):
+            run.next_config.write_text(text, encoding="utf-8")
+
+
+def _settings(text: str) -> dict[str, Any]:
+    """A configuration without what differs between the starts of one run."""
+    settings: dict[str, Any] = yaml.safe_load(text)
+    return {key: value for key, value in settings.items() if key not in ("ckpt_path", "weights_only", "run_dir")}
 
 
 class SealCLI(LightningCLI):
@@ -85,12 +98,14 @@ class SealCLI(LightningCLI):
         """Lightning would let a checkpoint's settings silently override the command line's; we never do."""
 
     def before_instantiate_classes(self) -> None:
-        """Check the run directory before anything is loaded."""
+        """Check the run directory and the seed before anything is loaded."""
         config = self.config[self.subcommand]
         run = RunDir(Path(config.run_dir))
-        if self.subcommand != "fit" or getattr(rank_zero_only, "rank", 0) != 0:
+        if config.seed_everything is not False:
+            raise ConfigError("seed_everything is not used: every seed of a run is made from model.seed; set that")
+        if getattr(rank_zero_only, "rank", 0) != 0:
             return
-        if run.config.exists() and not self.resuming:
+        if self.subcommand == "fit" and run.holds_a_run and not self.resuming:
             raise RunError(
                 f"the run directory {run.path} holds a run already; nothing in it was touched. Go on with it by "
                 f"`seal fit --resume {run.path}`, or name another with --run_dir"
@@ -102,7 +117,7 @@ class SealCLI(LightningCLI):
         config = self.config[self.subcommand]
         named = {callback.class_path.rsplit(".", 1)[-1] for callback in config.trainer.callbacks or ()}
         ours = [callback for callback in default_callbacks() if type(callback).__name__ not in named]
-        if config.trainer.enable_progress_bar is False:
+        if config.trainer.enable_progress_bar is False or any(name.endswith("ProgressBar") for name in named):
             ours = [callback for callback in ours if not isinstance(callback, SealProgressBar)]
         self.trainer_defaults["callbacks"] = ours
         if config.trainer.logger in (None, True):
@@ -113,16 +128,23 @@ class SealCLI(LightningCLI):
 def run(command: str, args: Sequence[str]) -> SealCLI:
     """Parse and run ``fit``, ``validate``, ``test`` or ``predict``."""
     resuming, expanded = expand_run_options(command, list(args))
+    try:
+        return _cli(command, expanded, resuming)
+    except MisconfigurationException as error:
+        raise ConfigError(str(error)) from error
+
+
+def _cli(command: str, args: list[str], resuming: bool) -> SealCLI:
     return SealCLI(
         SealModule,
         SealDataModule,
         save_config_callback=RunConfig,
         save_config_kwargs={"save_to_log_dir": False},
         trainer_defaults=dict(TRAINER_DEFAULTS),
-        seed_everything_default=1,
+        seed_everything_default=False,
         auto_configure_optimizers=False,
         parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
-        args=[command, *expanded],
+        args=[command, *args],
         resuming=resuming,
     )
 
@@ -134,6 +156,7 @@ def expand_run_options(command: str, args: list[str]) -> tuple[bool, list[str]]:
     and so overrides the run's own configuration. Raises :class:`RunError` when there is no such run.
     """
     option = "--resume" if command == "fit" else "--run"
+    args = [part for arg in args for part in (arg.split("=", 1) if arg.startswith(f"{option}=") else [arg])]
     if option not in args:
         return False, args
     at = args.index(option)

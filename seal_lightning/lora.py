@@ -65,7 +65,7 @@ def target_modules(model: PreTrainedModel, spec: AdapterSpec) -> tuple[str, ...]
     )
     config = LoraConfig(r=1, target_modules=targets, task_type="CAUSAL_LM")
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):  # initialising moves the global generator
+        with torch.device("meta"):  # PEFT's weights too: to initialise real ones moves the global generator
             skeleton = AutoModelForCausalLM.from_config(model.config)
             names = get_peft_model(skeleton, config).base_model.targeted_module_names
     except ValueError as error:

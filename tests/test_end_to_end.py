@@ -246,6 +246,26 @@ def test_predict_writes_self_edits(uninterrupted: Path) -> None:
     assert all("text" in json.loads(line) for line in lines)
 
 
+def test_a_start_that_failed_leaves_the_folder_free(tiny_folder: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "second-try"
+    settings = config(tiny_folder, run_dir, rounds=1)
+    assert fit(tmp_path, settings, "--model.pretrained.source", "/no/such/model") == 1
+    assert fit(tmp_path, settings) == 0
+    assert str(tiny_folder) in (run_dir / "config.yaml").read_text()
+
+
+def test_a_resume_with_other_settings_keeps_them(tiny_folder: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "longer"
+    assert fit(tmp_path, config(tiny_folder, run_dir, rounds=1)) == 0
+    assert main(["fit", f"--resume={run_dir}"]) == 0
+    assert not (run_dir / "config-2.yaml").exists()
+    assert main(["fit", "--resume", str(run_dir), "--model.rounds", "2"]) == 0
+    assert yaml.safe_load((run_dir / "config.yaml").read_text())["model"]["rounds"] == 1
+    assert yaml.safe_load((run_dir / "config-2.yaml").read_text())["model"]["rounds"] == 2
+    assert len(final_loras(run_dir)) == 2
+    assert main(["replay", str(run_dir), attempts(run_dir, 1)[0].attempt_id]) == 0
+
+
 def test_validation_runs_after_each_m_step(tiny_folder: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "validated"
     settings = config(tiny_folder, run_dir, rounds=1)
@@ -329,6 +349,8 @@ def test_two_processes_end_as_one(tiny_folder: Path, uninterrupted: Path, tmp_pa
     run_dir = tmp_path / "two"
     settings = config(tiny_folder, run_dir)
     settings["trainer"] |= {"devices": 2, "strategy": "ddp"}
+    # One validation task: a rank without any must not wait for, or be waited for by, the other.
+    settings["data"]["validation"] = {"class_path": "fakes.ToyTasks", "init_args": {"num_tasks": 1, "offset": 20}}
     settings["trainer"]["callbacks"].append({"class_path": "interruptions.SavePolicyOfRank"})
     launch(settings, tmp_path)
     ranks = [torch.load(run_dir / f"policy.rank{rank}.pt", weights_only=True) for rank in (0, 1)]

@@ -6,6 +6,7 @@ Shapes: B requests of a batch, T tokens left-padded, K kept positions at the end
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from seal_lightning.generation.sampling import RowStops, SeededSampling
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import LoraAdapter, applied
 from seal_lightning.seams import Engine
-from seal_lightning.types import Adapter, Completion, FinishReason, GenerationRequest, ScoreRequest
+from seal_lightning.types import Adapter, Completion, FinishReason, GenerationRequest, SamplingSpec, ScoreRequest
 
 
 class TransformersEngine(Engine):
@@ -86,7 +87,7 @@ class TransformersEngine(Engine):
 
     def _generate_batch(self, requests: Sequence[GenerationRequest], prompts: Sequence[list[int]]) -> list[Completion]:
         ids_BT, mask_BT = self._left_padded(prompts)
-        specs = [request.sampling for request in requests]
+        specs = [self._within_context(r.sampling, len(p)) for r, p in zip(requests, prompts, strict=True)]
         width = ids_BT.shape[1]
         output = self.language_model.model.generate(
             input_ids=ids_BT,
@@ -102,7 +103,11 @@ class TransformersEngine(Engine):
             **self._shared_prefill(prompts, ids_BT, mask_BT),
         )
         written = output[:, width:].tolist()
-        return [self._completion(ids, request) for ids, request in zip(written, requests, strict=True)]
+        return [self._completion(ids, spec) for ids, spec in zip(written, specs, strict=True)]
+
+    def _within_context(self, spec: SamplingSpec, prompt_length: int) -> SamplingSpec:
+        room = self.language_model.max_length - prompt_length
+        return replace(spec, max_new_tokens=min(spec.max_new_tokens, room))
 
     def _shared_prefill(self, prompts: Sequence[list[int]], ids_BT: Tensor, mask_BT: Tensor) -> dict[str, Cache]:
         """Keys and values of prompts that several rows share (a task's k edits), computed once; nothing where none are.
@@ -126,9 +131,8 @@ class TransformersEngine(Engine):
         cache.batch_select_indices(torch.tensor(repeated, device=ids_BT.device))
         return {"past_key_values": cache}
 
-    def _completion(self, ids: list[int], request: GenerationRequest) -> Completion:
+    def _completion(self, ids: list[int], spec: SamplingSpec) -> Completion:
         """What a row wrote, up to its own end: an end token, a stop string, or its number of tokens."""
-        spec = request.sampling
         ids = ids[: spec.max_new_tokens]
         finish = FinishReason.LENGTH
         end = next((i for i, token in enumerate(ids) if token in self.language_model.eos_ids), None)

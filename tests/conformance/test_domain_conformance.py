@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import pytest
+from implementations import implementations
 
-import seal_lightning
 from seal_lightning.domains.knowledge import (
     ChainOfThought,
     Implications,
@@ -24,9 +21,17 @@ from seal_lightning.domains.knowledge import (
     SelfQA,
 )
 from seal_lightning.errors import MalformedEdit
-from seal_lightning.language_model import LanguageModel
 from seal_lightning.seams import AnyDomain, Domain
-from seal_lightning.types import AdaptationPlan, AdapterSpec, ExamPrompt, OptimizerSpec, Prompt, SelfEdit, Task
+from seal_lightning.types import (
+    AdaptationPlan,
+    AdapterSpec,
+    ChatMessage,
+    ExamPrompt,
+    OptimizerSpec,
+    Prompt,
+    SelfEdit,
+    Task,
+)
 
 ADAPTER = AdapterSpec(rank=3, alpha=5.0)
 OPTIMIZER = OptimizerSpec(learning_rate=3e-3, num_epochs=7, batch_size=2)
@@ -78,14 +83,8 @@ DOMAINS: dict[str, Case] = {
 
 
 def test_every_domain_of_the_package_is_held_to_this() -> None:
-    for module in pkgutil.walk_packages(seal_lightning.__path__, "seal_lightning."):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
-    found: set[type] = set()
-    unseen: list[type] = [Domain]
-    while unseen:
-        unseen += (kind := unseen.pop()).__subclasses__()
-        found |= {kind} if kind.__module__.startswith("seal_lightning.") and not inspect.isabstract(kind) else set()
+    found = implementations(Domain)
+    assert found
     missing = found - {type(case.make()) for case in DOMAINS.values()}
     assert not missing, f"add a line to DOMAINS for {sorted(kind.__qualname__ for kind in missing)}"
 
@@ -137,10 +136,14 @@ def test_the_edit_prompt_shows_the_context_and_stops_are_text(case: Case, domain
     assert all(isinstance(stop, str) and stop for stop in domain.edit_stop())
 
 
-def test_prompts_have_tokens(case: Case, domain: AnyDomain, tiny: LanguageModel) -> None:
-    prompts = [domain.edit_prompt(case.task), *(e.prompt for e in domain.exam(case.task))]
-    for prompt in prompts:
-        assert len(tiny.encode_prompt(prompt)) > 3
+def test_prompts_are_text_or_a_chat_that_awaits_an_answer(case: Case, domain: AnyDomain) -> None:
+    asked = [*domain.exam(case.task), *domain.in_context_exam(case.task)]
+    for prompt in [domain.edit_prompt(case.task), *(one.prompt for one in asked)]:
+        assert text_of(prompt).strip()
+        text_of(prompt).encode()
+        if not isinstance(prompt, str):
+            assert all(isinstance(turn, ChatMessage) and turn.content.strip() for turn in prompt)
+            assert prompt[-1].role == "user"
 
 
 def test_an_edit_and_the_settings_are_in_its_plan(case: Case, domain: AnyDomain) -> None:

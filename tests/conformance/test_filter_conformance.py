@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 import random
 from collections.abc import Callable
 
 import pytest
+from implementations import implementations
 
-import seal_lightning
 from seal_lightning.callbacks import AboveThreshold, BestOfK, Improves, RewardFilter, TopFraction
 from seal_lightning.types import Attempt, AttemptStatus, Candidate, SelfEdit
 
@@ -30,14 +27,8 @@ MALFORMED, DIVERGED = AttemptStatus.MALFORMED, AttemptStatus.DIVERGED
 
 
 def test_every_filter_of_the_package_is_held_to_this() -> None:
-    for module in pkgutil.walk_packages(seal_lightning.__path__, "seal_lightning."):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
-    found: set[type] = set()
-    unseen: list[type] = [RewardFilter]
-    while unseen:
-        unseen += (kind := unseen.pop()).__subclasses__()
-        found |= {kind} if kind.__module__.startswith("seal_lightning.") and not inspect.isabstract(kind) else set()
+    found = implementations(RewardFilter)
+    assert found
     missing = found - {type(make()) for make in FILTERS.values()}
     assert not missing, f"add a line to FILTERS for {sorted(kind.__qualname__ for kind in missing)}"
 

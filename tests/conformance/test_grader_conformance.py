@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from implementations import implementations
 
-import seal_lightning
 from seal_lightning.grading import LocalRules
 from seal_lightning.seams import Grader
 from seal_lightning.types import AnsweredQuestion, VerdictStatus
@@ -41,14 +38,8 @@ ODD = {
 
 
 def test_every_grader_of_the_package_is_held_to_this() -> None:
-    for module in pkgutil.walk_packages(seal_lightning.__path__, "seal_lightning."):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
-    found: set[type] = set()
-    unseen: list[type] = [Grader]
-    while unseen:
-        unseen += (kind := unseen.pop()).__subclasses__()
-        found |= {kind} if kind.__module__.startswith("seal_lightning.") and not inspect.isabstract(kind) else set()
+    found = implementations(Grader)
+    assert found
     missing = found - {type(make()) for make in GRADERS.values()}
     assert not missing, f"add a line to GRADERS for {sorted(kind.__qualname__ for kind in missing)}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ class PassageSource(TaskSource):
 
     limit: int | None = None
     """≥ 1: only the first so many passages; None takes all."""
+    shuffle_seed: int | None = None
+    """Shuffle the passages with this seed before ``limit`` cuts; SQuAD's files have an article's passages in a row."""
     skip_invalid: bool = False
     """Leave invalid records out, with a warning, instead of refusing the whole data set."""
     skipped: tuple[InvalidRecord, ...] = field(default=(), init=False, repr=False, compare=False)
@@ -73,7 +76,10 @@ class PassageSource(TaskSource):
             raise DataError(f"{self.origin}: the data set has no passage{told}")
         if invalid:
             _log.warning("%s: left out %d invalid records, the first at %s", self.origin, len(invalid), first)
-        return list(found.values())[: self.limit]
+        passages = list(found.values())
+        if self.shuffle_seed is not None:
+            random.Random(self.shuffle_seed).shuffle(passages)  # noqa: S311 - a sample, no secret
+        return passages[: self.limit]
 
 
 def _repeated(passage: Passage, first_place: str) -> str:
