@@ -62,7 +62,7 @@ class TopFraction(RewardFilter):
 
     def choose(self, ranked: list[Candidate]) -> list[Candidate]:
         """The first ⌊fraction · n⌋ (at least one) over all tasks."""
-        return ranked[: max(1, math.floor(self.fraction * len(ranked)))]
+        return ranked[: max(1, math.floor(self.fraction * len(ranked) + 1e-9))]
 
 
 class AboveThreshold(RewardFilter):
