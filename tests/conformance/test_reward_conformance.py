@@ -121,6 +121,11 @@ def test_none_without_an_exam_after(reward: Reward, before: ExamScores | None, a
     assert_plain(score)
 
 
+@pytest.mark.parametrize("before", [None, ExamScores(questions=()), exam(0, 2, math.nan, ALL)])
+def test_an_exam_before_that_says_nothing_is_no_error(reward: Reward, before: ExamScores | None) -> None:
+    assert_plain(reward.score(attempt(before, exam(1, 2, -2.0, ALL))))
+
+
 def test_unscored_answers_are_no_wrong_ones(reward: Reward) -> None:
     """None where all are unscored and answers are needed; one beside scored ones changes nothing."""
 
