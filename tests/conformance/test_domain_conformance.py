@@ -56,6 +56,7 @@ MILL = Passage.named(
     ],
 )
 LINES = "1. The mill ground rye.\n2. It lost its wheel in 1788."
+LINES_AFTER_THOUGHT = f"Hm.\n\nImplications:\n{LINES}"
 
 
 def knowledge(edit: str = LINES, **settings: object) -> Case:
@@ -77,8 +78,12 @@ DOMAINS: dict[str, Case] = {
     "knowledge, one sequence": knowledge(format=Implications(one_sequence=True)),
     "knowledge, rewrites": knowledge("The mill ground rye.\n---\nRye was ground.", format=Rewrites()),
     "knowledge, self-QA": knowledge("Question 1: What?\nAnswer: rye\n\nQuestion 2: When?\n1788", format=SelfQA()),
-    "knowledge, chain of thought": knowledge(f"Hm.\n\nImplications:\n{LINES}", format=ChainOfThought()),
+    "knowledge, chain of thought": knowledge(LINES_AFTER_THOUGHT, format=ChainOfThought()),
     "knowledge, no instruction": knowledge(format=NoInstruction()),
+    "knowledge, no cap": knowledge(max_edit_chars=10**7),
+    "knowledge, rewrites without a cap": knowledge(format=Rewrites(), max_edit_chars=10**7),
+    "knowledge, self-QA without a cap": knowledge(format=SelfQA(), max_edit_chars=10**7),
+    "knowledge, thoughts without a cap": knowledge(LINES_AFTER_THOUGHT, format=ChainOfThought(), max_edit_chars=10**7),
 }
 
 
@@ -190,6 +195,7 @@ LARGE = {
     "megabyte of numbers": "1. " * 333_333,
     "megabyte of questions": "Question 1:\n" * 83_333,
     "megabyte of headings": "Implications:\n" * 71_428,
+    "megabyte of blanks inside a line": "Implications:\nrye\n" + " " * 1_000_000 + "wheat",
     "megabyte of surrogates": "\ud800" * 1_000_000,
 }
 ODD = {

@@ -187,3 +187,14 @@ def test_it_trains_where_lightning_has_switched_gradients_off(make: Make, tiny: 
 def test_plans_and_seeds_come_in_pairs(make: Make, tiny: LanguageModel) -> None:
     with pytest.raises(ValueError, match="zip"):
         bound(make, tiny).adapt(plans(), [1])
+
+
+@cases(INNER_LOOPS)
+def test_a_loop_remembers_nothing_of_earlier_plans(make: Make, tiny64: LanguageModel) -> None:
+    """A used loop adapts as a new one does, though the plans before had other modules, layers and ranks."""
+    attention, everywhere, _ = plans()
+    one_layer = replace(attention, adapter=replace(attention.adapter, layers=(1,)))
+    used = bound(make, tiny64)
+    for plan in (everywhere, attention, one_layer, everywhere):
+        ours, theirs = used.adapt([plan], [5])[0], bound(make, tiny64).adapt([plan], [5])[0]
+        assert outcome(tiny64, ours) == pytest.approx(outcome(tiny64, theirs), abs=1e-9)
