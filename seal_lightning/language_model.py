@@ -12,6 +12,8 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from seal_lightning.errors import DataError, ModelError, shown
+from seal_lightning.frozen_linear import freeze_linears
+from seal_lightning.packed import PackedForward
 from seal_lightning.types import Prompt
 
 
@@ -24,6 +26,7 @@ class LanguageModel:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model = model.eval().requires_grad_(False)
+        freeze_linears(self.model)
         self.tokenizer = tokenizer
         self.original_generation_config = model.generation_config
         eos = self._end_ids(model, tokenizer)
@@ -50,6 +53,11 @@ class LanguageModel:
     def max_length(self) -> int:
         """The longest sequence the model was made for, in tokens."""
         return int(getattr(self.model.config, "max_position_embeddings", None) or 1 << 30)
+
+    @cached_property
+    def packed(self) -> PackedForward:
+        """Passes over packed rows; checked on the model at first use, which raises :class:`ModelError` if it cannot."""
+        return PackedForward(self.model)
 
     @cached_property
     def bos_ids(self) -> list[int]:

@@ -15,7 +15,10 @@ from lightning.pytorch.loops.progress import _Progress
 from seal_lightning.attempt_store import AttemptStore
 from seal_lightning.attempting import Attempting
 from seal_lightning.seeds import attempt_id
-from seal_lightning.types import Attempt, ExamScores, SelfEdit, Task, Trial
+from seal_lightning.types import Attempt, ExamScores, SelfEdit, Task
+
+_Slot = tuple[Task, int, int]
+"""A task, an edit index and a repeat: what becomes a trial once the edit is written."""
 
 
 class SelfEditLoop(_Loop):
@@ -26,7 +29,7 @@ class SelfEditLoop(_Loop):
         attempting: how edits are proposed and tried.
         num_edits: k, self-edits a task.
         num_repeats: inner seeds an edit.
-        candidates_per_call: how many trials the inner loop gets at once.
+        candidates_per_call: how many trials the inner loop gets at once, and are lost when the run is killed.
     """
 
     def __init__(
@@ -51,35 +54,39 @@ class SelfEditLoop(_Loop):
         """Make and store every attempt at these tasks that is not stored yet; ``on_attempt`` hears of each new one."""
         if self._store_round != round_index:
             self.store, self._store_round = self.open_store(round_index), round_index
-        missing = [task for task in tasks if self._missing(task, round_index)]
-        if not missing:
-            return
-        # The whole batch is written anew, also for tasks that are half done: a batch's composition moves roundings.
-        edits = self._edits(tasks, round_index)
-        before = self._before(missing, round_index)
-        trials = [
-            self.attempting.trial(task, edits[task.task_id, index], round_index, repeat)
-            for task in missing
-            for index, repeat in self._missing(task, round_index)
-        ]
-        for chunk in _chunks(trials, self.candidates_per_call):
-            for _ in chunk:
-                self.attempt_progress.increment_ready()
-                self.attempt_progress.increment_started()
-            for attempt in self.attempting.attempt(chunk, before):
-                self.store.add(attempt)
-                self.attempt_progress.increment_processed()
-                self.attempt_progress.increment_completed()
-                on_attempt(attempt)
-
-    def _missing(self, task: Task, round_index: int) -> list[tuple[int, int]]:
-        """The (edit index, repeat) pairs of a task that no stored attempt covers."""
-        return [
-            (index, repeat)
+        slots = [
+            (task, index, repeat)
+            for task in tasks
             for index in range(self.num_edits)
             for repeat in range(self.num_repeats)
-            if self.store.get(attempt_id(round_index, task.task_id, index, repeat)) is None
         ]
+        chunks = [chunk for chunk in _chunks(slots, self.candidates_per_call) if self._missing(chunk, round_index)]
+        if not chunks:
+            return
+        # Edits are written for the whole batch, and a chunk that was cut short is tried as a whole: what is computed
+        # beside what moves roundings, and a resumed run shall end with the same bits.
+        edits = self._edits(tasks, round_index)
+        before = self._before(tasks, round_index)
+        for chunk in chunks:
+            missing = self._missing(chunk, round_index)
+            trials = [
+                self.attempting.trial(task, edits[task.task_id, index], round_index, repeat)
+                for task, index, repeat in chunk
+            ]
+            for _ in missing:
+                self.attempt_progress.increment_ready()
+                self.attempt_progress.increment_started()
+            for attempt in self.attempting.attempt(trials, before):
+                if attempt.attempt_id in missing:
+                    self.store.add(attempt)
+                    self.attempt_progress.increment_processed()
+                    self.attempt_progress.increment_completed()
+                    on_attempt(attempt)
+
+    def _missing(self, chunk: list[_Slot], round_index: int) -> set[str]:
+        """The attempt ids of a chunk that are not stored."""
+        ids = [attempt_id(round_index, task.task_id, index, repeat) for task, index, repeat in chunk]
+        return {name for name in ids if self.store.get(name) is None}
 
     def _edits(self, tasks: Sequence[Task], round_index: int) -> dict[tuple[str, int], SelfEdit]:
         """The tasks' edits by (task id, edit index); where an edit was tried before, it is the stored one."""
@@ -90,11 +97,12 @@ class SelfEditLoop(_Loop):
     def _before(self, tasks: Sequence[Task], round_index: int) -> dict[str, ExamScores]:
         """The tasks' exams without adaptation, once a task and round."""
         before = {a.task_id: a.before for a in self.store.all() if a.before is not None}
-        unknown = [task for task in tasks if task.task_id not in before]
-        exams = self.attempting.examine([(task, None) for task in unknown], self.attempting.reward.needs)
-        return before | {task.task_id: exam for task, exam in zip(unknown, exams, strict=True)}
+        if all(task.task_id in before for task in tasks):
+            return before
+        exams = self.attempting.examine([(task, None) for task in tasks], self.attempting.reward.needs)
+        return {task.task_id: exam for task, exam in zip(tasks, exams, strict=True)} | before
 
 
-def _chunks(trials: list[Trial], size: int) -> Iterator[list[Trial]]:
-    for start in range(0, len(trials), size):
-        yield trials[start : start + size]
+def _chunks(slots: list[_Slot], size: int) -> Iterator[list[_Slot]]:
+    for start in range(0, len(slots), size):
+        yield slots[start : start + size]

@@ -14,8 +14,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from seal_lightning.adaptation import SequentialInnerLoop
-from seal_lightning.adaptation.packing import summed_cross_entropy
+from seal_lightning.adaptation import BatchedInnerLoop
 from seal_lightning.attempting import Attempting
 from seal_lightning.batches import RowBatch, TaskBatch
 from seal_lightning.distributed import gather_objects
@@ -54,7 +53,8 @@ class SealModule(LightningModule):
         rounds: ≥ 1, E-steps and M-steps.
         num_edits: k ≥ 1, self-edits a task.
         num_repeats: ≥ 1, inner seeds an edit; the mean of their rewards ranks the edits.
-        candidates_per_call: ≥ 1, how many edits the inner loop is given at once.
+        candidates_per_call: ≥ 1, how many edits the inner loop is given at once; they are stored together when all are
+            examined.
         max_tokens_per_pass: ≥ 1, tokens of one forward pass of the M-step.
         seed: makes every seed of the run.
     """
@@ -73,7 +73,7 @@ class SealModule(LightningModule):
         rounds: int = 2,
         num_edits: int = 5,
         num_repeats: int = 3,
-        candidates_per_call: int = 1,
+        candidates_per_call: int = 16,
         max_tokens_per_pass: int = 4096,
         seed: int = 1,
     ) -> None:
@@ -95,7 +95,7 @@ class SealModule(LightningModule):
         self.pretrained = pretrained
         self.reward: Reward = reward or LikelihoodReward()
         self.grader: Grader = grader or LocalRules()
-        self.inner_loop: InnerLoop = inner_loop or SequentialInnerLoop()
+        self.inner_loop: InnerLoop = inner_loop or BatchedInnerLoop()
         self.engine: Engine = engine or TransformersEngine()
         self.sampling = sampling
         self.policy_adapter = policy_adapter
@@ -187,7 +187,7 @@ class SealModule(LightningModule):
         for i, row in enumerate(packed):
             last = i == len(packed) - 1
             with nullcontext() if last else self._no_gradient_sync(), applied(policy.model, policy.adapter):
-                loss = summed_cross_entropy(policy.model, row) * weight
+                loss = policy.language_model.packed(row).total * weight
                 self.manual_backward(loss)
             total += loss.detach()
         norm = torch.nn.utils.clip_grad_norm_(policy.lora.parameters(), self.reinforce.max_grad_norm or math.inf)

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import torch
 
-from seal_lightning.adaptation.packing import PackedRow, TokenizedSequence, pack_within
 from seal_lightning.language_model import LanguageModel
+from seal_lightning.packed import PackedRow, TokenizedSequence, pack_within
 from seal_lightning.types import BufferRow
 
 

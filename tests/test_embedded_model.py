@@ -2,7 +2,7 @@
 
 import pytest
 
-from seal_lightning.adaptation import SequentialInnerLoop
+from seal_lightning.adaptation import BatchedInnerLoop
 from seal_lightning.domains.knowledge import BundledPassages, KnowledgeDomain
 from seal_lightning.generation import TransformersEngine
 from seal_lightning.language_model import LanguageModel
@@ -39,7 +39,7 @@ def test_a_passage_can_be_learned(embedded: LanguageModel) -> None:
         adapter=AdapterSpec(rank=16, alpha=16, target_modules="all-linear", layers=tuple(range(20, 30))),
         optimizer=OptimizerSpec(learning_rate=5e-3, num_epochs=4, schedule="constant"),
     )
-    loop, engine = SequentialInnerLoop(), TransformersEngine()
+    loop, engine = BatchedInnerLoop(), TransformersEngine()
     loop.bind(embedded)
     engine.bind(embedded)
     (outcome,) = loop.adapt([domain.passage_plan(task)], [1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from seal_lightning.errors import ConfigError, ModelError
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import (
+    Dropout,
     LoraAdapter,
+    Share,
     applied,
     init_adapter,
     joined,
     load_adapter,
     merge,
+    routed,
     save_adapter,
     target_modules,
 )
@@ -230,16 +234,21 @@ def test_an_adapter_that_does_not_fit_leaves_no_hook(tiny: LanguageModel) -> Non
 
 def test_no_adapter_is_the_model_itself(tiny64: LanguageModel, ids: Tensor) -> None:
     plain = logits(tiny64.model, ids)
-    with applied(tiny64.model, None):
+    with routed(tiny64.model, [Share(size=len(ids), adapter=None)]):
         assert torch.equal(logits(tiny64.model, ids), plain)
+
+
+def dropped(rate: float, seeds: Sequence[int], sizes: Sequence[int]) -> Dropout:
+    generators = tuple(torch.Generator().manual_seed(seed) for seed in seeds)
+    return Dropout(rate=rate, sizes=tuple(sizes), generators=generators)
 
 
 def test_dropout_comes_from_its_generator_and_only_when_asked_for(tiny64: LanguageModel, ids: Tensor) -> None:
     adapter = random_adapter(tiny64.model, AdapterSpec(rank=3, alpha=6.0, dropout=0.5))
 
     def with_dropout(seed: int | None) -> Tensor:
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
-        with applied(tiny64.model, adapter, generator):
+        dropout = None if seed is None else dropped(0.5, [seed], [ids.numel()])
+        with routed(tiny64.model, [Share(size=ids.numel(), adapter=adapter, dropout=dropout)]):
             return logits(tiny64.model, ids)
 
     assert torch.equal(with_dropout(1), with_dropout(1))
@@ -254,7 +263,7 @@ def test_dropout_keeps_the_mean(tiny64: LanguageModel) -> None:
     linear = tiny64.model.get_submodule(name)
     x = torch.ones(20_000, 32, dtype=torch.float64)
     a, b = adapter.weights[name]
-    with applied(tiny64.model, adapter, torch.Generator().manual_seed(0)):
+    with routed(tiny64.model, [Share(size=len(x), adapter=adapter, dropout=dropped(0.3, [0], [len(x)]))]):
         updates = linear(x) - torch.nn.functional.linear(x, linear.weight)
     expected = adapter.scaling * (b @ a).sum(dim=1)
     assert (updates.mean(dim=0) - expected).abs().max() < 5 * updates.std(dim=0).max() / math.sqrt(len(x))

@@ -7,7 +7,6 @@ import torch
 from fakes import MAX_LENGTH
 from torch.nn import functional as F
 
-from seal_lightning.adaptation.packing import summed_cross_entropy
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.reinforcement import num_trained_tokens, pack_rows, tokenize_row
 from seal_lightning.types import BufferRow, ChatMessage, Prompt
@@ -67,7 +66,7 @@ def test_the_loss_is_the_mean_over_all_chosen_tokens(tiny64: LanguageModel, max_
     packed = pack_rows(rows, tiny64, max_tokens)
     assert len(packed) == {1: 3, 60: 2, 10_000: 1}[max_tokens]
     with torch.no_grad():
-        assert sum(summed_cross_entropy(tiny64.model, row).item() for row in packed) == pytest.approx(total, rel=1e-12)
+        assert sum(tiny64.packed(row).total.item() for row in packed) == pytest.approx(total, rel=1e-12)
 
 
 def test_no_rows_count_as_one_token_so_that_nothing_is_divided_by_zero(tiny: LanguageModel) -> None:

@@ -1,5 +1,5 @@
 """Inner loops: plans to adapted weights."""
 
-from seal_lightning.adaptation.sequential import SequentialInnerLoop
+from seal_lightning.adaptation.batched import BatchedInnerLoop
 
-__all__ = ["SequentialInnerLoop"]
+__all__ = ["BatchedInnerLoop"]

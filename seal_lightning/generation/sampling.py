@@ -15,6 +15,9 @@ from transformers import LogitsProcessor, StoppingCriteria
 
 from seal_lightning.types import SamplingSpec
 
+_LIKELIEST = 1024
+"""A nucleus is looked for among so many tokens first: sorting a whole vocabulary at every token is a tenth of sampling."""
+
 
 class SeededSampling(LogitsProcessor):  # type: ignore[misc]
     """Temperature and top-p sampling whose draws come from each request's own seed.
@@ -41,44 +44,61 @@ class SeededSampling(LogitsProcessor):  # type: ignore[misc]
         temperature = torch.tensor([self.specs[i].temperature for i in rows], device=scores.device)
         top_p = torch.tensor([self.specs[i].top_p for i in rows], device=scores.device)
         draw = self.draws_BT[rows, step].to(scores.device)
-        chosen = _nucleus_token(scores[rows].float() / temperature[:, None], top_p, draw)
+        chosen = nucleus_token(scores[rows].float() / temperature[:, None], top_p, draw)
         picked = torch.full_like(scores[rows], float("-inf")).scatter_(1, chosen[:, None], 0.0)
         return scores.index_copy(0, torch.tensor(rows, device=scores.device), picked)
 
 
-def _nucleus_token(logits_BV: Tensor, top_p_B: Tensor, draw_B: Tensor) -> Tensor:
+def nucleus_token(logits_BV: Tensor, top_p_B: Tensor, draw_B: Tensor) -> Tensor:
     """The token at each row's draw in [0, 1) of its renormalised nucleus, by inverting the cumulative distribution."""
-    probs_BV, order_BV = torch.sort(torch.softmax(logits_BV, dim=-1), dim=-1, descending=True, stable=True)
-    before_BV = torch.cumsum(probs_BV, dim=-1) - probs_BV
-    kept_BV = probs_BV * (before_BV < top_p_B[:, None])
-    cumulative_BV = torch.cumsum(kept_BV, dim=-1)
-    rank_B = (cumulative_BV <= draw_B[:, None] * cumulative_BV[:, -1:]).sum(dim=-1)
-    last_B = (kept_BV > 0).sum(dim=-1) - 1
-    return order_BV.gather(1, torch.minimum(rank_B, last_B)[:, None]).squeeze(1)
+    probs_BV = torch.softmax(logits_BV, dim=-1)
+    likeliest = min(_LIKELIEST, probs_BV.shape[1])
+    sorted_BK, order_BK = probs_BV.topk(likeliest, dim=-1)
+    if bool((sorted_BK.sum(dim=-1) < top_p_B).any()):
+        sorted_BK, order_BK = torch.sort(probs_BV, dim=-1, descending=True, stable=True)
+    before_BK = torch.cumsum(sorted_BK, dim=-1) - sorted_BK
+    kept_BK = sorted_BK * (before_BK < top_p_B[:, None])
+    cumulative_BK = torch.cumsum(kept_BK, dim=-1)
+    rank_B = (cumulative_BK <= draw_B[:, None] * cumulative_BK[:, -1:]).sum(dim=-1)
+    last_B = (kept_BK > 0).sum(dim=-1) - 1
+    return order_BK.gather(1, torch.minimum(rank_B, last_B)[:, None]).squeeze(1)
 
 
 class RowStops(StoppingCriteria):  # type: ignore[misc]
-    """Ends a row when one of its stop strings appears in what it wrote, or when it has written its number of tokens."""
+    """Knows which rows are done: an end token, a stop string in what was written, or the row's number of tokens.
+
+    It ends the batch when all rows are done, or half of them, so that the other half goes on without dead weight.
+    """
 
     TAIL_TOKENS = 24
 
-    def __init__(self, specs: Sequence[SamplingSpec], prompt_length: int, decode: Callable[[list[int]], str]) -> None:
+    def __init__(
+        self,
+        specs: Sequence[SamplingSpec],
+        end_ids: Sequence[int],
+        prompt_length: int,
+        decode: Callable[[list[int]], str],
+    ) -> None:
         self.specs = specs
+        self.end_ids = frozenset(end_ids)
         self.prompt_length = prompt_length
         self.decode = decode
+        self.done = [False] * len(specs)
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        """[batch] booleans: which rows are done."""
+        """[batch] booleans: all true when the batch ends, else all false."""
         written = input_ids.shape[1] - self.prompt_length
-        return torch.tensor(
-            [self._done(i, input_ids, written) for i in range(len(self.specs))], device=input_ids.device
-        )
+        tails = input_ids[:, -min(written, self.TAIL_TOKENS) :].tolist()
+        for row, tail in enumerate(tails):
+            self.done[row] = self.done[row] or self._ends(row, tail, written)
+        ended = 2 * sum(self.done) >= len(self.done)
+        return torch.full((len(self.done),), ended, device=input_ids.device)
 
-    def _done(self, row: int, input_ids: Tensor, written: int) -> bool:
+    def _ends(self, row: int, tail: list[int], written: int) -> bool:
         spec = self.specs[row]
-        if written >= spec.max_new_tokens:
+        if written >= spec.max_new_tokens or tail[-1] in self.end_ids:
             return True
         if not spec.stop:
             return False
-        tail = self.decode(input_ids[row, -min(written, self.TAIL_TOKENS) :].tolist())
-        return any(stop in tail for stop in spec.stop)
+        text = self.decode(tail)
+        return any(stop in text for stop in spec.stop)

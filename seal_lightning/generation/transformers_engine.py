@@ -1,38 +1,60 @@
-"""The in-process engine: transformers' ``generate`` and forward passes, batched, adapters applied by hooks.
+"""The in-process engine: transformers' ``generate`` and packed forward passes; adapters are mixed in every batch.
 
-Shapes: B requests of a batch, T tokens left-padded, K kept positions at the end of every row.
+Shapes: B requests of a batch, T tokens left-padded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
-from transformers import Cache, GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-from seal_lightning.errors import ConfigError
+from seal_lightning.errors import ConfigError, DataError, shown
+from seal_lightning.generation.kv_cache import keep_rows, roomy_cache
 from seal_lightning.generation.sampling import RowStops, SeededSampling
 from seal_lightning.language_model import LanguageModel
-from seal_lightning.lora import LoraAdapter, applied
+from seal_lightning.lora import LoraAdapter, Share, routed
+from seal_lightning.out_of_memory import in_halves
+from seal_lightning.packed import TokenizedSequence, pack
+from seal_lightning.packed.rows import grouped_within
 from seal_lightning.seams import Engine
 from seal_lightning.types import Adapter, Completion, FinishReason, GenerationRequest, SamplingSpec, ScoreRequest
+
+ItemT = TypeVar("ItemT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """One request of a batch on its way."""
+
+    index: int
+    prompt: list[int]
+    sampling: SamplingSpec
+    adapter: LoraAdapter | None
+    seed: int
 
 
 class TransformersEngine(Engine):
     """Asks the bound model itself, in this process.
 
-    Requests with the same adapter share batches; adapters take turns.
+    Rows of like length share a batch, whatever their adapter; a batch is computed in the order of its adapters, so that
+    each has neighbouring rows. When memory runs out, a batch is halved.
 
     Args:
-        max_batch_size: ≥ 1, rows of one batch.
+        max_batch_size: ≥ 1, rows generated at once.
+        max_tokens_per_pass: ≥ 1, tokens of one pass that scores targets; a longer request stands alone.
     """
 
-    def __init__(self, max_batch_size: int = 32) -> None:
-        if max_batch_size < 1:
-            raise ConfigError(f"engine.max_batch_size: {max_batch_size} is not allowed; it must be at least 1")
+    def __init__(self, max_batch_size: int = 32, max_tokens_per_pass: int = 2048) -> None:
+        for name, value in {"max_batch_size": max_batch_size, "max_tokens_per_pass": max_tokens_per_pass}.items():
+            if value < 1:
+                raise ConfigError(f"engine.{name}: {value} is not allowed; it must be at least 1")
         self.max_batch_size = max_batch_size
+        self.max_tokens_per_pass = max_tokens_per_pass
 
     def bind(self, language_model: LanguageModel) -> None:
         """Ask this model from now on."""
@@ -41,40 +63,63 @@ class TransformersEngine(Engine):
     @torch.no_grad()
     def generate(self, requests: Sequence[GenerationRequest]) -> Sequence[Completion]:
         """One completion a request, in order."""
-        prompts = [self.language_model.encode_prompt(request.prompt) for request in requests]
+        rows = [
+            _Row(
+                index=index,
+                prompt=prompt,
+                sampling=self._within_context(request.sampling, len(prompt)),
+                adapter=_lora(request.adapter),
+                seed=request.seed,
+            )
+            for index, request in enumerate(requests)
+            for prompt in [self.language_model.encode_prompt(request.prompt)]
+        ]
+        rows.sort(key=lambda row: (len(row.prompt), row.index))  # like lengths together: little is padded
         completions: dict[int, Completion] = {}
-        for adapter, indices in self._batches([r.adapter for r in requests], [len(p) for p in prompts]):
-            with applied(self.language_model.model, adapter):
-                batch = self._generate_batch([requests[i] for i in indices], [prompts[i] for i in indices])
-            completions.update(zip(indices, batch, strict=True))
-        return [completions[i] for i in range(len(requests))]
+        for start in range(0, len(rows), self.max_batch_size):
+            batch = _by_adapter(rows[start : start + self.max_batch_size], lambda row: row.adapter)
+            written = in_halves(batch, self._generate_batch)
+            completions |= {
+                row.index: self._completion(ids, row.sampling) for row, ids in zip(batch, written, strict=True)
+            }
+        return [completions[index] for index in range(len(requests))]
 
     @torch.no_grad()
     def score(self, requests: Sequence[ScoreRequest]) -> Sequence[Sequence[float]]:
-        """The log-probability of each target token after its prompt, request by request, in order."""
-        prompts = [self.language_model.encode_prompt(request.prompt) for request in requests]
-        targets = [self.language_model.encode_text(request.target) for request in requests]
-        lengths = [len(p) + len(t) for p, t in zip(prompts, targets, strict=True)]
-        scores: dict[int, list[float]] = {}
-        for adapter, indices in self._batches([r.adapter for r in requests], lengths):
-            with applied(self.language_model.model, adapter):
-                batch = self._score_batch([prompts[i] for i in indices], [targets[i] for i in indices])
-            scores.update(zip(indices, batch, strict=True))
-        return [scores[i] for i in range(len(requests))]
+        """The log-probability of each target token after its prompt, request by request, in order.
 
-    def _batches(
-        self, adapters: Sequence[Adapter | None], lengths: Sequence[int]
-    ) -> Iterator[tuple[LoraAdapter | None, list[int]]]:
-        """Request indices by adapter, rows of like length together so that little is padded."""
-        groups: dict[int, list[int]] = {}
-        for i, adapter in enumerate(adapters):
-            groups.setdefault(id(adapter), []).append(i)
-        for group in groups.values():
-            adapter = adapters[group[0]]
-            assert adapter is None or isinstance(adapter, LoraAdapter)
-            group.sort(key=lambda i: (lengths[i], i))
-            for start in range(0, len(group), self.max_batch_size):
-                yield adapter, group[start : start + self.max_batch_size]
+        Raises :class:`DataError` for a prompt and target that do not fit the model's context together.
+        """
+        adapters = [_lora(request.adapter) for request in requests]
+        sequences = [self._with_target(request) for request in requests]
+        order = _by_adapter(list(range(len(requests))), lambda index: adapters[index])
+        scores: dict[int, list[float]] = {}
+        position = 0
+        for group in grouped_within([sequences[i] for i in order], self.max_tokens_per_pass):
+            indices = order[position : position + len(group)]
+            position += len(group)
+            found = in_halves(indices, lambda part: self._score_batch([(sequences[i], adapters[i]) for i in part]))
+            scores |= dict(zip(indices, found, strict=True))
+        return [scores[index] for index in range(len(requests))]
+
+    def _with_target(self, request: ScoreRequest) -> TokenizedSequence:
+        prompt = self.language_model.encode_prompt(request.prompt)
+        target = self.language_model.encode_text(request.target)
+        if len(prompt) + len(target) > self.language_model.max_length:
+            raise DataError(
+                f"a prompt of {len(prompt)} tokens and its answer of {len(target)} do not fit the model's context of "
+                f"{self.language_model.max_length}: {shown(request.target)}"
+            )
+        trained = (False,) * len(prompt) + (True,) * len(target)
+        return TokenizedSequence(token_ids=(*prompt, *target), trained=trained)
+
+    def _score_batch(self, batch: Sequence[tuple[TokenizedSequence, LoraAdapter | None]]) -> list[list[float]]:
+        row = pack([sequence for sequence, _ in batch], self.language_model.device)
+        forward = self.language_model.packed
+        shares = [Share(size=len(sequence.token_ids), adapter=adapter) for sequence, adapter in batch]
+        with routed(self.language_model.model, _joined(shares)):
+            losses = forward(row).losses
+        return [[-loss for loss in part.tolist()] for part in losses.split(row.num_targets)]
 
     def _left_padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Token ids [B, T] and attention mask [B, T] of rows that all end in the last column."""
@@ -85,51 +130,78 @@ class TransformersEngine(Engine):
         device = self.language_model.device
         return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
-    def _generate_batch(self, requests: Sequence[GenerationRequest], prompts: Sequence[list[int]]) -> list[Completion]:
-        ids_BT, mask_BT = self._left_padded(prompts)
-        specs = [self._within_context(r.sampling, len(p)) for r, p in zip(requests, prompts, strict=True)]
+    def _generate_batch(self, batch: Sequence[_Row]) -> list[list[int]]:
+        """What each row wrote, its own end and perhaps more; rows that are done leave the batch when half of it is."""
+        ids_BT, mask_BT = self._left_padded([row.prompt for row in batch])
         width = ids_BT.shape[1]
-        output = self.language_model.model.generate(
-            input_ids=ids_BT,
-            attention_mask=mask_BT,
-            generation_config=GenerationConfig(
-                do_sample=False,
-                max_new_tokens=max(spec.max_new_tokens for spec in specs),
-                eos_token_id=list(self.language_model.eos_ids),
-                pad_token_id=self.language_model.pad_id,
-            ),
-            logits_processor=LogitsProcessorList([SeededSampling(specs, [r.seed for r in requests], width)]),
-            stopping_criteria=StoppingCriteriaList([RowStops(specs, width, self.language_model.decode)]),
-            **self._shared_prefill(prompts, ids_BT, mask_BT),
-        )
-        written = output[:, width:].tolist()
-        return [self._completion(ids, spec) for ids, spec in zip(written, specs, strict=True)]
+        cache = self._prefilled(batch, ids_BT, mask_BT)
+        left = list(range(len(batch)))
+        written: dict[int, list[int]] = {}
+        while left:
+            rows = [batch[i] for i in left]
+            ids_BT, stops = self._written_until_half_is_done(rows, ids_BT, mask_BT, width, cache)
+            going = [i for i, done in enumerate(stops.done) if not done]
+            for i in set(range(len(left))) - set(going):
+                written[left[i]] = ids_BT[i, width:].tolist()
+            left = [left[i] for i in going]
+            if left:
+                ids_BT = ids_BT[going]
+                mask_BT = torch.cat(
+                    [mask_BT, mask_BT.new_ones(len(mask_BT), ids_BT.shape[1] - mask_BT.shape[1])], dim=1
+                )
+                mask_BT = mask_BT[going]
+                keep_rows(cache, going, ids_BT.device)
+        return [written[i] for i in range(len(batch))]
+
+    def _written_until_half_is_done(
+        self, rows: Sequence[_Row], ids_BT: Tensor, mask_BT: Tensor, prompt_width: int, cache: DynamicCache
+    ) -> tuple[Tensor, RowStops]:
+        specs = [row.sampling for row in rows]
+        stops = RowStops(specs, self.language_model.eos_ids, prompt_width, self.language_model.decode)
+        longest = max(spec.max_new_tokens for spec in specs) - (ids_BT.shape[1] - prompt_width)
+        shares = _joined([Share(size=1, adapter=row.adapter) for row in rows])
+        with routed(self.language_model.model, shares):
+            ids: Tensor = self.language_model.model.generate(
+                input_ids=ids_BT,
+                attention_mask=mask_BT,
+                past_key_values=cache,
+                generation_config=GenerationConfig(
+                    do_sample=False, max_new_tokens=longest, pad_token_id=self.language_model.pad_id
+                ),
+                logits_processor=LogitsProcessorList([SeededSampling(specs, [r.seed for r in rows], prompt_width)]),
+                stopping_criteria=StoppingCriteriaList([stops]),
+            )
+        return ids, stops
 
     def _within_context(self, spec: SamplingSpec, prompt_length: int) -> SamplingSpec:
         room = self.language_model.max_length - prompt_length
         return replace(spec, max_new_tokens=min(spec.max_new_tokens, room))
 
-    def _shared_prefill(self, prompts: Sequence[list[int]], ids_BT: Tensor, mask_BT: Tensor) -> dict[str, Cache]:
-        """Keys and values of prompts that several rows share (a task's k edits), computed once; nothing where none are.
+    def _prefilled(self, batch: Sequence[_Row], ids_BT: Tensor, mask_BT: Tensor) -> DynamicCache:
+        """Keys and values of prompts that several rows share (a task's k edits), computed once; empty where none are.
 
         The last token is left to ``generate``, which needs its logits.
         """
-        first_row = {tuple(prompt): row for row, prompt in reversed(list(enumerate(prompts)))}
-        if len(first_row) == len(prompts) or ids_BT.shape[1] < 2:
-            return {}
+        model = self.language_model.model
+        cache = roomy_cache(model, room=max(row.sampling.max_new_tokens for row in batch))
+        keys = [(tuple(row.prompt), id(row.adapter)) for row in batch]
+        first_row = {key: i for i, key in reversed(list(enumerate(keys)))}
+        if len(first_row) == len(batch) or ids_BT.shape[1] < 2:
+            return cache
         rows = sorted(first_row.values())
         mask_UT = mask_BT[rows, :-1]
-        cache: Cache = self.language_model.model(
-            input_ids=ids_BT[rows, :-1],
-            attention_mask=mask_UT,
-            position_ids=(mask_UT.cumsum(dim=1) - 1).clamp(min=0),
-            use_cache=True,
-            logits_to_keep=1,
-        ).past_key_values
+        with routed(model, _joined([Share(size=1, adapter=batch[i].adapter) for i in rows])):
+            model(
+                input_ids=ids_BT[rows, :-1],
+                attention_mask=mask_UT,
+                position_ids=(mask_UT.cumsum(dim=1) - 1).clamp(min=0),
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         place = {row: i for i, row in enumerate(rows)}
-        repeated = [place[first_row[tuple(prompt)]] for prompt in prompts]
-        cache.batch_select_indices(torch.tensor(repeated, device=ids_BT.device))
-        return {"past_key_values": cache}
+        keep_rows(cache, [place[first_row[key]] for key in keys], ids_BT.device)
+        return cache
 
     def _completion(self, ids: list[int], spec: SamplingSpec) -> Completion:
         """What a row wrote, up to its own end: an end token, a stop string, or its number of tokens."""
@@ -154,17 +226,24 @@ class TransformersEngine(Engine):
             low, high = (low, middle) if any(stop in text for stop in stops) else (middle + 1, high)
         return ids[:low]
 
-    def _score_batch(self, prompts: Sequence[list[int]], targets: Sequence[list[int]]) -> list[list[float]]:
-        ids_BT, mask_BT = self._left_padded([p + t for p, t in zip(prompts, targets, strict=True)])
-        kept = max(map(len, targets)) + 1
-        logits_BKV = self.language_model.model(
-            input_ids=ids_BT,
-            attention_mask=mask_BT,
-            position_ids=(mask_BT.cumsum(dim=1) - 1).clamp(min=0),
-            use_cache=False,
-            logits_to_keep=kept,
-        ).logits
-        log_probs_BKV = torch.log_softmax(logits_BKV.to(torch.promote_types(logits_BKV.dtype, torch.float32)), dim=-1)
-        next_BK = ids_BT[:, -kept:][:, 1:]
-        chosen_BK = log_probs_BKV[:, -kept:-1].gather(2, next_BK[:, :, None]).squeeze(2)
-        return [row[len(row) - len(target) :] for row, target in zip(chosen_BK.tolist(), targets, strict=True)]
+
+def _lora(adapter: Adapter | None) -> LoraAdapter | None:
+    assert adapter is None or isinstance(adapter, LoraAdapter)
+    return adapter
+
+
+def _by_adapter(items: list[ItemT], adapter_of: Callable[[ItemT], LoraAdapter | None]) -> list[ItemT]:
+    """Items with the same adapter side by side, adapters in the order of their first item."""
+    first = {id(adapter_of(item)): place for place, item in reversed(list(enumerate(items)))}
+    return sorted(items, key=lambda item: first[id(adapter_of(item))])
+
+
+def _joined(shares: Sequence[Share]) -> list[Share]:
+    """Neighbouring shares of one adapter as one."""
+    joined: list[Share] = []
+    for share in shares:
+        if joined and joined[-1].adapter is share.adapter:
+            joined[-1] = replace(share, size=joined[-1].size + share.size)
+        else:
+            joined.append(share)
+    return joined

@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 
 import seal_lightning
-from seal_lightning.adaptation import SequentialInnerLoop
+from seal_lightning.adaptation import BatchedInnerLoop
 from seal_lightning.generation import TransformersEngine
 from seal_lightning.seams import Engine, InnerLoop
 
 ENGINES: list[Callable[[], Engine]] = [TransformersEngine, lambda: TransformersEngine(max_batch_size=2)]
-INNER_LOOPS: list[Callable[[], InnerLoop]] = [SequentialInnerLoop, lambda: SequentialInnerLoop(max_tokens_per_pass=16)]
+INNER_LOOPS: list[Callable[[], InnerLoop]] = [
+    BatchedInnerLoop,
+    lambda: BatchedInnerLoop(max_adapters=2, max_tokens_per_pass=16),
+]
 
 
 def implementations(seam: type) -> set[type]:

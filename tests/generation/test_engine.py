@@ -14,7 +14,7 @@ from seal_lightning.errors import ConfigError, ModelError
 from seal_lightning.generation import TransformersEngine
 from seal_lightning.generation.sampling import SeededSampling
 from seal_lightning.language_model import LanguageModel
-from seal_lightning.lora import LoraAdapter, applied, init_adapter
+from seal_lightning.lora import LoraAdapter, Share, init_adapter, routed
 from seal_lightning.pretrained import Pretrained
 from seal_lightning.types import (
     AdapterSpec,
@@ -127,7 +127,7 @@ def test_adapters_mixed_in_a_call_answer_as_one_at_a_time(tiny64: LanguageModel)
     ]
     scores, texts = engine.score(score_requests), engine.generate(text_requests)
     for i, (prompt, adapter) in enumerate(zip(PROMPTS, mixed, strict=True)):
-        with applied(tiny64.model, adapter):
+        with routed(tiny64.model, [Share(size=1, adapter=adapter)]):
             assert scores[i] == pytest.approx(plain_scores(tiny64, prompt, " red"), abs=1e-12)
             assert list(texts[i].token_ids) == plain_greedy(tiny64, prompt, GREEDY.max_new_tokens)
     same_prompt = [ScoreRequest(prompt=PROMPTS[0], target=" red", adapter=a) for a in (None, first, second)]

@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import get_scheduler
 
-from seal_lightning.adaptation import SequentialInnerLoop
-from seal_lightning.adaptation.packing import pack, pack_within, summed_cross_entropy, tokenize
+from seal_lightning.adaptation import BatchedInnerLoop
+from seal_lightning.adaptation.tokenizing import tokenize
 from seal_lightning.errors import ConfigError
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import LoraAdapter, init_adapter
+from seal_lightning.packed import pack, pack_within
 from seal_lightning.seeds import derive_seed
 from seal_lightning.types import (
     AdaptationPlan,
@@ -51,8 +52,8 @@ def plan_of(
     )
 
 
-def inner_loop(language_model: LanguageModel, max_tokens_per_pass: int = 2048) -> SequentialInnerLoop:
-    loop = SequentialInnerLoop(max_tokens_per_pass=max_tokens_per_pass)
+def inner_loop(language_model: LanguageModel, max_tokens_per_pass: int = 2048) -> BatchedInnerLoop:
+    loop = BatchedInnerLoop(max_tokens_per_pass=max_tokens_per_pass)
     loop.bind(language_model)
     return loop
 
@@ -177,13 +178,11 @@ def test_packed_losses_equal_unpacked_ones(tiny64: LanguageModel) -> None:
         logits = tiny64.model(input_ids=ids).logits[0, :-1]
         apart.append(F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum"))
     device = torch.device("cpu")
-    packed = summed_cross_entropy(tiny64.model, pack(sequences, device))
+    packed = tiny64.packed(pack(sequences, device)).total
     assert packed.item() == pytest.approx(sum(apart).item(), rel=1e-13)
     rows = pack_within(sequences, 30, device)
     assert 1 < len(rows) < len(sequences)
-    assert sum(summed_cross_entropy(tiny64.model, row).item() for row in rows) == pytest.approx(
-        packed.item(), rel=1e-13
-    )
+    assert sum(tiny64.packed(row).total.item() for row in rows) == pytest.approx(packed.item(), rel=1e-13)
 
 
 def test_packing_fills_rows_in_order_and_a_long_one_stands_alone(tiny: LanguageModel) -> None:
@@ -328,4 +327,4 @@ def test_the_adapter_outlives_the_loop_without_gradients(tiny: LanguageModel) ->
 
 def test_a_pass_needs_a_token() -> None:
     with pytest.raises(ConfigError, match="max_tokens_per_pass"):
-        SequentialInnerLoop(max_tokens_per_pass=0)
+        BatchedInnerLoop(max_tokens_per_pass=0)

@@ -1,0 +1,166 @@
+"""One adapter's training, step by step: its data order, weights, AdamW, schedule and generators.
+
+A run knows nothing of the other adapters it is trained beside; :class:`BatchedInnerLoop` asks each for its next
+sequences and runs them all through the model together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from seal_lightning.lora import Dropout, LoraAdapter, Share
+from seal_lightning.packed import TokenizedSequence
+from seal_lightning.packed.rows import grouped_within
+from seal_lightning.schedule import learning_rate_factor
+from seal_lightning.seeds import derive_seed
+from seal_lightning.types import AdaptationPlan, Adapted, OptimizerSpec
+
+
+class AdapterRun:
+    """An adapter in training.
+
+    All weights of A and B live in one flat tensor, their gradients in another: clipping and AdamW are one call each.
+
+    Args:
+        adapter: fresh; its tensors are copied.
+        plan: its optimiser and number of steps.
+        sequences: its data, none without tokens.
+        seed: of the data order and the dropout.
+    """
+
+    def __init__(
+        self, adapter: LoraAdapter, plan: AdaptationPlan, sequences: Sequence[TokenizedSequence], seed: int
+    ) -> None:
+        self.plan = plan
+        self.seed = seed
+        self.losses: list[float] = []
+        self.num_tokens = 0
+        self.seconds = 0.0
+        self.remaining_tokens = _total_tokens(sequences, plan)
+        self._batches = _batches(sequences, plan.optimizer, plan.num_steps, seed)
+        self._flat = torch.cat([tensor.flatten() for tensor in adapter.tensors()])
+        self._gradient = torch.zeros_like(self._flat)
+        self.adapter = adapter.over(self._flat)
+        self._gradients = adapter.over(self._gradient).weights
+        self._flat.grad = self._gradient
+        options = plan.optimizer
+        self._optimizer = torch.optim.AdamW(
+            [self._flat], lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
+        )
+        self._begin_step()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return len(self.losses) == self.plan.num_steps
+
+    @property
+    def step_is_complete(self) -> bool:
+        """Whether every sequence of the current batch went through the model."""
+        return not self._pending
+
+    def next_sequences(self, max_tokens: int) -> list[TokenizedSequence]:
+        """The next sequences of the current batch that fit, at least one."""
+        return grouped_within(self._pending, max_tokens)[0]
+
+    def share(self, sequences: Sequence[TokenizedSequence]) -> Share:
+        """How the packed tokens of :meth:`next_sequences` are routed."""
+        return Share(
+            size=sum(len(s.token_ids) for s in sequences),
+            adapter=self.adapter,
+            gradients=self._gradients,
+            dropout=self._dropout(sequences),
+        )
+
+    @property
+    def loss_weight(self) -> float:
+        """What each target's loss counts: 1 / targets of the batch, so that a step's loss is their mean."""
+        return 1.0 / max(1, sum(s.num_targets for s in self._batch))
+
+    def done(self, sequences: Sequence[TokenizedSequence], loss: Tensor, seconds: float) -> None:
+        """The sequences' gradients were added; ``loss`` is their weighted sum."""
+        del self._pending[: len(sequences)]
+        self._loss = self._loss + loss
+        tokens = sum(len(s.token_ids) for s in sequences)
+        self.num_tokens += tokens
+        self.remaining_tokens -= tokens
+        self.seconds += seconds
+
+    def clip(self) -> Tensor:
+        """Clip the step's gradient; returns its loss and its norm before clipping, [2], still on the device."""
+        limit = self.plan.optimizer.max_grad_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_([self._flat], limit)
+        return torch.stack([self._loss.to(norm.dtype), norm])
+
+    def step(self, loss: float) -> None:
+        """One AdamW step with the clipped gradient, then the next batch."""
+        options = self.plan.optimizer
+        factor = learning_rate_factor(options, len(self.losses), self.plan.num_steps)
+        self._optimizer.param_groups[0]["lr"] = options.learning_rate * factor
+        self._optimizer.step()
+        self.losses.append(loss)
+        self._begin_step()
+
+    def restart_step(self) -> None:
+        """Forget what the current batch added so far, as when memory ran out half way."""
+        done = len(self._batch) - len(self._pending)
+        tokens = sum(len(s.token_ids) for s in self._batch[:done])
+        self.num_tokens -= tokens
+        self.remaining_tokens += tokens
+        self._reset(self._batch)
+
+    def result(self) -> Adapted:
+        """The trained adapter."""
+        return Adapted(
+            adapter=self.adapter, losses=tuple(self.losses), num_tokens=self.num_tokens, seconds=self.seconds
+        )
+
+    def _begin_step(self) -> None:
+        self._reset(next(self._batches, []))
+
+    def _reset(self, batch: list[TokenizedSequence]) -> None:
+        self._batch = batch
+        self._pending = list(batch)
+        self._gradient.zero_()
+        self._loss = torch.zeros((), dtype=self._flat.dtype, device=self._flat.device)
+
+    def _dropout(self, sequences: Sequence[TokenizedSequence]) -> Dropout | None:
+        """A generator for each sequence, made from its step and place, so that it matters to no one what it ran with."""
+        if not self.adapter.spec.dropout:
+            return None
+        first = len(self._batch) - len(self._pending)
+        generators = [
+            torch.Generator(self._flat.device).manual_seed(
+                derive_seed(self.seed, "dropout", len(self.losses), first + i)
+            )
+            for i in range(len(sequences))
+        ]
+        sizes = tuple(len(s.token_ids) for s in sequences)
+        return Dropout(rate=self.adapter.spec.dropout, sizes=sizes, generators=tuple(generators))
+
+
+def _batches(
+    sequences: Sequence[TokenizedSequence], spec: OptimizerSpec, num_steps: int, seed: int
+) -> Iterator[list[TokenizedSequence]]:
+    """``num_steps`` batches; every epoch goes through all sequences in an order of its own."""
+    step = epoch = 0
+    while step < num_steps:
+        generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
+        order = torch.randperm(len(sequences), generator=generator).tolist()
+        for start in range(0, len(order), spec.batch_size):
+            if step == num_steps:
+                return
+            yield [sequences[i] for i in order[start : start + spec.batch_size]]
+            step += 1
+        epoch += 1
+
+
+def _total_tokens(sequences: Sequence[TokenizedSequence], plan: AdaptationPlan) -> int:
+    """About how many tokens the plan trains on; exact where every step is a whole epoch's part."""
+    tokens = sum(len(s.token_ids) for s in sequences)
+    steps_an_epoch = -(-len(sequences) // plan.optimizer.batch_size)
+    return tokens * plan.num_steps // steps_an_epoch

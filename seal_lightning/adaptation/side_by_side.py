@@ -1,0 +1,155 @@
+"""Adapters trained side by side: which sequences share a pass, and what happens to runs that finish, fail or do not fit."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from seal_lightning.adaptation.adapter_run import AdapterRun
+from seal_lightning.adaptation.memory import Allowance
+from seal_lightning.language_model import LanguageModel
+from seal_lightning.lora import LoraAdapter, routed
+from seal_lightning.out_of_memory import is_out_of_memory
+from seal_lightning.packed import TokenizedSequence, pack
+from seal_lightning.types import AdaptationPlan, Adapted, AdapterSpec, Diverged
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A plan that waits to be trained."""
+
+    index: int
+    """Among the plans of the call."""
+    plan: AdaptationPlan
+    seed: int
+    sequences: Sequence[TokenizedSequence]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Turn:
+    """A run's part of one pass."""
+
+    index: int
+    run: AdapterRun
+    sequences: list[TokenizedSequence]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(s.token_ids) for s in self.sequences)
+
+
+class SideBySide:
+    """Trains candidates together, within an allowance of adapters and tokens.
+
+    A pass serves the runs with most left to do first, so that none is left over alone at the end.
+    """
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        fresh_adapter: Callable[[AdapterSpec, int], LoraAdapter],
+        allowance: Allowance,
+    ) -> None:
+        self.language_model = language_model
+        self.fresh_adapter = fresh_adapter
+        self.allowance = allowance
+        self.did_not_fit: list[Candidate] = []
+        """Ran out of memory with a single sequence in the pass."""
+        self.failed_at_step = 0
+        self._active: dict[int, AdapterRun] = {}
+        self._results: dict[int, Adapted | Diverged] = {}
+
+    def train(self, candidates: Sequence[Candidate]) -> dict[int, Adapted | Diverged]:
+        """Results by candidate index; those that did not fit are left out."""
+        self._candidates = {candidate.index: candidate for candidate in candidates}
+        waiting = sorted(candidates, key=lambda c: sum(len(s.token_ids) for s in c.sequences) * c.plan.num_steps)
+        while waiting or self._active:
+            while waiting and len(self._active) < self.allowance.num_adapters:
+                self._admit(waiting.pop())
+            self._pass(self._turns())
+        return self._results
+
+    def _admit(self, candidate: Candidate) -> None:
+        adapter = self.fresh_adapter(candidate.plan.adapter, candidate.seed)
+        self._active[candidate.index] = AdapterRun(adapter, candidate.plan, candidate.sequences, candidate.seed)
+
+    def _turns(self) -> list[_Turn]:
+        """The next pass: runs with most left to do first, as long as their sequences fit."""
+        turns: list[_Turn] = []
+        room = self.allowance.num_tokens
+        for index, run in sorted(self._active.items(), key=lambda item: (-item[1].remaining_tokens, item[0])):
+            turn = _Turn(index=index, run=run, sequences=run.next_sequences(self.allowance.num_tokens))
+            if not turns or turn.num_tokens <= room:
+                turns.append(turn)
+                room -= turn.num_tokens
+        return sorted(turns, key=lambda turn: turn.index)
+
+    def _pass(self, turns: list[_Turn]) -> None:
+        start = time.perf_counter()
+        try:
+            losses = self._forward_backward(turns)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            losses = None  # what the failed pass holds is freed only when this block is left
+        if losses is None:
+            self._make_smaller(turns)
+            return
+        seconds = time.perf_counter() - start
+        num_tokens = sum(turn.num_tokens for turn in turns)
+        for turn, loss in zip(turns, losses, strict=True):
+            turn.run.done(turn.sequences, loss, seconds * turn.num_tokens / num_tokens)
+        self._step([turn.index for turn in turns if turn.run.step_is_complete])
+
+    def _forward_backward(self, turns: list[_Turn]) -> list[torch.Tensor]:
+        """Add the gradients of the runs' sequences; returns each run's weighted loss."""
+        row = pack([s for turn in turns for s in turn.sequences], self.language_model.device)
+        counts = [sum(s.num_targets for s in turn.sequences) for turn in turns]
+        wide = torch.promote_types(self.language_model.model.dtype, torch.float32)
+        weights = torch.repeat_interleave(
+            torch.tensor([turn.run.loss_weight for turn in turns], dtype=wide), torch.tensor(counts)
+        ).to(row.targets.device)
+        with routed(self.language_model.model, [turn.run.share(turn.sequences) for turn in turns]):
+            loss = self.language_model.packed(row, weights)
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        return [part.sum() for part in (loss.losses * weights).split(counts)]
+
+    def _step(self, complete: list[int]) -> None:
+        """Optimiser steps of the runs whose batch is through; one transfer from the device for all of them."""
+        if not complete:
+            return
+        measured = torch.stack([self._active[index].clip() for index in complete]).tolist()
+        for index, (loss, norm) in zip(complete, measured, strict=True):
+            run = self._active[index]
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                reason = f"loss {loss}, gradient norm {norm}"
+                self._results[index] = Diverged(reason=reason, step=len(run.losses), seconds=run.seconds)
+                del self._active[index]
+                continue
+            run.step(loss)
+            if run.finished:
+                self._results[index] = run.result()
+                del self._active[index]
+
+    def _make_smaller(self, turns: list[_Turn]) -> None:
+        """After running out of memory: half the tokens; a single sequence has to wait until all others are done."""
+        for turn in turns:
+            turn.run.restart_step()
+        if self.language_model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if sum(len(turn.sequences) for turn in turns) > 1:
+            tokens = max(1, sum(turn.num_tokens for turn in turns) // 2)
+            self.allowance = Allowance(num_adapters=self.allowance.num_adapters, num_tokens=tokens)
+            _logger.warning("out of memory: going on with %d tokens a pass", tokens)
+            return
+        (turn,) = turns
+        self.failed_at_step = len(turn.run.losses)
+        self.did_not_fit.append(self._candidates[turn.index])
+        del self._active[turn.index]

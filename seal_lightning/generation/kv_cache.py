@@ -1,0 +1,55 @@
+"""Keys and values with room to grow.
+
+transformers' dynamic cache joins old and new states at every token, which copies all of them: measured, almost half of the
+time of sampling 15 edits at once with SmolLM2 on two cores. Here a layer writes into room it took in advance.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+
+class RoomyLayer(DynamicLayer):  # type: ignore[misc]
+    """One layer's keys and values [batch, heads, tokens, head size], views of tensors with room for more tokens."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+        self._key_room: Tensor | None = None
+        self._value_room: Tensor | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append; returns all keys and values so far."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self._key_room, self.keys = self._appended(self._key_room, self.keys, key_states)
+        self._value_room, self.values = self._appended(self._value_room, self.values, value_states)
+        return self.keys, self.values
+
+    def _appended(self, room: Tensor | None, old: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
+        before = old.shape[-2] if old.numel() else 0
+        after = before + new.shape[-2]
+        # Selecting or repeating rows makes the old states a tensor of their own: then the room is not theirs any more.
+        if room is None or room.shape[-2] < after or (before and room.data_ptr() != old.data_ptr()):
+            room = new.new_empty(*new.shape[:2], after + self.room, new.shape[3])
+            if before:
+                room[:, :, :before] = old
+        room[:, :, before:after] = new
+        return room, room[:, :, :after]
+
+
+def roomy_cache(model: PreTrainedModel, room: int) -> DynamicCache:
+    """An empty cache for a model whose full-attention layers grow ``room`` tokens at a time."""
+    cache = DynamicCache(config=model.config)
+    cache.layers = [RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def keep_rows(cache: DynamicCache, rows: list[int], device: torch.device) -> None:
+    """Keep (or repeat) rows of the batch, in this order."""
+    cache.batch_select_indices(torch.tensor(rows, device=device))

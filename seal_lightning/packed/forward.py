@@ -1,0 +1,104 @@
+"""One forward pass of a causal language model over a packed row, down to its targets' losses.
+
+Shapes: T packed tokens, S targets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from seal_lightning.errors import ModelError
+from seal_lightning.packed.attention import packed_attention
+from seal_lightning.packed.cross_entropy import ChunkedCrossEntropy
+from seal_lightning.packed.rows import PackedRow, TokenizedSequence, pack
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedLoss:
+    """What a pass over a packed row gives."""
+
+    total: Tensor
+    """Scalar: the weighted sum of the targets' losses; what is differentiated."""
+    losses: Tensor
+    """[S] cross-entropy of each target in nats, without gradient; its negative is the target's log-probability."""
+
+
+class PackedForward:
+    """Runs a model over packed rows. The model is checked once: packed, it must say what it says sequence by sequence.
+
+    Raises :class:`ModelError` where it does not: a recurrent layer, say, carries one sequence's state into the next.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self._decoder: Any = model.get_decoder()
+        self._chunked = True
+        self._softcap: float | None = getattr(model.config, "final_logit_softcapping", None)
+        self._check()
+
+    def __call__(self, row: PackedRow, weights: Tensor | None = None) -> PackedLoss:
+        """The losses of a row's targets; ``weights`` [S] default to 1."""
+        if weights is None:
+            weights = torch.ones(len(row.targets), device=row.targets.device)
+        with packed_attention(self.model, row.lengths, row.token_ids.device):
+            return self._chunked_loss(row, weights) if self._chunked else self._whole_loss(row, weights)
+
+    def _chunked_loss(self, row: PackedRow, weights: Tensor) -> PackedLoss:
+        hidden_TE = self._decoder(
+            input_ids=row.token_ids, position_ids=row.position_ids, use_cache=False
+        ).last_hidden_state[0]
+        head = self.model.get_output_embeddings()
+        total, losses = ChunkedCrossEntropy.apply(
+            hidden_TE[row.predict_at],
+            head.weight.detach(),
+            getattr(head, "bias", None),
+            row.targets,
+            weights,
+            self._softcap,
+        )
+        return PackedLoss(total=total, losses=losses)
+
+    def _whole_loss(self, row: PackedRow, weights: Tensor) -> PackedLoss:
+        """For heads that do more to the logits than a linear layer: the model's own logits, all at once."""
+        logits_SV = self.model(
+            input_ids=row.token_ids,
+            position_ids=row.position_ids,
+            use_cache=False,
+            logits_to_keep=row.predict_at,
+        ).logits[0]
+        wide = torch.promote_types(logits_SV.dtype, torch.float32)
+        losses = F.cross_entropy(logits_SV.to(wide), row.targets, reduction="none")
+        return PackedLoss(total=(losses * weights).sum(), losses=losses.detach())
+
+    @torch.no_grad()
+    def _check(self) -> None:
+        device = next(self.model.parameters()).device
+        ids = [7 * i % self.model.config.get_text_config().vocab_size for i in range(1, 12)]
+        sequences = [
+            TokenizedSequence(token_ids=tuple(i), trained=(False, *[True] * (len(i) - 1))) for i in (ids[:7], ids[7:])
+        ]
+        row = pack(sequences, device)
+        expected = torch.cat([self._alone(s, device) for s in sequences])
+        if self._agrees(row, expected):
+            return
+        self._chunked = False
+        if not self._agrees(row, expected):
+            raise ModelError(
+                f"{type(self.model).__name__} gives other answers for packed sequences than for each alone, so it cannot "
+                "be trained here: its layers carry something across (a recurrent or linear-attention layer?)"
+            )
+
+    def _alone(self, sequence: TokenizedSequence, device: torch.device) -> Tensor:
+        ids = torch.tensor([sequence.token_ids], device=device)
+        logits = self.model(input_ids=ids, use_cache=False).logits[0, :-1]
+        return F.cross_entropy(logits.float(), ids[0, 1:], reduction="none")
+
+    def _agrees(self, row: PackedRow, expected: Tensor) -> bool:
+        tolerance = 0.2 if self.model.dtype.itemsize < 4 else 1e-3
+        return bool(torch.allclose(self(row).losses.float(), expected, rtol=1e-3, atol=tolerance))
