@@ -19,7 +19,7 @@ def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     if not _by_onednn(x, weight):
         return F.linear(x, weight, bias)
     if torch.is_grad_enabled() and x.requires_grad:
-        result: Tensor = _FrozenProduct.apply(x, weight, bias)
+        result: Tensor = _FrozenProduct.apply(x, weight, bias)  # type: ignore[no-untyped-call]
         return result
     return _onednn(x, weight, bias)
 
@@ -47,7 +47,7 @@ class _FrozenProduct(torch.autograd.Function):
         return _onednn(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return frozen_linear(gradient, ctx.weight.t()), None, None
 
 
@@ -66,4 +66,6 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return result
 
 
-_AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_AVAILABLE: bool = torch.backends.mkldnn.is_available() and hasattr(  # type: ignore[no-untyped-call]
+    torch.ops.mkldnn, "_linear_pointwise"
+)

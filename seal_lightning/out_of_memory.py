@@ -20,7 +20,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def in_halves(items: Sequence[ItemT], work: Callable[[Sequence[ItemT]], list[ResultT]]) -> list[ResultT]:
-    """``work`` on all items at once; where memory runs out, on each half. One item that does not fit is the caller's error."""
+    """``work`` on all items at once; where memory runs out, on each half. One item that does not fit raises."""
     try:
         return work(items)
     except RuntimeError as error:

@@ -40,6 +40,7 @@ class AdapterRun:
         self.losses: list[float] = []
         self.num_tokens = 0
         self.seconds = 0.0
+        self._loss = torch.zeros(())
         self.remaining_tokens = _total_tokens(sequences, plan)
         self._batches = _batches(sequences, plan.optimizer, plan.num_steps, seed)
         self._flat = torch.cat([tensor.flatten() for tensor in adapter.tensors()])

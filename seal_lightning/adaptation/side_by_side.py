@@ -119,7 +119,7 @@ class SideBySide:
         with routed(self.language_model.model, [turn.run.share(turn.sequences) for turn in turns]):
             loss = self.language_model.packed(row, weights)
         loss.total.backward()  # type: ignore[no-untyped-call]
-        return [part.sum() for part in (loss.losses * weights).split(counts)]
+        return [part.sum() for part in torch.split(loss.losses * weights, counts)]
 
     def _step(self, complete: list[int]) -> None:
         """Optimiser steps of the runs whose batch is through; one transfer from the device for all of them."""

@@ -17,6 +17,9 @@ from transformers.cache_utils import DynamicLayer
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     """One layer's keys and values [batch, heads, tokens, head size], views of tensors with room for more tokens."""
 
+    keys: Tensor
+    values: Tensor
+
     def __init__(self, room: int) -> None:
         super().__init__()
         self.room = room

@@ -52,12 +52,18 @@ class SeededSampling(LogitsProcessor):  # type: ignore[misc]
 def nucleus_token(logits_BV: Tensor, top_p_B: Tensor, draw_B: Tensor) -> Tensor:
     """The token at each row's draw in [0, 1) of its renormalised nucleus, by inverting the cumulative distribution."""
     probs_BV = torch.softmax(logits_BV, dim=-1)
-    likeliest = min(_LIKELIEST, probs_BV.shape[1])
-    sorted_BK, order_BK = probs_BV.topk(likeliest, dim=-1)
-    if bool((sorted_BK.sum(dim=-1) < top_p_B).any()):
-        sorted_BK, order_BK = torch.sort(probs_BV, dim=-1, descending=True, stable=True)
-    before_BK = torch.cumsum(sorted_BK, dim=-1) - sorted_BK
-    kept_BK = sorted_BK * (before_BK < top_p_B[:, None])
+    probs_BK, order_BK = probs_BV.topk(min(_LIKELIEST, probs_BV.shape[1]), dim=-1)
+    chosen_B = _at_draw(probs_BK, order_BK, top_p_B, draw_B)
+    wide = (probs_BK.sum(dim=-1) < top_p_B).nonzero().squeeze(1)
+    if len(wide):
+        probs_BK, order_BK = torch.sort(probs_BV[wide], dim=-1, descending=True, stable=True)
+        chosen_B[wide] = _at_draw(probs_BK, order_BK, top_p_B[wide], draw_B[wide])
+    return chosen_B
+
+
+def _at_draw(probs_BK: Tensor, order_BK: Tensor, top_p_B: Tensor, draw_B: Tensor) -> Tensor:
+    before_BK = torch.cumsum(probs_BK, dim=-1) - probs_BK
+    kept_BK = probs_BK * (before_BK < top_p_B[:, None])
     cumulative_BK = torch.cumsum(kept_BK, dim=-1)
     rank_B = (cumulative_BK <= draw_B[:, None] * cumulative_BK[:, -1:]).sum(dim=-1)
     last_B = (kept_BK > 0).sum(dim=-1) - 1

@@ -119,7 +119,7 @@ class TransformersEngine(Engine):
         shares = [Share(size=len(sequence.token_ids), adapter=adapter) for sequence, adapter in batch]
         with routed(self.language_model.model, _joined(shares)):
             losses = forward(row).losses
-        return [[-loss for loss in part.tolist()] for part in losses.split(row.num_targets)]
+        return [[-loss for loss in part.tolist()] for part in torch.split(losses, list(row.num_targets))]
 
     def _left_padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Token ids [B, T] and attention mask [B, T] of rows that all end in the last column."""

@@ -37,7 +37,7 @@ class LoraAdapter(Adapter):
 
     def over(self, flat: Tensor) -> LoraAdapter:
         """An adapter of the same shapes whose tensors are views of a flat tensor, in the order of :meth:`tensors`."""
-        pieces = iter(flat.split([tensor.numel() for tensor in self.tensors()]))
+        pieces = iter(torch.split(flat, [tensor.numel() for tensor in self.tensors()]))
         weights = {
             name: (next(pieces).view(a.shape), next(pieces).view(b.shape)) for name, (a, b) in self.weights.items()
         }

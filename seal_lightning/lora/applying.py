@@ -129,7 +129,9 @@ def _routing_hook(parts: list[_Part], num_rows: int) -> Hook:
             )
         each = positions // num_rows
         if anchor is not None and torch.is_grad_enabled():
-            updated: Tensor = _RoutedUpdate.apply(inputs[0], output, anchor, parts, each)
+            updated: Tensor = _RoutedUpdate.apply(  # type: ignore[no-untyped-call]
+                inputs[0], output, anchor, parts, each
+            )
             return updated
         x_NI, output_NO = inputs[0].flatten(0, -2), output.view(positions, -1)
         for part in parts:
@@ -181,7 +183,7 @@ class _RoutedUpdate(torch.autograd.Function):
         return updated
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Add dA and dB to the adapters' buffers; return dx and the output's own gradient, which passes through."""
         x, *saved = ctx.saved_tensors
         lows, kept = saved[: len(ctx.parts)], saved[len(ctx.parts) :]

@@ -102,7 +102,7 @@ def _attend(
 def _gather(states: Tensor, index_NL: Tensor) -> Tensor:
     """[1, H, T, D] to [N, H, L, D]."""
     picked = states[0].transpose(0, 1).index_select(0, index_NL.flatten())
-    return picked.unflatten(0, index_NL.shape).transpose(1, 2)
+    return picked.view(*index_NL.shape, *picked.shape[1:]).transpose(1, 2)
 
 
 def _causal(

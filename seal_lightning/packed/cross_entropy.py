@@ -69,6 +69,6 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         return (losses_S * weights_S).sum(), losses_S
 
     @staticmethod
-    def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         """Scale what the forward sweep made."""
         return ctx.gradient_SE * grad_total.to(ctx.gradient_SE.dtype), None, None, None, None, None

@@ -54,7 +54,7 @@ class PackedForward:
             input_ids=row.token_ids, position_ids=row.position_ids, use_cache=False
         ).last_hidden_state[0]
         head = self.model.get_output_embeddings()
-        total, losses = ChunkedCrossEntropy.apply(
+        total, losses = ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
             hidden_TE[row.predict_at],
             head.weight.detach(),
             getattr(head, "bias", None),
