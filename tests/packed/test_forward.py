@@ -86,9 +86,10 @@ def test_adapters_of_every_decoder_equal_peft_s(name: str, tmp_path: Any) -> Non
     """Trained side by side, answered in one mixed batch, and stored as PEFT folders that give equal logits."""
     language_model = decoder(name)
     few: Any = "all-linear" if name in {"phi3", "cohere", "granite"} else None  # of these PEFT knows no default
+    batch_size = 1 if name == "gemma2" else 2  # padded, transformers' own Gemma 2 gives NaN in float64
     plans = [
         plan(1, AdapterSpec(rank=3, alpha=6.0, target_modules=few)),
-        plan(2, AdapterSpec(rank=2, target_modules="all-linear")),
+        plan(2, AdapterSpec(rank=2, target_modules="all-linear"), batch_size),
     ]
     loop, engine = BatchedInnerLoop(), TransformersEngine()
     loop.bind(language_model)
@@ -125,14 +126,14 @@ def test_adapters_of_every_decoder_equal_peft_s(name: str, tmp_path: Any) -> Non
                 assert list(text.token_ids) == greedily(model, language_model, prompt, 6)
 
 
-def plan(seed: int, adapter: AdapterSpec) -> AdaptationPlan:
+def plan(num_texts: int, adapter: AdapterSpec, batch_size: int = 1) -> AdaptationPlan:
     texts = ["The stone 1 is green.", "It is known that the stone 2 is blue.", "Question: what? Answer: red"][
-        :: 3 - 2 * (seed > 1)
+        -num_texts:
     ]
     return AdaptationPlan(
         sequences=tuple(TrainingSequence(segments=(Segment(text=text),)) for text in texts),
         adapter=adapter,
-        optimizer=OptimizerSpec(learning_rate=1e-2, num_epochs=2, batch_size=seed),
+        optimizer=OptimizerSpec(learning_rate=1e-2, num_epochs=2, batch_size=batch_size),
     )
 
 
