@@ -37,7 +37,7 @@ EXACT = 1e-12
 
 def tolerance(name: str) -> float:
     """transformers takes the softmax of Gemma 2's capped scores in float32, in a float64 model too."""
-    return 1e-5 if name == "gemma2" else EXACT
+    return 1e-4 if name == "gemma2" else EXACT
 
 
 def sequences(lengths: tuple[int, ...] = (3, 17, 1, 9, 16, 12, 17)) -> list[TokenizedSequence]:
@@ -89,7 +89,7 @@ def test_adapters_of_every_decoder_equal_peft_s(name: str, tmp_path: Any) -> Non
     batch_size = 1 if name == "gemma2" else 2  # padded, transformers' own Gemma 2 gives NaN in float64
     plans = [
         plan(1, AdapterSpec(rank=3, alpha=6.0, target_modules=few)),
-        plan(2, AdapterSpec(rank=2, target_modules="all-linear"), batch_size),
+        plan(3, AdapterSpec(rank=2, target_modules="all-linear"), batch_size),
     ]
     loop, engine = BatchedInnerLoop(), TransformersEngine()
     loop.bind(language_model)
