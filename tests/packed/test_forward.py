@@ -36,8 +36,11 @@ EXACT = 1e-12
 
 
 def tolerance(name: str) -> float:
-    """transformers takes the softmax of Gemma 2's capped scores in float32, in a float64 model too."""
-    return 1e-4 if name == "gemma2" else EXACT
+    """transformers takes the softmax of Gemma 2's capped scores in float32, in a float64 model too.
+
+    GPT-2's first gradients are so close to zero that AdamW, which divides by their size, shows the rounding of sums.
+    """
+    return {"gemma2": 1e-4, "gpt2": 1e-11}.get(name, EXACT)
 
 
 def sequences(lengths: tuple[int, ...] = (3, 17, 1, 9, 16, 12, 17)) -> list[TokenizedSequence]:
@@ -91,7 +94,7 @@ def test_adapters_of_every_decoder_equal_peft_s(name: str, tmp_path: Any) -> Non
         plan(1, AdapterSpec(rank=3, alpha=6.0, target_modules=few)),
         plan(3, AdapterSpec(rank=2, target_modules="all-linear"), batch_size),
     ]
-    loop, engine = BatchedInnerLoop(), TransformersEngine()
+    loop, engine = BatchedInnerLoop(), TransformersEngine(max_batch_size=1 if name == "gemma2" else 32)
     loop.bind(language_model)
     engine.bind(language_model)
     results = loop.adapt(plans, [5, 6])
