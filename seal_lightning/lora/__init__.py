@@ -1,8 +1,9 @@
 """LoRA adapters: tensors beside a frozen model, applied by hooks, stored as PEFT folders."""
 
 from seal_lightning.lora.adapter import LoraAdapter, init_adapter, joined, merge, target_modules
-from seal_lightning.lora.applying import Dropout, Share, applied, routed
+from seal_lightning.lora.applying import Share, applied, routed
 from seal_lightning.lora.folders import load_adapter, save_adapter
+from seal_lightning.lora.part import Dropout
 
 __all__ = [
     "Dropout",

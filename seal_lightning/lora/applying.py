@@ -24,6 +24,8 @@ from transformers import PreTrainedModel
 
 from seal_lightning.errors import ModelError
 from seal_lightning.lora.adapter import LoraAdapter
+from seal_lightning.lora.grouped import GroupedUpdate, Groups, can_be_grouped, grouped_update
+from seal_lightning.lora.part import Dropout, Part
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
 
@@ -34,15 +36,6 @@ def applied(model: PreTrainedModel, adapter: LoraAdapter) -> Iterator[None]:
     hooks = {name: _adding_hook(*pair, adapter.scaling) for name, pair in adapter.weights.items()}
     with _hooked(model, hooks):
         yield
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dropout:
-    """Dropout of one adapter's input: the next ``size`` rows draw from a generator of their own."""
-
-    rate: float
-    sizes: tuple[int, ...]
-    generators: tuple[torch.Generator, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,12 +53,12 @@ class Share:
 @contextmanager
 def routed(model: PreTrainedModel, shares: Sequence[Share]) -> Iterator[None]:
     """Inside this block each share of the rows is computed with its own adapter; shares are in the order of the rows."""
-    parts: dict[str, list[_Part]] = {}
+    parts: dict[str, list[Part]] = {}
     start = 0
     for share in shares:
         if share.adapter is not None:
             for name, (a, b) in share.adapter.weights.items():
-                part = _Part(
+                part = Part(
                     start=start,
                     stop=start + share.size,
                     a=a,
@@ -78,21 +71,6 @@ def routed(model: PreTrainedModel, shares: Sequence[Share]) -> Iterator[None]:
         start += share.size
     with _hooked(model, {name: _routing_hook(of_module, start) for name, of_module in parts.items()}):
         yield
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Part:
-    """One adapter's rows at one linear layer."""
-
-    start: int
-    stop: int
-    a: Tensor
-    """[R, I]"""
-    b: Tensor
-    """[O, R]"""
-    scaling: float
-    gradients: tuple[Tensor, Tensor] | None
-    dropout: Dropout | None
 
 
 @contextmanager
@@ -115,10 +93,11 @@ def _adding_hook(a: Tensor, b: Tensor, scaling: float) -> Hook:
     return add_update
 
 
-def _routing_hook(parts: list[_Part], num_rows: int) -> Hook:
+def _routing_hook(parts: list[Part], num_rows: int) -> Hook:
     trained = any(part.gradients is not None for part in parts)
     # Without it, the lowest adapted layer's output would need no gradient: its input has none and its weights are frozen.
     anchor = torch.zeros((), requires_grad=True) if trained else None
+    groups: list[Groups] = []
 
     def add_updates(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         positions = output.shape[:-1].numel()
@@ -128,77 +107,46 @@ def _routing_hook(parts: list[_Part], num_rows: int) -> Hook:
                 "layers that pick or repeat tokens (experts) cannot be adapted; leave them out of target_modules"
             )
         each = positions // num_rows
-        if anchor is not None and torch.is_grad_enabled():
-            updated: Tensor = _RoutedUpdate.apply(  # type: ignore[no-untyped-call]
-                inputs[0], output, anchor, parts, each
-            )
-            return updated
-        x_NI, output_NO = inputs[0].flatten(0, -2), output.view(positions, -1)
-        for part in parts:
-            rows = slice(part.start * each, part.stop * each)
-            _add_update(part, x_NI[rows], output_NO[rows])
-        return output
+        x_NI, output_NO = inputs[0].flatten(0, -2), output.flatten(0, -2)
+        trains = anchor is not None and torch.is_grad_enabled()
+        if can_be_grouped(x_NI, output_NO, parts):
+            if not groups:
+                groups.append(Groups(parts, num_rows, x_NI.dtype))
+            if trains:
+                updated = GroupedUpdate.apply(x_NI, output_NO, anchor, groups[0])  # type: ignore[no-untyped-call]
+            else:
+                updated = grouped_update(x_NI, output_NO, groups[0], each)
+        elif trains:
+            updated = _RoutedUpdate.apply(x_NI, output_NO, anchor, parts)  # type: ignore[no-untyped-call]
+        else:
+            updated = output_NO
+            for part in parts:
+                part.add_update(x_NI[part.rows(each)], updated[part.rows(each)])
+        result: Tensor = updated.view_as(output)
+        return result
 
     return add_updates
 
 
-def _add_update(part: _Part, x_NI: Tensor, output_NO: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Add scaling · B A x to the rows' output; returns A x and, with dropout, which inputs were kept (scaled to mean 1)."""
-    x_NI = x_NI.to(part.a.dtype)
-    kept_NI = _kept(part.dropout, x_NI) if part.dropout is not None else None
-    if kept_NI is not None:
-        x_NI = x_NI * kept_NI
-    low_NR = x_NI @ part.a.T
-    if output_NO.dtype == low_NR.dtype:
-        output_NO.addmm_(low_NR, part.b.T, alpha=part.scaling)
-    else:
-        output_NO.copy_(torch.addmm(output_NO.to(low_NR.dtype), low_NR, part.b.T, alpha=part.scaling))
-    return low_NR, kept_NI
-
-
-def _kept(dropout: Dropout, x_NI: Tensor) -> Tensor:
-    drawn = [
-        torch.rand(size, x_NI.shape[1], generator=generator, device=generator.device)
-        for size, generator in zip(dropout.sizes, dropout.generators, strict=True)
-    ]
-    return (torch.cat(drawn) >= dropout.rate).to(x_NI.dtype) / (1 - dropout.rate)
-
-
 class _RoutedUpdate(torch.autograd.Function):
-    """The base layer's output plus each adapter's update of its own rows."""
+    """The base layer's output plus each adapter's update of its own rows, for packed tokens."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, output: Tensor, anchor: Tensor, parts: list[_Part], each: int) -> Tensor:
-        """``each`` is how many positions a routed row has here: 1 for packed tokens, a padded batch's length else."""
-        updated = output.clone()  # in place, autograd could not follow what the base layer did before
-        x_NI, output_NO = x.flatten(0, -2), updated.view(-1, output.shape[-1])
-        lows, kept = [], []
-        for part in parts:
-            rows = slice(part.start * each, part.stop * each)
-            low_NR, kept_NI = _add_update(part, x_NI[rows], output_NO[rows])
-            lows.append(low_NR)
-            kept.append(kept_NI)
-        ctx.save_for_backward(x, *lows, *kept)
-        ctx.parts, ctx.each = parts, each
-        return updated
+    def forward(ctx: Any, x_NI: Tensor, output_NO: Tensor, anchor: Tensor, parts: list[Part]) -> Tensor:
+        """A new tensor: in place, autograd could not follow what the base layer did before."""
+        updated_NO = output_NO.clone()
+        made = [part.add_update(x_NI[part.rows(1)], updated_NO[part.rows(1)]) for part in parts]
+        ctx.save_for_backward(x_NI, *(low for low, _ in made), *(kept for _, kept in made))
+        ctx.parts = parts
+        return updated_NO
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy_NO: Tensor) -> tuple[Tensor | None, ...]:
         """Add dA and dB to the adapters' buffers; return dx and the output's own gradient, which passes through."""
-        x, *saved = ctx.saved_tensors
-        lows, kept = saved[: len(ctx.parts)], saved[len(ctx.parts) :]
-        x_NI, gradient_NO = x.flatten(0, -2), gradient.flatten(0, -2)
+        parts: list[Part] = ctx.parts
+        x_NI, *saved = ctx.saved_tensors
         dx_NI = torch.zeros_like(x_NI) if ctx.needs_input_grad[0] else None
-        for part, low_NR, kept_NI in zip(ctx.parts, lows, kept, strict=True):
-            rows = slice(part.start * ctx.each, part.stop * ctx.each)
-            dy_NO = gradient_NO[rows].to(part.b.dtype)
-            in_NI = x_NI[rows].to(part.a.dtype)
-            dlow_NR = (dy_NO @ part.b).mul_(part.scaling)
-            if part.gradients is not None:
-                da_RI, db_OR = part.gradients
-                da_RI.addmm_(dlow_NR.T, in_NI if kept_NI is None else in_NI * kept_NI)
-                db_OR.addmm_(dy_NO.T, low_NR, alpha=part.scaling)
-            if dx_NI is not None:
-                back_NI = dlow_NR @ part.a
-                dx_NI[rows] = (back_NI if kept_NI is None else back_NI * kept_NI).to(dx_NI.dtype)
-        return dx_NI.view_as(x) if dx_NI is not None else None, gradient, None, None, None
+        for part, low_NR, kept_NI in zip(parts, saved[: len(parts)], saved[len(parts) :], strict=True):
+            rows = part.rows(1)
+            part.add_gradients(x_NI[rows], low_NR, kept_NI, dy_NO[rows], None if dx_NI is None else dx_NI[rows])
+        return dx_NI, dy_NO, None, None
