@@ -18,8 +18,8 @@ from seal_lightning.adaptation.side_by_side import Candidate, SideBySide
 from seal_lightning.adaptation.tokenizing import tokenize
 from seal_lightning.errors import ConfigError
 from seal_lightning.language_model import LanguageModel
-from seal_lightning.lora import LoraAdapter, Share, init_adapter, routed, target_modules
-from seal_lightning.packed import TokenizedSequence, pack
+from seal_lightning.lora import LoraAdapter, Share, init_adapter, layer_of, routed, target_modules
+from seal_lightning.packed import LowerLayers, TokenizedSequence, pack
 from seal_lightning.seams import InnerLoop
 from seal_lightning.seeds import derive_seed
 from seal_lightning.types import AdaptationPlan, Adapted, AdapterSpec, Diverged
@@ -57,12 +57,14 @@ class BatchedInnerLoop(InnerLoop):
         self.memory_fraction = memory_fraction
         self._targets: dict[tuple[object, ...], tuple[str, ...]] = {}
         self._needs: dict[tuple[object, ...], MemoryNeeds] = {}
+        self._skippable: dict[int, bool] = {}
 
     def bind(self, language_model: LanguageModel) -> None:
         """Train adapters of this model from now on."""
         self.language_model = language_model
         self._targets.clear()
         self._needs.clear()
+        self._skippable.clear()
 
     def adapt(self, plans: Sequence[AdaptationPlan], seeds: Sequence[int]) -> Sequence[Adapted | Diverged]:
         """One result a plan, in order; the base weights are not touched."""
@@ -84,7 +86,8 @@ class BatchedInnerLoop(InnerLoop):
         if not candidates:
             return {}
         with torch.enable_grad():
-            together = SideBySide(self.language_model, self._fresh_adapter, self._allowance(candidates))
+            allowance, lower_layers = self._allowance(candidates), self._lower_layers(candidates)
+            together = SideBySide(self.language_model, self._fresh_adapter, allowance, lower_layers)
             results = together.train(candidates)
             for candidate in together.did_not_fit:
                 alone = SideBySide(self.language_model, self._fresh_adapter, Allowance(num_adapters=1, num_tokens=1))
@@ -139,9 +142,24 @@ class BatchedInnerLoop(InnerLoop):
             self._needs[key] = memory_needs(model, adapter.tensors(), probe, length, vocabulary)
         return self._needs[key]
 
-    def _fresh_adapter(self, spec: AdapterSpec, seed: int) -> LoraAdapter:
+    def _lower_layers(self, candidates: list[Candidate]) -> LowerLayers | None:
+        """The layers below all adapters, if there are any; anew for each call, because a merge changes what they give."""
+        modules = {name for spec in {c.plan.adapter for c in candidates} for name in self._target_modules(spec)}
+        places = [layer_of(name) for name in modules]
+        lists, first = {name for name, _ in places}, min(-1 if index is None else index for _, index in places)
+        if len(lists) != 1 or first < 1:
+            return None
+        lower_layers = LowerLayers(self.language_model.packed, lists.pop(), first)
+        if first not in self._skippable:
+            self._skippable[first] = lower_layers.can_be_skipped()
+        return lower_layers if self._skippable[first] else None
+
+    def _target_modules(self, spec: AdapterSpec) -> tuple[str, ...]:
         key = (spec.target_modules, spec.layers)
         if key not in self._targets:
             self._targets[key] = target_modules(self.language_model.model, spec)
+        return self._targets[key]
+
+    def _fresh_adapter(self, spec: AdapterSpec, seed: int) -> LoraAdapter:
         generator = torch.Generator().manual_seed(derive_seed(seed, "adapter"))
-        return init_adapter(self.language_model.model, spec, generator, self._targets[key])
+        return init_adapter(self.language_model.model, spec, generator, self._target_modules(spec))

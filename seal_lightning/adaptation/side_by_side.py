@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ from seal_lightning.adaptation.memory import Allowance
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import LoraAdapter, routed
 from seal_lightning.out_of_memory import is_out_of_memory
-from seal_lightning.packed import TokenizedSequence, pack
+from seal_lightning.packed import LowerLayers, TokenizedSequence, pack
 from seal_lightning.types import AdaptationPlan, Adapted, AdapterSpec, Diverged
 
 _logger = logging.getLogger(__name__)
@@ -56,10 +57,12 @@ class SideBySide:
         language_model: LanguageModel,
         fresh_adapter: Callable[[AdapterSpec, int], LoraAdapter],
         allowance: Allowance,
+        lower_layers: LowerLayers | None = None,
     ) -> None:
         self.language_model = language_model
         self.fresh_adapter = fresh_adapter
         self.allowance = allowance
+        self.lower_layers = lower_layers
         self.did_not_fit: list[Candidate] = []
         """Ran out of memory with a single sequence in the pass."""
         self.failed_at_step = 0
@@ -110,13 +113,15 @@ class SideBySide:
 
     def _forward_backward(self, turns: list[_Turn]) -> list[torch.Tensor]:
         """Add the gradients of the runs' sequences; returns each run's weighted loss."""
-        row = pack([s for turn in turns for s in turn.sequences], self.language_model.device)
+        sequences = [s for turn in turns for s in turn.sequences]
+        row = pack(sequences, self.language_model.device)
         counts = [sum(s.num_targets for s in turn.sequences) for turn in turns]
         wide = torch.promote_types(self.language_model.model.dtype, torch.float32)
         weights = torch.repeat_interleave(
             torch.tensor([turn.run.loss_weight for turn in turns], dtype=wide), torch.tensor(counts)
         ).to(row.targets.device)
-        with routed(self.language_model.model, [turn.run.share(turn.sequences) for turn in turns]):
+        skipping = self.lower_layers.skipped(sequences) if self.lower_layers is not None else nullcontext()
+        with skipping, routed(self.language_model.model, [turn.run.share(turn.sequences) for turn in turns]):
             loss = self.language_model.packed(row, weights)
         loss.total.backward()  # type: ignore[no-untyped-call]
         return [part.sum() for part in torch.split(loss.losses * weights, counts)]

@@ -71,8 +71,8 @@ def target_modules(model: PreTrainedModel, spec: AdapterSpec) -> tuple[str, ...]
     except ValueError as error:
         raise ConfigError(f"adapter.target_modules: {shown(targets)} is not allowed: {error}") from error
     if spec.layers is not None:
-        names = [name for name in names if _layer_index(name) in spec.layers]
-        if missing := set(spec.layers) - {_layer_index(name) for name in names}:
+        names = [name for name in names if layer_of(name)[1] in spec.layers]
+        if missing := set(spec.layers) - {layer_of(name)[1] for name in names}:
             raise ConfigError(
                 f"adapter.layers: {sorted(missing)} have no such module; the model has layers 0 to "
                 f"{model.config.num_hidden_layers - 1}"
@@ -130,9 +130,11 @@ def joined(adapters: Sequence[LoraAdapter]) -> LoraAdapter:
     return LoraAdapter(spec=replace(first.spec, rank=rank, alpha=float(rank), use_rslora=False), weights=weights)
 
 
-def _layer_index(name: str) -> int | None:
-    """The decoder layer a module is in: the first number in its name, as PEFT reads it."""
-    return next((int(part) for part in name.split(".") if part.isdigit()), None)
+def layer_of(name: str) -> tuple[str, int | None]:
+    """The list of layers a module is in and its index there: up to the first number in its name, as PEFT reads it."""
+    parts = name.split(".")
+    place = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+    return (name, None) if place is None else (".".join(parts[:place]), int(parts[place]))
 
 
 def linear_shape(module: nn.Module, name: str) -> tuple[int, int]:

@@ -74,7 +74,7 @@ class Groups:
                 rank = part.a.shape[0]
                 into += part.gradients
                 gradients += [da_MRI[place, :rank].float(), db_MOR[place, :, :rank].float() * part.scaling]
-        torch._foreach_add_(into, gradients)  # type: ignore[arg-type]
+        torch._foreach_add_(into, gradients)
 
 
 def grouped_update(x_NI: Tensor, output_NO: Tensor, groups: Groups, each: int) -> Tensor:

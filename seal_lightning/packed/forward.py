@@ -78,17 +78,13 @@ class PackedForward:
 
     @torch.no_grad()
     def _check(self) -> None:
-        device = next(self.model.parameters()).device
-        ids = [7 * i % self.model.config.get_text_config().vocab_size for i in range(1, 12)]
-        sequences = [
-            TokenizedSequence(token_ids=tuple(i), trained=(False, *[True] * (len(i) - 1))) for i in (ids[:7], ids[7:])
-        ]
-        row = pack(sequences, device)
-        expected = torch.cat([self._alone(s, device) for s in sequences])
-        if self._agrees(row, expected):
+        sequences = probe_sequences(self.model)
+        row = pack(sequences, next(self.model.parameters()).device)
+        expected = torch.cat([self._alone(s, row.targets.device) for s in sequences])
+        if agree(self(row).losses, expected, self.model):
             return
         self._chunked = False
-        if not self._agrees(row, expected):
+        if not agree(self(row).losses, expected, self.model):
             raise ModelError(
                 f"{type(self.model).__name__} gives other answers for packed sequences than for each alone, so it cannot "
                 "be trained here: its layers carry something across (a recurrent or linear-attention layer?)"
@@ -99,6 +95,17 @@ class PackedForward:
         logits = self.model(input_ids=ids, use_cache=False).logits[0, :-1]
         return F.cross_entropy(logits.float(), ids[0, 1:], reduction="none")
 
-    def _agrees(self, row: PackedRow, expected: Tensor) -> bool:
-        tolerance = 0.2 if self.model.dtype.itemsize < 4 else 1e-3
-        return bool(torch.allclose(self(row).losses.float(), expected, rtol=1e-3, atol=tolerance))
+
+def probe_sequences(model: PreTrainedModel) -> list[TokenizedSequence]:
+    """Two short sequences to check a model on."""
+    ids = [7 * i % model.config.get_text_config().vocab_size for i in range(1, 12)]
+    return [
+        TokenizedSequence(token_ids=tuple(part), trained=(False, *[True] * (len(part) - 1)))
+        for part in (ids[:7], ids[7:])
+    ]
+
+
+def agree(losses: Tensor, expected: Tensor, model: PreTrainedModel) -> bool:
+    """Whether two computations of the same losses differ by no more than the model's precision explains."""
+    tolerance = 0.2 if model.dtype.itemsize < 4 else 1e-3
+    return bool(torch.allclose(losses.float(), expected.float(), rtol=1e-3, atol=tolerance))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,8 +18,8 @@ from seal_lightning.adaptation import BatchedInnerLoop
 from seal_lightning.errors import ModelError
 from seal_lightning.generation import TransformersEngine
 from seal_lightning.language_model import LanguageModel
-from seal_lightning.lora import LoraAdapter, save_adapter
-from seal_lightning.packed import PackedForward, TokenizedSequence, pack
+from seal_lightning.lora import LoraAdapter, save_adapter, target_modules
+from seal_lightning.packed import LowerLayers, PackedForward, TokenizedSequence, pack
 from seal_lightning.types import (
     AdaptationPlan,
     Adapted,
@@ -127,6 +128,47 @@ def test_adapters_of_every_decoder_equal_peft_s(name: str, tmp_path: Any) -> Non
                     rel=10 * tolerance(name),
                 )
                 assert list(text.token_ids) == greedily(model, language_model, prompt, 6)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_layers_below_all_adapters_run_once_a_sequence(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adapters on the upper layer only: PEFT's weights still, and the lower layer sees each sequence once."""
+    language_model = decoder(name)
+    spec = AdapterSpec(rank=3, alpha=6.0, target_modules="all-linear", layers=(1,))
+    upper = target_modules(language_model.model, spec)
+    one = plan(3, replace(spec, target_modules=tuple({n.rsplit(".", 1)[1] for n in upper})))
+    expected, losses = reference(language_model, one, 5)
+    loop = BatchedInnerLoop()
+    loop.bind(language_model)
+    seen: list[int] = []
+    computed = LowerLayers._computed
+
+    def noted(self: LowerLayers, sequences: list[TokenizedSequence]) -> torch.Tensor:
+        seen.extend(len(s.token_ids) for s in sequences)
+        return computed(self, sequences)
+
+    monkeypatch.setattr(LowerLayers, "_computed", noted)
+    loop.adapt([one], [5])  # the first call checks the model too
+    seen.clear()
+    (result,) = loop.adapt([one], [5])
+    assert relative_error(by_name(result), expected) <= tolerance(name)
+    assert isinstance(result, Adapted)
+    assert result.losses == pytest.approx(losses, rel=tolerance(name))
+    assert 2 * sum(seen) == result.num_tokens
+
+
+def test_layers_that_share_more_than_hidden_states_are_not_skipped(tiny: LanguageModel) -> None:
+    """A layer that also looks at what a lower one left behind."""
+    layers = tiny.model.get_submodule("model.layers")
+    left: list[torch.Tensor] = []
+    handles = [
+        layers[0].register_forward_hook(lambda module, args, output: left.append(output)),
+        layers[1].register_forward_hook(lambda module, args, output: output + 3 * left.pop() if left else output),
+    ]
+    assert not LowerLayers(tiny.packed, "model.layers", 1).can_be_skipped()
+    for handle in handles:
+        handle.remove()
+    assert LowerLayers(tiny.packed, "model.layers", 1).can_be_skipped()
 
 
 def plan(num_texts: int, adapter: AdapterSpec, batch_size: int = 1) -> AdaptationPlan:
