@@ -45,7 +45,7 @@ class SealModule(LightningModule):
         pretrained: the model the policy starts from.
         reward: turns an attempt's scores into a number; mean log-probability of the gold answers by default.
         grader: judges answers; local rules by default.
-        inner_loop: plans to adapters; one after another by default.
+        inner_loop: plans to adapters; many side by side by default.
         engine: asks the policy and its adapted copies; in this process by default.
         sampling: how self-edits are sampled.
         policy_adapter: the LoRA that an M-step trains and merges.
@@ -73,7 +73,7 @@ class SealModule(LightningModule):
         rounds: int = 2,
         num_edits: int = 5,
         num_repeats: int = 3,
-        candidates_per_call: int = 16,
+        candidates_per_call: int = 48,
         max_tokens_per_pass: int = 4096,
         seed: int = 1,
     ) -> None:

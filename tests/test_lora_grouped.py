@@ -117,7 +117,7 @@ def part(dropout: Dropout | None = None) -> Part:
         (torch.bfloat16, 16, [part(), part()], True),
         (torch.float32, 16, [part(), part()], False),
         (torch.bfloat16, 12, [part(), part()], False),
-        (torch.bfloat16, 16, [part()], False),
+        (torch.bfloat16, 16, [part()], True),
         (torch.bfloat16, 16, [part(), part(Dropout(rate=0.1, sizes=(1,), generators=(torch.Generator(),)))], False),
     ],
 )

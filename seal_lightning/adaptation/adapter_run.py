@@ -17,7 +17,7 @@ from seal_lightning.packed import TokenizedSequence
 from seal_lightning.packed.rows import grouped_within
 from seal_lightning.schedule import learning_rate_factor
 from seal_lightning.seeds import derive_seed
-from seal_lightning.types import AdaptationPlan, Adapted, OptimizerSpec
+from seal_lightning.types import AdaptationPlan, Adapted, Diverged, OptimizerSpec
 
 
 class AdapterRun:
@@ -97,14 +97,15 @@ class AdapterRun:
         norm = torch.nn.utils.clip_grad_norm_([self._flat], limit)
         return torch.stack([self._loss.to(norm.dtype), norm])
 
-    def step(self, loss: float) -> None:
-        """One AdamW step with the clipped gradient, then the next batch."""
+    def step(self, loss: float) -> bool:
+        """One AdamW step with the clipped gradient, then the next batch. Always true."""
         options = self.plan.optimizer
         factor = learning_rate_factor(options, len(self.losses), self.plan.num_steps)
         self._optimizer.param_groups[0]["lr"] = options.learning_rate * factor
         self._optimizer.step()
         self.losses.append(loss)
         self._begin_step()
+        return True
 
     def restart_step(self) -> None:
         """Forget what the current batch added so far, as when memory ran out half way."""
@@ -114,8 +115,13 @@ class AdapterRun:
         self.remaining_tokens += tokens
         self._reset(self._batch)
 
-    def result(self) -> Adapted:
-        """The trained adapter."""
+    def result(self) -> Adapted | Diverged:
+        """The trained adapter; an update so large that the last step left infinity is no adapter."""
+        self._flat.grad = None  # the adapter's tensors are views of this one, and would keep its gradient alive
+        if not self._flat.isfinite().all():
+            return Diverged(
+                reason="weights not finite after the last step", step=len(self.losses) - 1, seconds=self.seconds
+            )
         return Adapted(
             adapter=self.adapter, losses=tuple(self.losses), num_tokens=self.num_tokens, seconds=self.seconds
         )

@@ -18,7 +18,7 @@ from seal_lightning.adaptation.side_by_side import Candidate, SideBySide
 from seal_lightning.adaptation.tokenizing import tokenize
 from seal_lightning.errors import ConfigError
 from seal_lightning.language_model import LanguageModel
-from seal_lightning.lora import LoraAdapter, Share, init_adapter, layer_of, routed, target_modules
+from seal_lightning.lora import Dropout, LoraAdapter, Share, init_adapter, layer_of, routed, target_modules
 from seal_lightning.packed import LowerLayers, TokenizedSequence, pack
 from seal_lightning.seams import InnerLoop
 from seal_lightning.seeds import derive_seed
@@ -34,7 +34,7 @@ class BatchedInnerLoop(InnerLoop):
 
     Args:
         max_adapters: ≥ 1, adapters in training at once.
-        max_tokens_per_pass: ≥ 1; None takes 512 on a CPU and 8192 on an accelerator, beyond which a pass only gets longer.
+        max_tokens_per_pass: ≥ 1; None takes 512 on a CPU, where more gained nothing, and 8192 on an accelerator.
             An adapter's batch with more tokens is run in several passes whose gradients add up; a longer sequence
             stands alone.
         memory_fraction: in (0, 1], of the free memory that may be used. Where the two limits above do not fit, fewer
@@ -72,10 +72,12 @@ class BatchedInnerLoop(InnerLoop):
         candidates = []
         for index, (plan, seed) in enumerate(zip(plans, seeds, strict=True)):
             sequences = [tokenize(sequence, self.language_model) for sequence in plan.sequences]
-            if sequences and all(s.token_ids for s in sequences):
-                candidates.append(Candidate(index=index, plan=plan, seed=seed, sequences=sequences))
+            if not sequences:
+                results[index] = Diverged(reason="the plan has no sequences", step=0)
+            elif empty := [i for i, s in enumerate(sequences) if not s.token_ids]:
+                results[index] = Diverged(reason=f"sequence {empty[0]} of the plan has no tokens", step=0)
             else:
-                results[index] = Diverged(reason="the plan has no sequences or one with no tokens", step=0)
+                candidates.append(Candidate(index=index, plan=plan, seed=seed, sequences=sequences))
         if cut := sum(s.truncated for candidate in candidates for s in candidate.sequences):
             _logger.warning("%d sequences over the model's %d tokens were cut", cut, self.language_model.max_length)
         results |= self._train(candidates)
@@ -107,7 +109,8 @@ class BatchedInnerLoop(InnerLoop):
         needs = MemoryNeeds(
             per_token=max(n.per_token for n in of_specs),
             per_adapter=max(n.per_adapter for n in of_specs),
-            fixed=max(n.fixed for n in of_specs),
+            result=max(n.result for n in of_specs),
+            fixed=max(n.fixed for n in of_specs) + self._kept_until_the_end(candidates, of_specs),
         )
         longest = max(len(s.token_ids) for c in candidates for s in c.sequences)
         fits = allowed(needs, int(self.memory_fraction * free_bytes(device)), wish, longest)
@@ -121,14 +124,23 @@ class BatchedInnerLoop(InnerLoop):
             )
         return fits
 
+    def _kept_until_the_end(self, candidates: list[Candidate], needs: list[MemoryNeeds]) -> int:
+        """Bytes of all trained adapters, and of the hidden states that enter the lowest adapted layer."""
+        model = self.language_model.model
+        hidden = int(model.config.get_text_config().hidden_size) * model.dtype.itemsize
+        tokens = sum(len(ids) for ids in {s.token_ids for c in candidates for s in c.sequences})
+        return len(candidates) * max(n.result for n in needs) + tokens * hidden
+
     def _memory_needs(self, spec: AdapterSpec) -> MemoryNeeds:
         """Counted on the model once for each kind of adapter."""
-        key = (spec.target_modules, spec.layers, spec.rank)
+        key = (spec.target_modules, spec.layers, spec.rank, spec.dropout)
         if key not in self._needs:
             model = self.language_model.model
             adapter = self._fresh_adapter(spec, seed=0)
             length = min(_PROBE_TOKENS, self.language_model.max_length)
-            share = Share(size=length, adapter=adapter, gradients=adapter.weights)
+            generators = (torch.Generator(self.language_model.device),)
+            dropout = Dropout(rate=spec.dropout, sizes=(length,), generators=generators) if spec.dropout else None
+            share = Share(size=length, adapter=adapter, gradients=adapter.weights, dropout=dropout)
             sequence = TokenizedSequence(token_ids=(0,) * length, trained=(False,) + (True,) * (length - 1))
             row = pack([sequence], self.language_model.device)
 

@@ -30,6 +30,8 @@ class MemoryNeeds:
     """Of a packed pass."""
     per_adapter: int
     """Weights, gradient and optimiser state of one adapter."""
+    result: int
+    """Weights of a trained adapter, kept until it is examined."""
     fixed: int
     """The logits of one chunk, with a copy."""
 
@@ -65,10 +67,12 @@ def memory_needs(
     """What a model's training takes; ``probe`` runs a forward pass of ``probe_tokens`` tokens with gradients on."""
     size = adapter_tensors[0].element_size()
     chunk = chunk_rows(vocabulary, adapter_tensors[0].device) * vocabulary * size
+    weights = size * sum(tensor.numel() for tensor in adapter_tensors)
     kept = _kept_for_backward(model, adapter_tensors, probe)
     return MemoryNeeds(
         per_token=int(_TRANSIENT * kept / probe_tokens),
-        per_adapter=_STATES * size * sum(tensor.numel() for tensor in adapter_tensors),
+        per_adapter=_STATES * weights,
+        result=weights,
         fixed=2 * chunk,
     )
 

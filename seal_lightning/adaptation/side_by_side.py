@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
@@ -20,6 +21,8 @@ from seal_lightning.packed import LowerLayers, TokenizedSequence, pack
 from seal_lightning.types import AdaptationPlan, Adapted, AdapterSpec, Diverged
 
 _logger = logging.getLogger(__name__)
+
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +67,7 @@ class SideBySide:
         self.allowance = allowance
         self.lower_layers = lower_layers
         self.did_not_fit: list[Candidate] = []
-        """Ran out of memory with a single sequence in the pass."""
+        """Ran out of memory with a single sequence in the pass, or could not be started."""
         self.failed_at_step = 0
         self._active: dict[int, AdapterRun] = {}
         self._results: dict[int, Adapted | Diverged] = {}
@@ -75,13 +78,30 @@ class SideBySide:
         waiting = sorted(candidates, key=lambda c: sum(len(s.token_ids) for s in c.sequences) * c.plan.num_steps)
         while waiting or self._active:
             while waiting and len(self._active) < self.allowance.num_adapters:
-                self._admit(waiting.pop())
-            self._pass(self._turns())
+                if not self._admit(waiting[-1]):
+                    break
+                waiting.pop()
+            if self._active:
+                self._pass(self._turns())
+            elif waiting:
+                self.did_not_fit.append(waiting.pop())
         return self._results
 
-    def _admit(self, candidate: Candidate) -> None:
-        adapter = self.fresh_adapter(candidate.plan.adapter, candidate.seed)
-        self._active[candidate.index] = AdapterRun(adapter, candidate.plan, candidate.sequences, candidate.seed)
+    def _admit(self, candidate: Candidate) -> bool:
+        """Start a candidate's run, if its weights still fit."""
+        run = _unless_out_of_memory(
+            lambda: AdapterRun(
+                self.fresh_adapter(candidate.plan.adapter, candidate.seed),
+                candidate.plan,
+                candidate.sequences,
+                candidate.seed,
+            )
+        )
+        if run is None:
+            self._take_fewer_adapters()
+            return False
+        self._active[candidate.index] = run
+        return True
 
     def _turns(self) -> list[_Turn]:
         """The next pass: runs with most left to do first, as long as their sequences fit."""
@@ -96,12 +116,7 @@ class SideBySide:
 
     def _pass(self, turns: list[_Turn]) -> None:
         start = time.perf_counter()
-        try:
-            losses = self._forward_backward(turns)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            losses = None  # what the failed pass holds is freed only when this block is left
+        losses = _unless_out_of_memory(lambda: self._forward_backward(turns))
         if losses is None:
             self._make_smaller(turns)
             return
@@ -137,9 +152,9 @@ class SideBySide:
                 reason = f"loss {loss}, gradient norm {norm}"
                 self._results[index] = Diverged(reason=reason, step=len(run.losses), seconds=run.seconds)
                 del self._active[index]
-                continue
-            run.step(loss)
-            if run.finished:
+            elif _unless_out_of_memory(lambda run=run, loss=loss: run.step(loss)) is None:  # type: ignore[misc]
+                self._park(index)
+            elif run.finished:
                 self._results[index] = run.result()
                 del self._active[index]
 
@@ -147,14 +162,33 @@ class SideBySide:
         """After running out of memory: half the tokens; a single sequence has to wait until all others are done."""
         for turn in turns:
             turn.run.restart_step()
-        if self.language_model.device.type == "cuda":
-            torch.cuda.empty_cache()
         if sum(len(turn.sequences) for turn in turns) > 1:
             tokens = max(1, sum(turn.num_tokens for turn in turns) // 2)
             self.allowance = Allowance(num_adapters=self.allowance.num_adapters, num_tokens=tokens)
             _logger.warning("out of memory: going on with %d tokens a pass", tokens)
             return
-        (turn,) = turns
-        self.failed_at_step = len(turn.run.losses)
-        self.did_not_fit.append(self._candidates[turn.index])
-        del self._active[turn.index]
+        self._park(turns[0].index)
+
+    def _park(self, index: int) -> None:
+        """Give up a run's memory; it is tried again from its start when all others are done."""
+        self.failed_at_step = len(self._active.pop(index).losses)
+        self.did_not_fit.append(self._candidates[index])
+        self._take_fewer_adapters()
+
+    def _take_fewer_adapters(self) -> None:
+        """No more than are in training now."""
+        num_adapters = max(1, len(self._active))
+        self.allowance = Allowance(num_adapters=num_adapters, num_tokens=self.allowance.num_tokens)
+        _logger.warning("out of memory: going on with %d adapters", num_adapters)
+
+
+def _unless_out_of_memory(work: Callable[[], ResultT]) -> ResultT | None:
+    """What the work returns, or None where memory ran out; what the failed work held is free again then."""
+    try:
+        return work()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None

@@ -20,9 +20,8 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     keys: Tensor
     values: Tensor
 
-    def __init__(self, room: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.room = room
         self._key_room: Tensor | None = None
         self._value_room: Tensor | None = None
 
@@ -37,19 +36,23 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     def _appended(self, room: Tensor | None, old: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
         before = old.shape[-2] if old.numel() else 0
         after = before + new.shape[-2]
-        # Selecting or repeating rows makes the old states a tensor of their own: then the room is not theirs any more.
-        if room is None or room.shape[-2] < after or (before and room.data_ptr() != old.data_ptr()):
-            room = new.new_empty(*new.shape[:2], after + self.room, new.shape[3])
+        if room is None or room.shape[-2] < after:
+            room = new.new_empty(*new.shape[:2], after + max(64, after // 2), new.shape[3])
             if before:
                 room[:, :, :before] = old
         room[:, :, before:after] = new
         return room, room[:, :, :after]
 
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep (or repeat) rows of the batch: they become tensors of their own, and the room is given up."""
+        super().batch_select_indices(indices)
+        self._key_room = self._value_room = None
 
-def roomy_cache(model: PreTrainedModel, room: int) -> DynamicCache:
-    """An empty cache for a model whose full-attention layers grow ``room`` tokens at a time."""
+
+def roomy_cache(model: PreTrainedModel) -> DynamicCache:
+    """An empty cache for a model; its full-attention layers grow by half at a time."""
     cache = DynamicCache(config=model.config)
-    cache.layers = [RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 

@@ -66,14 +66,15 @@ def _at_draw(probs_BK: Tensor, order_BK: Tensor, top_p_B: Tensor, draw_B: Tensor
     kept_BK = probs_BK * (before_BK < top_p_B[:, None])
     cumulative_BK = torch.cumsum(kept_BK, dim=-1)
     rank_B = (cumulative_BK <= draw_B[:, None] * cumulative_BK[:, -1:]).sum(dim=-1)
-    last_B = (kept_BK > 0).sum(dim=-1) - 1
+    last_B = ((kept_BK > 0).sum(dim=-1) - 1).clamp(min=0)  # a row of NaN has no nucleus: any token is as wrong
     return order_BK.gather(1, torch.minimum(rank_B, last_B)[:, None]).squeeze(1)
 
 
 class RowStops(StoppingCriteria):  # type: ignore[misc]
     """Knows which rows are done: an end token, a stop string in what was written, or the row's number of tokens.
 
-    It ends the batch when all rows are done, or half of them, so that the other half goes on without dead weight.
+    It ends the batch when half of the rows are done, so that the others go on without dead weight, or when one that is
+    done would grow over the model's context.
     """
 
     TAIL_TOKENS = 24
@@ -83,9 +84,12 @@ class RowStops(StoppingCriteria):  # type: ignore[misc]
         specs: Sequence[SamplingSpec],
         end_ids: Sequence[int],
         prompt_length: int,
+        rooms: Sequence[int],
         decode: Callable[[list[int]], str],
     ) -> None:
         self.specs = specs
+        self.rooms = rooms
+        """How many tokens each row may write before the model's context is full."""
         self.end_ids = frozenset(end_ids)
         self.prompt_length = prompt_length
         self.decode = decode
@@ -97,7 +101,8 @@ class RowStops(StoppingCriteria):  # type: ignore[misc]
         tails = input_ids[:, -min(written, self.TAIL_TOKENS) :].tolist()
         for row, tail in enumerate(tails):
             self.done[row] = self.done[row] or self._ends(row, tail, written)
-        ended = 2 * sum(self.done) >= len(self.done)
+        full = any(done and written >= room for done, room in zip(self.done, self.rooms, strict=True))
+        ended = full or 2 * sum(self.done) >= len(self.done)
         return torch.full((len(self.done),), ended, device=input_ids.device)
 
     def _ends(self, row: int, tail: list[int], written: int) -> bool:

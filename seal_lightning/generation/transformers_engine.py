@@ -157,7 +157,8 @@ class TransformersEngine(Engine):
         self, rows: Sequence[_Row], ids_BT: Tensor, mask_BT: Tensor, prompt_width: int, cache: DynamicCache
     ) -> tuple[Tensor, RowStops]:
         specs = [row.sampling for row in rows]
-        stops = RowStops(specs, self.language_model.eos_ids, prompt_width, self.language_model.decode)
+        rooms = [self.language_model.max_length - len(row.prompt) for row in rows]
+        stops = RowStops(specs, self.language_model.eos_ids, prompt_width, rooms, self.language_model.decode)
         longest = max(spec.max_new_tokens for spec in specs) - (ids_BT.shape[1] - prompt_width)
         shares = _joined([Share(size=1, adapter=row.adapter) for row in rows])
         with routed(self.language_model.model, shares):
@@ -183,7 +184,7 @@ class TransformersEngine(Engine):
         The last token is left to ``generate``, which needs its logits.
         """
         model = self.language_model.model
-        cache = roomy_cache(model, room=max(row.sampling.max_new_tokens for row in batch))
+        cache = roomy_cache(model)
         keys = [(tuple(row.prompt), id(row.adapter)) for row in batch]
         first_row = {key: i for i, key in reversed(list(enumerate(keys)))}
         if len(first_row) == len(batch) or ids_BT.shape[1] < 2:

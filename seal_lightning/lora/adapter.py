@@ -16,8 +16,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from seal_lightning.errors import ConfigError, shown
 from seal_lightning.types import Adapter, AdapterSpec
 
-PEFT_PREFIX = "base_model.model."
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LoraAdapter(Adapter):

@@ -108,22 +108,22 @@ def _routing_hook(parts: list[Part], num_rows: int) -> Hook:
             )
         each = positions // num_rows
         x_NI, output_NO = inputs[0].flatten(0, -2), output.flatten(0, -2)
+        with torch.autocast(x_NI.device.type, enabled=False):  # the parts see to their types themselves
+            return updated(x_NI, output_NO, each).view_as(output)
+
+    def updated(x_NI: Tensor, output_NO: Tensor, each: int) -> Tensor:
         trains = anchor is not None and torch.is_grad_enabled()
         if can_be_grouped(x_NI, output_NO, parts):
             if not groups:
                 groups.append(Groups(parts, num_rows, x_NI.dtype))
             if trains:
-                updated = GroupedUpdate.apply(x_NI, output_NO, anchor, groups[0])  # type: ignore[no-untyped-call]
-            else:
-                updated = grouped_update(x_NI, output_NO, groups[0], each)
-        elif trains:
-            updated = _RoutedUpdate.apply(x_NI, output_NO, anchor, parts)  # type: ignore[no-untyped-call]
-        else:
-            updated = output_NO
-            for part in parts:
-                part.add_update(x_NI[part.rows(each)], updated[part.rows(each)])
-        result: Tensor = updated.view_as(output)
-        return result
+                return GroupedUpdate.apply(x_NI, output_NO, anchor, groups[0])  # type: ignore[no-any-return, no-untyped-call]
+            return grouped_update(x_NI, output_NO, groups[0], each)
+        if trains:
+            return _RoutedUpdate.apply(x_NI, output_NO, anchor, parts)  # type: ignore[no-any-return, no-untyped-call]
+        for part in parts:
+            part.add_update(x_NI[part.rows(each)], output_NO[part.rows(each)])
+        return output_NO
 
     return add_updates
 
@@ -148,5 +148,6 @@ class _RoutedUpdate(torch.autograd.Function):
         dx_NI = torch.zeros_like(x_NI) if ctx.needs_input_grad[0] else None
         for part, low_NR, kept_NI in zip(parts, saved[: len(parts)], saved[len(parts) :], strict=True):
             rows = part.rows(1)
-            part.add_gradients(x_NI[rows], low_NR, kept_NI, dy_NO[rows], None if dx_NI is None else dx_NI[rows])
+            with torch.autocast(x_NI.device.type, enabled=False):
+                part.add_gradients(x_NI[rows], low_NR, kept_NI, dy_NO[rows], None if dx_NI is None else dx_NI[rows])
         return dx_NI, dy_NO, None, None

@@ -30,7 +30,7 @@ def can_be_grouped(x: Tensor, output: Tensor, parts: Sequence[Part]) -> bool:
 def fits_grouping(x: Tensor, output: Tensor, parts: Sequence[Part]) -> bool:
     """The same but for the device."""
     aligned = x.shape[-1] % _ALIGNED == 0 and output.shape[-1] % _ALIGNED == 0
-    return x.dtype is torch.bfloat16 and aligned and len(parts) > 1 and all(part.dropout is None for part in parts)
+    return x.dtype is torch.bfloat16 and aligned and all(part.dropout is None for part in parts)
 
 
 class Groups:

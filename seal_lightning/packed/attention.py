@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from seal_lightning.errors import ModelError
 
@@ -92,6 +92,12 @@ def _attend(
                 f"{type(module).__name__} attends with {name}, which packed rows do not support; use a model without it"
             )
     layout = _layout.get()
+    longest = max(index_NL.shape[1] for index_NL in layout.batches)
+    if attention_mask is not None and sliding_window is None and longest > int(attention_mask):
+        raise ModelError(
+            f"{type(module).__name__} attends within {int(attention_mask)} tokens by its mask alone, which packed rows do "
+            f"not have; a sequence here has {longest} tokens. Cut the sequences, or use a model without it"
+        )
     outputs = []
     for index_NL in layout.batches:
         q, k, v = (_gather(states, index_NL) for states in (query, key, value))
@@ -134,4 +140,10 @@ def _softcapped(q: Tensor, k: Tensor, v: Tensor, scaling: float | None, softcap:
     return torch.matmul(probs, v)
 
 
+def _window(*args: Any, local_size: int | None = None, **kwargs: Any) -> Tensor | None:
+    """Instead of a mask, the size [1, 1, 1, 1] of the window or chunk it would have shown, if any."""
+    return None if local_size is None else torch.full((1, 1, 1, 1), local_size)
+
+
 AttentionInterface.register(NAME, _attend)
+AttentionMaskInterface.register(NAME, _window)

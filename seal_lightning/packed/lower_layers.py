@@ -52,14 +52,18 @@ class LowerLayers:
             return args, {**kwargs, "hidden_states": hidden_TE[None]}
 
         handle = self.layers[self.first].register_forward_pre_hook(entered, with_kwargs=True)
+        own = [layer.__dict__.get("forward") for layer in lower]
         try:
             for layer in lower:
                 layer.forward = self._passed_on
             yield
         finally:
             handle.remove()
-            for layer in lower:
-                del layer.forward
+            for layer, forward in zip(lower, own, strict=True):
+                if forward is None:
+                    del layer.forward
+                else:
+                    layer.forward = forward
 
     def _passed_on(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         return (hidden_states,) if self._returns_tuple else hidden_states
