@@ -29,7 +29,7 @@ class SelfEditLoop(_Loop):
         attempting: how edits are proposed and tried.
         num_edits: k, self-edits a task.
         num_repeats: inner seeds an edit.
-        candidates_per_call: how many trials the inner loop gets at once; they are stored together, so a kill loses at most so many.
+        candidates_per_call: trials the inner loop gets at once; stored together, so a kill loses at most so many.
     """
 
     def __init__(

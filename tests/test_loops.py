@@ -106,3 +106,22 @@ def test_m_steps_and_finished_phases_stay_as_they_are(started: int, processed: i
 
 def test_trainer_only_checkpoints_are_left_alone() -> None:
     restart_e_step({})
+
+
+def test_a_chunk_that_was_cut_short_is_made_again_as_a_whole(attempting: Attempting) -> None:
+    """What is computed beside what moves roundings: only so are the missing attempts the same to the last bit."""
+    tasks, made = ToyTasks(2).load(), []
+    loop = SelfEditLoop(trainer(), attempting, num_edits=2, num_repeats=1, candidates_per_call=3)
+    loop.run(tasks, 0, made.append)
+    store, again = AttemptStore(None), []
+    for stored in (made[0], made[3]):
+        store.add(stored)
+    calls: list[int] = []
+    attempt = attempting.attempt
+    attempting.attempt = lambda trials, before: calls.append(len(trials)) or attempt(trials, before)  # type: ignore
+    resumed = SelfEditLoop(trainer(), attempting, num_edits=2, num_repeats=1, candidates_per_call=3)
+    resumed.open_store = lambda round_index: store
+    resumed.run(tasks, 0, again.append)
+    assert calls == [3]  # the second chunk, of one, is stored whole
+    timeless = {"adapt_seconds": 0.0, "examine_seconds": 0.0}
+    assert [replace(a, **timeless) for a in again] == [replace(a, **timeless) for a in made[1:3]]

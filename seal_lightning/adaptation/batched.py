@@ -129,7 +129,8 @@ class BatchedInnerLoop(InnerLoop):
         model = self.language_model.model
         hidden = int(model.config.get_text_config().hidden_size) * model.dtype.itemsize
         tokens = sum(len(ids) for ids in {s.token_ids for c in candidates for s in c.sequences})
-        return len(candidates) * max(n.result for n in needs) + tokens * hidden
+        kept: int = len(candidates) * max(n.result for n in needs) + tokens * hidden
+        return kept
 
     def _memory_needs(self, spec: AdapterSpec) -> MemoryNeeds:
         """Counted on the model once for each kind of adapter."""

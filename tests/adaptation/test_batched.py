@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from fakes import MAX_LENGTH, weights_hash
+from fakes import MAX_LENGTH, tiny_tokenizer, weights_hash
 from peft_reference import by_name, reference, relative_error
 from torch import Tensor
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from seal_lightning.adaptation import BatchedInnerLoop
+from seal_lightning.adaptation.adapter_run import AdapterRun
 from seal_lightning.adaptation.tokenizing import tokenize
 from seal_lightning.errors import ConfigError
 from seal_lightning.language_model import LanguageModel
@@ -284,7 +288,7 @@ def test_a_plan_without_tokens_fails_alone(
     optimizer = OptimizerSpec(learning_rate=1e-2, num_epochs=2, max_steps=max_steps)
     failed, good = inner_loop(tiny).adapt([plan_of(texts, optimizer=optimizer), plan_of()], [1, 2])
     assert isinstance(failed, Diverged)
-    assert "no tokens" in failed.reason
+    assert "no tokens" in failed.reason or "no sequences" in failed.reason
     assert same(good, adapt_one(tiny, plan_of(), seed=2))
 
 
@@ -361,10 +365,11 @@ def test_each_adapter_equals_peft_alone(tiny64: LanguageModel, max_adapters: int
 
 def test_losses_equal_peft_s_in_float32(tiny: LanguageModel) -> None:
     seeds = [11, 12, 13, 14, 15]
-    for plan, seed, result in zip(ragged_plans(), seeds, inner_loop(tiny).adapt(ragged_plans(), seeds), strict=True):
+    # At the paper's rate: at ten times that, AdamW's division of near-zero by near-zero makes PEFT drift from itself.
+    plans = [replace(p, optimizer=replace(p.optimizer, learning_rate=1e-3)) for p in ragged_plans()]
+    for plan, seed, result in zip(plans, seeds, inner_loop(tiny).adapt(plans, seeds), strict=True):
         assert isinstance(result, Adapted)
-        # The first steps: later ones drift as PEFT drifts against itself, by Adam's division of near-zero by near-zero.
-        assert result.losses[:2] == pytest.approx(reference(tiny, plan, seed)[1][:2], abs=1e-5)
+        assert result.losses == pytest.approx(reference(tiny, plan, seed)[1], abs=1e-5)
 
 
 def test_order_and_grouping_change_nothing_with_dropout_either(tiny64: LanguageModel) -> None:
@@ -467,6 +472,95 @@ def test_what_did_not_fit_beside_others_is_tried_alone(tiny64: LanguageModel, mo
     assert all(isinstance(result, Adapted) for result in results)
 
 
+@pytest.mark.parametrize("place", ["_begin_step", "step"])
+@pytest.mark.parametrize("failures", [[False, True], [True, True, False, True]])
+def test_memory_may_run_out_outside_a_pass_too(
+    tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch, place: str, failures: list[bool]
+) -> None:
+    """When a run's weights are made, or when its optimiser's state is: at the first step."""
+    expected = inner_loop(tiny64).adapt(ragged_plans(), [1, 2, 3, 4, 5])
+    coming = iter(failures)
+    work = getattr(AdapterRun, place)
+
+    def running_out(self: AdapterRun, *args: float) -> object:
+        if next(coming, False):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return work(self, *args)
+
+    monkeypatch.setattr(AdapterRun, place, running_out)
+    results = inner_loop(tiny64).adapt(ragged_plans(), [1, 2, 3, 4, 5])
+    assert next(coming, None) is None
+    assert max(error(a, b) for a, b in zip(results, expected, strict=True)) <= 1e-12
+
+
+def test_what_never_fits_is_told_and_the_rest_goes_on(tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = AdapterRun.__init__
+
+    def too_large(self: AdapterRun, adapter: LoraAdapter, *args: Any) -> None:
+        if adapter.spec.rank == 7:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        start(self, adapter, *args)
+
+    monkeypatch.setattr(AdapterRun, "__init__", too_large)
+    results = inner_loop(tiny64).adapt(ragged_plans(), [1, 2, 3, 4, 5])
+    assert [type(result) for result in results] == [Adapted, Adapted, Diverged, Adapted, Adapted]
+    assert isinstance(results[2], Diverged)
+    assert results[2].reason == "out of memory"
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("layers", [None, (6, 7)])
+def test_the_plan_covers_what_a_pass_takes(dropout: float, layers: tuple[int, ...] | None) -> None:
+    """Against every allocation of a real run, on a model large enough for them to matter; and by less than three times."""
+    config = LlamaConfig(
+        hidden_size=128, intermediate_size=384, num_hidden_layers=8, num_attention_heads=4, vocab_size=350
+    )
+    language_model = LanguageModel(LlamaForCausalLM(config), tiny_tokenizer())
+    spec = AdapterSpec(rank=8, dropout=dropout, target_modules="all-linear", layers=layers)
+    texts = tuple(((f"The stone {n} is known to be green. " * 3, True),) for n in range(8))
+    plan = plan_of(texts, spec, OptimizerSpec(max_steps=1, batch_size=8))
+    loop = inner_loop(language_model)
+    needs = loop._memory_needs(spec)
+    loop.adapt([plan], [1])
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        (result,) = loop.adapt([plan], [1])
+    assert isinstance(result, Adapted)
+    in_use = peak = 0
+    for event in recorded.profiler.kineto_results.events():  # type: ignore[union-attr]
+        if event.name() == "[memory]":
+            in_use += event.nbytes()
+            peak = max(peak, in_use)
+    planned = needs.per_adapter + result.num_tokens * needs.per_token
+    chunk = result.num_tokens * 350 * 4 * 3  # the logits of these few tokens, with copies; the plan's chunk is larger
+    assert peak <= planned + chunk
+    assert planned <= 3 * peak
+
+
+def test_a_result_keeps_no_gradient_alive(tiny: LanguageModel) -> None:
+    for tensor in tensors(adapt_one(tiny, plan_of())):
+        assert tensor._base is None or tensor._base.grad is None
+
+
+def test_infinite_weights_after_the_last_step_are_no_adapter(tiny: LanguageModel) -> None:
+    plan = plan_of(optimizer=OptimizerSpec(learning_rate=3e38, max_steps=1, schedule="constant", max_grad_norm=None))
+    failed, good = inner_loop(tiny).adapt([plan, plan_of()], [1, 2])
+    assert isinstance(failed, Diverged)
+    assert "not finite" in failed.reason
+    assert isinstance(good, Adapted)
+
+
+def test_under_autocast_the_base_may_round_and_the_adapters_do_not(tiny: LanguageModel) -> None:
+    """As Lightning's precision bf16-mixed has it."""
+    expected = inner_loop(tiny).adapt(ragged_plans(), [1, 2, 3, 4, 5])
+    with torch.autocast("cpu", torch.bfloat16):
+        results = inner_loop(tiny).adapt(ragged_plans(), [1, 2, 3, 4, 5])
+    for result, other in zip(results, expected, strict=True):
+        assert isinstance(result, Adapted)
+        assert isinstance(other, Adapted)
+        assert result.losses == pytest.approx(other.losses, rel=0.05)
+        assert {tensor.dtype for tensor in tensors(result)} == {torch.float32}
+
+
 def test_other_errors_are_not_taken_for_memory(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = tiny.packed
 
@@ -486,7 +580,9 @@ def test_little_memory_means_fewer_adapters_and_tokens(
     loop = inner_loop(tiny)
     needs = loop._memory_needs(plan_of().adapter)
     longest = max(len(tokenize(s, tiny).token_ids) for s in plan_of().sequences)
-    room = needs.fixed + 3 * needs.per_adapter + longest * needs.per_token + 100
+    different = {tokenize(s, tiny).token_ids for s in plan_of().sequences}
+    kept = 5 * needs.result + sum(map(len, different)) * tiny.model.config.hidden_size * 4
+    room = needs.fixed + kept + 3 * needs.per_adapter + longest * needs.per_token + 100
     monkeypatch.setattr("seal_lightning.adaptation.batched.free_bytes", lambda device: int(room / 0.8) + 1)
     passes = Passes(tiny, monkeypatch)
     with caplog.at_level(logging.WARNING):

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from decoders import decoder
 from fakes import tiny_tokenizer, weights_hash, write_tiny_model
 
-from seal_lightning.errors import ConfigError, ModelError
+from seal_lightning.errors import ConfigError, DataError, ModelError
 from seal_lightning.generation import TransformersEngine
+from seal_lightning.generation import sampling as token_sampling
+from seal_lightning.generation.kv_cache import keep_rows, roomy_cache
 from seal_lightning.generation.sampling import SeededSampling
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import LoraAdapter, Share, init_adapter, routed
@@ -291,3 +296,89 @@ def test_rows_of_temperature_zero_pass_beside_sampled_ones() -> None:
 def test_a_batch_needs_a_row() -> None:
     with pytest.raises(ConfigError, match="max_batch_size"):
         TransformersEngine(max_batch_size=0)
+
+
+# --- batches that shrink ----------------------------------------------------------------------------------------------
+
+
+def test_a_done_row_does_not_grow_over_the_context() -> None:
+    """GPT-2 has 256 learned positions; the long row is done there while the short ones go on."""
+    language_model = decoder("gpt2")
+    long = "The stone 3 is red. " * 60
+    ids = language_model.encode_text(long)[:251]
+    prompt = language_model.decode(ids)
+    count = len(language_model.encode_prompt(prompt))
+    assert 245 <= count < 256
+    spec = SamplingSpec(temperature=0.0, max_new_tokens=40)
+    requests = [GenerationRequest(prompt=p, sampling=spec) for p in (prompt, *PROMPTS)]
+    together = engine_of(language_model).generate(requests)
+    alone = [engine_of(language_model).generate([request])[0] for request in requests]
+    assert [c.token_ids for c in together] == [c.token_ids for c in alone]
+    assert len(together[0].token_ids) <= 256 - count
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_out_of_memory_halves_the_batch(
+    tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, limit: int
+) -> None:
+    engine = engine_of(tiny64)
+    texts = [GenerationRequest(prompt=p, sampling=SAMPLED, seed=i) for i, p in enumerate(PROMPTS)]
+    scores = [ScoreRequest(prompt=p, target=" red stone") for p in PROMPTS]
+    expected = engine.generate(texts), engine.score(scores)
+    generate_batch, score_batch = engine._generate_batch, engine._score_batch
+
+    def running_out(work: Callable[[Sequence[Any]], list[Any]]) -> Callable[[Sequence[Any]], list[Any]]:
+        def limited(batch: Sequence[Any]) -> list[Any]:
+            if len(batch) > limit:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return work(batch)
+
+        return limited
+
+    monkeypatch.setattr(engine, "_generate_batch", running_out(generate_batch))
+    monkeypatch.setattr(engine, "_score_batch", running_out(score_batch))
+    assert [c.token_ids for c in engine.generate(texts)] == [c.token_ids for c in expected[0]]
+    for one, other in zip(engine.score(scores), expected[1], strict=True):
+        assert one == pytest.approx(other, abs=1e-12)
+    assert "out of memory: going on with batches of" in caplog.text
+
+
+def test_a_target_that_does_not_fit_the_context_is_told(tiny: LanguageModel) -> None:
+    with pytest.raises(DataError, match="do not fit the model's context of 256"):
+        engine_of(tiny).score([ScoreRequest(prompt="The stone", target=" is red" * 200)])
+
+
+@pytest.mark.parametrize("likeliest", [1, 4, 60])
+def test_a_nucleus_wider_than_the_likeliest_tokens_is_found_too(
+    monkeypatch: pytest.MonkeyPatch, likeliest: int
+) -> None:
+    """Whatever is looked at first, the same tokens are chosen."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(200, 50, generator=generator) * torch.linspace(0.1, 6, 200)[:, None]
+    top_p, draw = torch.rand(200, generator=generator).clamp(min=0.05), torch.rand(200, generator=generator)
+    expected = token_sampling.nucleus_token(logits, top_p, draw)
+    monkeypatch.setattr(token_sampling, "_LIKELIEST", likeliest)
+    assert torch.equal(token_sampling.nucleus_token(logits, top_p, draw), expected)
+
+
+def test_logits_of_nan_stay_in_their_row() -> None:
+    logits = torch.zeros(2, 50)
+    logits[0] = float("nan")
+    logits[1, 7] = 100.0
+    assert token_sampling.nucleus_token(logits, torch.tensor([0.9, 0.9]), torch.tensor([0.5, 0.5]))[1] == 7
+
+
+def test_the_cache_gives_up_its_room_with_its_rows(tiny64: LanguageModel) -> None:
+    """Appending after rows were selected: the kept rows' states, then the new ones."""
+    cache = roomy_cache(tiny64.model)
+    generator = torch.Generator().manual_seed(0)
+    first, second, third = (torch.randn(3, 2, n, 8, generator=generator) for n in (5, 1, 70))
+    for states in (first, second):
+        keys, values = cache.update(states, -states, 0)
+    assert torch.equal(keys, torch.cat([first, second], dim=2))
+    assert keys.data_ptr() == cache.update(third[:, :, :1], third[:, :, :1], 0)[0].data_ptr()
+    keep_rows(cache, [2, 0, 2], torch.device("cpu"))
+    keys, values = cache.update(third, -third, 0)
+    assert torch.equal(keys[:, :, :6], torch.cat([first, second], dim=2)[[2, 0, 2]])
+    assert torch.equal(values[:, :, 7:], -third)
+    assert cache.get_seq_length() == 77

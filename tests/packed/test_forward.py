@@ -12,7 +12,15 @@ from decoders import DECODERS, decoder
 from peft import PeftModel
 from peft_reference import by_name, reference, relative_error
 from torch.nn import functional as F
-from transformers import BloomConfig, BloomForCausalLM, MambaConfig, MambaForCausalLM, PreTrainedModel
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    PreTrainedModel,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
+)
 
 from seal_lightning.adaptation import BatchedInnerLoop
 from seal_lightning.errors import ModelError
@@ -205,6 +213,21 @@ def test_a_model_that_mixes_packed_sequences_is_refused(kind: Any, config: Any) 
     config.initializer_range = 0.2
     with pytest.raises(ModelError, match="other answers for packed sequences"):
         PackedForward(kind(config).eval())
+
+
+def test_a_window_that_only_the_mask_knows_is_refused() -> None:
+    """Some models tell their attention nothing of it; within the window all is well."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
+    window = {"use_sliding_window": True, "sliding_window": 12, "layer_types": ["sliding_attention"] * 2}
+    config = Qwen2MoeConfig(vocab_size=350, num_key_value_heads=2, initializer_range=0.2, **sizes, **experts, **window)
+    model = Qwen2MoeForCausalLM(config).eval()
+    forward = PackedForward(model)
+    (short,) = sequences((12,))
+    assert forward(pack([short], CPU)).losses.tolist() == pytest.approx(alone(model, short), rel=1e-4)
+    with pytest.raises(ModelError, match="attends within 12 tokens by its mask alone"):
+        forward(pack(sequences((13,)), CPU))
 
 
 def test_a_nan_of_one_sequence_does_not_reach_the_others() -> None:
