@@ -145,7 +145,8 @@ class _RoutedUpdate(torch.autograd.Function):
         """Add dA and dB to the adapters' buffers; return dx and the output's own gradient, which passes through."""
         parts: list[Part] = ctx.parts
         x_NI, *saved = ctx.saved_tensors
-        dx_NI = torch.zeros_like(x_NI) if ctx.needs_input_grad[0] else None
+        whole = sum(part.stop - part.start for part in parts) == len(x_NI)
+        dx_NI = (torch.empty_like(x_NI) if whole else torch.zeros_like(x_NI)) if ctx.needs_input_grad[0] else None
         for part, low_NR, kept_NI in zip(parts, saved[: len(parts)], saved[len(parts) :], strict=True):
             rows = part.rows(1)
             with torch.autocast(x_NI.device.type, enabled=False):

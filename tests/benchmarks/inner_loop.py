@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -232,7 +231,8 @@ def measure_memory(options: argparse.Namespace) -> float:
     benchmark.train(options.memory_of)
     if options.device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    status = Path("/proc/self/status").read_text()  # getrusage would count the parent's peak
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) / 2**20
 
 
 def report(benchmark: Benchmark, memory: dict[str, float]) -> dict[str, object]:

@@ -1,0 +1,35 @@
+"""The benchmark of the inner loop runs, shrunk: what it measures is for its own hour, that it measures is for the suite."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.slow  # its random weights borrow the embedded model's tokenizer
+def test_the_inner_loop_s_benchmark_makes_its_table(tmp_path: Path) -> None:
+    passage = {
+        "title": "Stones",
+        "context": "The first stone is green. The second stone is blue.",
+        "questions": [{"question": "What colour is the first stone?", "answer": "green"}],
+        "completions": ["The first stone is green.\nThe second is not.", "Stones have colours.\nThe second is blue."],
+    }
+    data, found = tmp_path / "edits.json", tmp_path / "found.json"
+    data.write_text(json.dumps([passage]))
+    small = ["--random-weights", "tiny-shape", "--epochs", "1", "--compared", "1", "--repeats", "1", "--passages", "1"]
+    command = [sys.executable, "tests/benchmarks/inner_loop.py", "--data", str(data), *small]
+    shown = subprocess.run(
+        [*command, "--sampled-tokens", "4", "--json", str(found)], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    median = json.loads(found.read_text())["median"]
+    for part in ("train a", "train b", "train c", "train d", "answer c", "answer d", "E-step c", "E-step d"):
+        assert median[part] > 0
+    assert "| train | (d) ours |" in shown
+    assert "extrapolated" in shown
+    assert "GFLOP/s" in shown
