@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,9 +25,9 @@ def test_the_inner_loop_s_benchmark_makes_its_table(tmp_path: Path) -> None:
     data.write_text(json.dumps([passage]))
     small = ["--random-weights", "tiny-shape", "--epochs", "1", "--compared", "1", "--repeats", "1", "--passages", "1"]
     command = [sys.executable, "tests/benchmarks/inner_loop.py", "--data", str(data), *small]
-    shown = subprocess.run(
-        [*command, "--sampled-tokens", "4", "--json", str(found)], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
+    command += ["--sampled-tokens", "4", "--json", str(found)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    shown = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
     median = json.loads(found.read_text())["median"]
     for part in ("train a", "train b", "train c", "train d", "answer c", "answer d", "E-step c", "E-step d"):
         assert median[part] > 0
