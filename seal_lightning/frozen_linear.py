@@ -2,7 +2,7 @@
 
 A frozen layer's backward pass is one product with its weight, so both directions can go through the kernel that is
 fastest. For float32 torch takes MKL; at the tens to hundreds of rows of self-edits oneDNN is quicker
-(``tests/benchmarks/frozen_linear.py``: 1.1 to 1.6 times on an AMD EPYC), with the same float32 arithmetic.
+(``tests/benchmarks/frozen_linear.py``: 0.9 to 1.8 times, median 1.2, on two cores of an AMD EPYC), in float32 as well.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 
 from seal_lightning.adaptation.memory import Allowance, MemoryNeeds, allowed, free_bytes, memory_needs
-from seal_lightning.adaptation.side_by_side import Candidate, SideBySide
+from seal_lightning.adaptation.side_by_side import QueuedPlan, SideBySide
 from seal_lightning.adaptation.tokenizing import tokenize
 from seal_lightning.errors import ConfigError
 from seal_lightning.language_model import LanguageModel
@@ -77,13 +77,13 @@ class BatchedInnerLoop(InnerLoop):
             elif empty := [i for i, s in enumerate(sequences) if not s.token_ids]:
                 results[index] = Diverged(reason=f"sequence {empty[0]} of the plan has no tokens", step=0)
             else:
-                candidates.append(Candidate(index=index, plan=plan, seed=seed, sequences=sequences))
+                candidates.append(QueuedPlan(index=index, plan=plan, seed=seed, sequences=sequences))
         if cut := sum(s.truncated for candidate in candidates for s in candidate.sequences):
             _logger.warning("%d sequences over the model's %d tokens were cut", cut, self.language_model.max_length)
         results |= self._train(candidates)
         return [results[index] for index in range(len(plans))]
 
-    def _train(self, candidates: list[Candidate]) -> dict[int, Adapted | Diverged]:
+    def _train(self, candidates: list[QueuedPlan]) -> dict[int, Adapted | Diverged]:
         """Train candidates side by side; one that did not fit beside others is tried once more, alone."""
         if not candidates:
             return {}
@@ -98,7 +98,7 @@ class BatchedInnerLoop(InnerLoop):
                     results[candidate.index] = Diverged(reason="out of memory", step=alone.failed_at_step)
         return results
 
-    def _allowance(self, candidates: list[Candidate]) -> Allowance:
+    def _allowance(self, candidates: list[QueuedPlan]) -> Allowance:
         """What is trained at once, by the memory that is free now."""
         device = self.language_model.device
         default = 512 if device.type == "cpu" else 8192
@@ -124,7 +124,7 @@ class BatchedInnerLoop(InnerLoop):
             )
         return fits
 
-    def _kept_until_the_end(self, candidates: list[Candidate], needs: list[MemoryNeeds]) -> int:
+    def _kept_until_the_end(self, candidates: list[QueuedPlan], needs: list[MemoryNeeds]) -> int:
         """Bytes of all trained adapters, and of the hidden states that enter the lowest adapted layer."""
         model = self.language_model.model
         hidden = int(model.config.get_text_config().hidden_size) * model.dtype.itemsize
@@ -155,7 +155,7 @@ class BatchedInnerLoop(InnerLoop):
             self._needs[key] = memory_needs(model, adapter.tensors(), probe, length, vocabulary)
         return self._needs[key]
 
-    def _lower_layers(self, candidates: list[Candidate]) -> LowerLayers | None:
+    def _lower_layers(self, candidates: list[QueuedPlan]) -> LowerLayers | None:
         """The layers below all adapters, if there are any; anew for each call, because a merge changes what they give."""
         modules = {name for spec in {c.plan.adapter for c in candidates} for name in self._target_modules(spec)}
         places = [layer_of(name) for name in modules]

@@ -54,11 +54,12 @@ def allowed(needs: MemoryNeeds, free_bytes: int, wish: Allowance, longest_sequen
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that can still be taken on a device; a host's is shared evenly by its processes (``LOCAL_WORLD_SIZE``)."""
+    """Memory that can still be taken on a device; a host's is shared evenly by the run's processes on it."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + unused
-    return int(psutil.virtual_memory().available) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    everywhere = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    return int(psutil.virtual_memory().available) // int(os.environ.get("LOCAL_WORLD_SIZE", everywhere))
 
 
 def memory_needs(

@@ -26,7 +26,7 @@ ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidate:
+class QueuedPlan:
     """A plan that waits to be trained."""
 
     index: int
@@ -66,13 +66,13 @@ class SideBySide:
         self.fresh_adapter = fresh_adapter
         self.allowance = allowance
         self.lower_layers = lower_layers
-        self.did_not_fit: list[Candidate] = []
+        self.did_not_fit: list[QueuedPlan] = []
         """Ran out of memory with a single sequence in the pass, or could not be started."""
         self.failed_at_step = 0
         self._active: dict[int, AdapterRun] = {}
         self._results: dict[int, Adapted | Diverged] = {}
 
-    def train(self, candidates: Sequence[Candidate]) -> dict[int, Adapted | Diverged]:
+    def train(self, candidates: Sequence[QueuedPlan]) -> dict[int, Adapted | Diverged]:
         """Results by candidate index; those that did not fit are left out."""
         self._candidates = {candidate.index: candidate for candidate in candidates}
         waiting = sorted(candidates, key=lambda c: sum(len(s.token_ids) for s in c.sequences) * c.plan.num_steps)
@@ -87,7 +87,7 @@ class SideBySide:
                 self.did_not_fit.append(waiting.pop())
         return self._results
 
-    def _admit(self, candidate: Candidate) -> bool:
+    def _admit(self, candidate: QueuedPlan) -> bool:
         """Start a candidate's run, if its weights still fit."""
         run = _unless_out_of_memory(
             lambda: AdapterRun(
