@@ -33,7 +33,7 @@ def freeze_linears(model: nn.Module) -> None:
 
 
 class FrozenLinear(nn.Linear):
-    """A linear layer without gradients of its own."""
+    """A linear layer without gradients of its own; should its weight be made to require them, it is torch's again."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
@@ -57,6 +57,7 @@ def _by_onednn(x: Tensor, weight: Tensor) -> bool:
         and x.dtype is torch.float32
         and weight.dtype is torch.float32
         and x.numel() > 0
+        and not weight.requires_grad
         and _AVAILABLE
     )
 

@@ -60,6 +60,15 @@ def test_a_model_keeps_its_names_weights_and_kinds() -> None:
     assert not any(p.requires_grad for p in model.parameters())
 
 
+def test_a_weight_that_is_made_to_train_gets_its_gradient() -> None:
+    model = nn.Sequential(nn.Linear(4, 8))
+    freeze_linears(model)
+    model.requires_grad_(True)
+    model(normal(3, 4)).sum().backward()
+    assert model[0].weight.grad is not None
+    assert model[0].weight.grad.any()
+
+
 def test_under_autocast_it_rounds_as_torch_does() -> None:
     weight, x = normal(8, 16, seed=1), normal(6, 16)
     with torch.autocast("cpu", torch.bfloat16):
