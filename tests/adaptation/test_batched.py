@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from seal_lightning.adaptation import BatchedInnerLoop
 from seal_lightning.adaptation.adapter_run import AdapterRun
+from seal_lightning.adaptation.side_by_side import SideBySide
 from seal_lightning.adaptation.tokenizing import tokenize
 from seal_lightning.errors import ConfigError
 from seal_lightning.language_model import LanguageModel
@@ -490,6 +491,25 @@ def test_memory_may_run_out_outside_a_pass_too(
     monkeypatch.setattr(AdapterRun, place, running_out)
     results = inner_loop(tiny64).adapt(ragged_plans(), [1, 2, 3, 4, 5])
     assert next(coming, None) is None
+    assert max(error(a, b) for a, b in zip(results, expected, strict=True)) <= 1e-12
+
+
+def test_a_backward_pass_that_was_cut_short_leaves_nothing_behind(
+    tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory runs out when gradients were added already: the step starts anew from zero."""
+    expected = inner_loop(tiny64).adapt(ragged_plans(), [1, 2, 3, 4, 5])
+    failures = iter([False, True, False, False, True])
+    work = SideBySide._forward_backward
+
+    def cut_short(self: SideBySide, turns: Any) -> list[Tensor]:
+        losses = work(self, turns)
+        if next(failures, False):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return losses
+
+    monkeypatch.setattr(SideBySide, "_forward_backward", cut_short)
+    results = inner_loop(tiny64).adapt(ragged_plans(), [1, 2, 3, 4, 5])
     assert max(error(a, b) for a, b in zip(results, expected, strict=True)) <= 1e-12
 
 
