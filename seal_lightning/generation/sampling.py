@@ -16,7 +16,7 @@ from transformers import LogitsProcessor, StoppingCriteria
 from seal_lightning.types import SamplingSpec
 
 _LIKELIEST = 1024
-"""A nucleus is looked for among so many tokens first: sorting a whole vocabulary at every token is a tenth of sampling."""
+"""A nucleus is looked for among so many tokens first, which is cheaper than sorting a whole vocabulary."""
 
 
 class SeededSampling(LogitsProcessor):  # type: ignore[misc]

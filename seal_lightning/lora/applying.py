@@ -118,7 +118,7 @@ def _routing_hook(parts: list[Part], num_rows: int) -> Hook:
                 groups.append(Groups(parts, num_rows, x_NI.dtype))
             if trains:
                 return GroupedUpdate.apply(x_NI, output_NO, anchor, groups[0])  # type: ignore[no-any-return, no-untyped-call]
-            return grouped_update(x_NI, output_NO, groups[0], each)
+            return grouped_update(x_NI, output_NO, groups[0], each)[0]
         if trains:
             return _RoutedUpdate.apply(x_NI, output_NO, anchor, parts)  # type: ignore[no-any-return, no-untyped-call]
         for part in parts:

@@ -77,11 +77,11 @@ class Groups:
         torch._foreach_add_(into, gradients)
 
 
-def grouped_update(x_NI: Tensor, output_NO: Tensor, groups: Groups, each: int) -> Tensor:
-    """The base layer's output plus each group's update."""
+def grouped_update(x_NI: Tensor, output_NO: Tensor, groups: Groups, each: int) -> tuple[Tensor, Tensor]:
+    """The base layer's output plus each group's update, and A x [N, R]."""
     offsets = groups.offsets(each)
     low_NR = F.grouped_mm(x_NI, groups.a_MRI.transpose(1, 2), offs=offsets)
-    return output_NO + F.grouped_mm(low_NR, groups.b_MOR.transpose(1, 2), offs=offsets)
+    return output_NO + F.grouped_mm(low_NR, groups.b_MOR.transpose(1, 2), offs=offsets), low_NR
 
 
 class GroupedUpdate(torch.autograd.Function):
@@ -90,11 +90,10 @@ class GroupedUpdate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_NI: Tensor, output_NO: Tensor, anchor: Tensor, groups: Groups) -> Tensor:
         """For packed tokens: every row is a position."""
-        offsets = groups.offsets(1)
-        low_NR = F.grouped_mm(x_NI, groups.a_MRI.transpose(1, 2), offs=offsets)
-        ctx.save_for_backward(x_NI, low_NR, offsets)
+        updated_NO, low_NR = grouped_update(x_NI, output_NO, groups, each=1)
+        ctx.save_for_backward(x_NI, low_NR, groups.offsets(1))
         ctx.groups = groups
-        return output_NO + F.grouped_mm(low_NR, groups.b_MOR.transpose(1, 2), offs=offsets)
+        return updated_NO
 
     @staticmethod
     def backward(ctx: Any, gradient_NO: Tensor) -> tuple[Tensor | None, ...]:
