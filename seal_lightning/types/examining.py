@@ -1,0 +1,114 @@
+"""Questions, verdicts and scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from seal_lightning.types.bounds import mean
+from seal_lightning.types.editing import Prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExamPrompt:
+    """One question as it is put to a model. Several views (ARC's transformed grids) may serve one question."""
+
+    question_id: str
+    prompt: Prompt
+    target: str
+    """The gold answer exactly as it would continue the prompt; its log-probability is the likelihood score."""
+    max_new_tokens: int
+    view: str = "identity"
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnsweredQuestion:
+    """A question, its gold answers and a model's answer, as a grader sees them."""
+
+    question_id: str
+    question: str
+    gold_answers: tuple[str, ...]
+    """At least one; matching any of them is right."""
+    answer: str
+
+
+class VerdictStatus(StrEnum):
+    """A grader's finding. ``UNSCORED`` is no kind of wrong: it is shown and left out of every mean."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    UNSCORED = "unscored"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A grader's finding on one answer, with what led to it."""
+
+    question_id: str
+    status: VerdictStatus
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionScore:
+    """What was measured on one question. None means: was not measured."""
+
+    question_id: str
+    log_prob: float | None = None
+    """Mean log-probability (nats) of the gold answer's tokens, ≤ 0."""
+    num_target_tokens: int = 0
+    answer: str | None = None
+    verdict: Verdict | None = None
+    exact_match: float | None = None
+    """0 or 1, after SQuAD normalisation."""
+    f1: float | None = None
+    """Token overlap in [0, 1], after SQuAD normalisation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExamScores:
+    """What was measured on one task's questions."""
+
+    questions: tuple[QuestionScore, ...]
+
+    @property
+    def log_prob(self) -> float | None:
+        """Mean over the questions of their ``log_prob``; None if none was measured."""
+        return mean([q.log_prob for q in self.questions if q.log_prob is not None])
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of the scored answers that are correct; None if none was scored."""
+        verdicts = [q.verdict.status for q in self.questions if q.verdict is not None]
+        return mean([float(s is VerdictStatus.CORRECT) for s in verdicts if s is not VerdictStatus.UNSCORED])
+
+    @property
+    def exact_match(self) -> float | None:
+        """Mean exact match; None if no text was generated."""
+        return mean([q.exact_match for q in self.questions if q.exact_match is not None])
+
+    @property
+    def f1(self) -> float | None:
+        """Mean token F1; None if no text was generated."""
+        return mean([q.f1 for q in self.questions if q.f1 is not None])
+
+    @property
+    def num_unscored(self) -> int:
+        """Answers that the grader could not score."""
+        return sum(q.verdict is not None and q.verdict.status is VerdictStatus.UNSCORED for q in self.questions)
+
+
+class Measurement(StrEnum):
+    """What a reward needs to see; nothing else is measured."""
+
+    LIKELIHOOD = "likelihood"
+    ANSWERS = "answers"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardScore:
+    """A reward and what it is made of. A value of None means: could not be scored."""
+
+    value: float | None
+    breakdown: dict[str, float] = field(default_factory=dict)

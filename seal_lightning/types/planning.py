@@ -1,0 +1,124 @@
+"""What an edit means, the adaptation plan, and what an inner loop makes of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from seal_lightning.types.bounds import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """A piece of a training sequence. Segments are tokenised apart, so a loss mask is never searched for."""
+
+    text: str
+    trained: bool = True
+    """Whether the loss counts this segment's tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSequence:
+    """One sequence of the inner loop's data: the segments' tokens, joined."""
+
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterSpec:
+    """A LoRA adapter, in the terms of :class:`peft.LoraConfig`."""
+
+    rank: int = 32
+    """≥ 1."""
+    alpha: float = 64.0
+    """> 0; the update is scaled by alpha / rank (by alpha / √rank with ``use_rslora``)."""
+    dropout: float = 0.0
+    """In [0, 1); applied to the adapter's input while training."""
+    target_modules: tuple[str, ...] | Literal["all-linear"] | None = None
+    """Module names as PEFT matches them; None takes PEFT's default for the architecture (q and v for Llama and Qwen)."""
+    layers: tuple[int, ...] | None = None
+    """Indices of the decoder layers that get the adapter; None means all."""
+    use_rslora: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.rank >= 1, "adapter.rank", self.rank, "at least 1")
+        require(0 < self.alpha < math.inf, "adapter.alpha", self.alpha, "above 0 and finite")
+        require(0 <= self.dropout < 1, "adapter.dropout", self.dropout, "in [0, 1)")
+        modules, layers = self.target_modules, self.layers
+        require(modules != (), "adapter.target_modules", modules, "null, 'all-linear' or at least one name")
+        require(layers is None or (layers != () and min(layers) >= 0), "adapter.layers", layers, "null or indices ≥ 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSpec:
+    """AdamW with a schedule: how the inner loop, or the M-step, trains."""
+
+    learning_rate: float = 1e-3
+    """> 0, the peak of the schedule."""
+    num_epochs: int = 10
+    """≥ 1, passes over the sequences."""
+    batch_size: int = 1
+    """≥ 1, sequences an optimiser step; the loss is the mean over the batch's trained tokens."""
+    max_steps: int | None = None
+    """When given, exactly so many optimiser steps, whatever ``num_epochs`` says."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """Decay from the peak to zero over all steps."""
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    max_grad_norm: float | None = 1.0
+    """Clip the gradient's 2-norm; None never clips."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.learning_rate < math.inf, "optimizer.learning_rate", self.learning_rate, "above 0 and finite")
+        require(self.num_epochs >= 1, "optimizer.num_epochs", self.num_epochs, "at least 1")
+        require(self.batch_size >= 1, "optimizer.batch_size", self.batch_size, "at least 1")
+        require(self.max_steps is None or self.max_steps >= 1, "optimizer.max_steps", self.max_steps, "at least 1")
+        require(self.warmup_steps >= 0, "optimizer.warmup_steps", self.warmup_steps, "at least 0")
+        require(0 <= self.weight_decay < math.inf, "optimizer.weight_decay", self.weight_decay, "at least 0, finite")
+        clip = self.max_grad_norm
+        require(clip is None or 0 < clip < math.inf, "optimizer.max_grad_norm", clip, "above 0 and finite, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationPlan:
+    """What a self-edit means: the data, the adapter and the optimiser of one inner-loop run. One type for every domain."""
+
+    sequences: tuple[TrainingSequence, ...]
+    adapter: AdapterSpec
+    optimizer: OptimizerSpec
+    dropped_sequences: int = 0
+    """How many sequences of the edit were over the domain's cap and left out."""
+
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps this plan takes: ⌈sequences / batch⌉ an epoch, or ``max_steps``."""
+        if self.optimizer.max_steps is not None:
+            return self.optimizer.max_steps
+        return self.optimizer.num_epochs * -(-len(self.sequences) // self.optimizer.batch_size)
+
+
+class Adapter:
+    """Adapted weights as an inner loop returns them and an engine applies them; opaque to everything between."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapted:
+    """An inner-loop run that ended well."""
+
+    adapter: Adapter
+    losses: tuple[float, ...]
+    """One per optimiser step, the batch's loss before the step."""
+    num_tokens: int
+    """Tokens pushed through the model in training, all epochs together; no pads."""
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diverged:
+    """An inner-loop run that failed alone: its loss or gradient became NaN or infinite, or it did not fit."""
+
+    reason: str
+    step: int
+    """The optimiser step, counted from 0, at which it failed."""
+    seconds: float = 0.0
