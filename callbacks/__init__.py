@@ -1,6 +1,7 @@
 """Lightning callbacks: reward filters, the ReST-EM buffer, and what keeps and shows a run."""
 
 from seal_lightning.callbacks.attempt_journal import AttemptJournal
+from seal_lightning.callbacks.graceful_stop import GracefulStop
 from seal_lightning.callbacks.phase_checkpoint import PhaseCheckpoint
 from seal_lightning.callbacks.policy_export import PolicyExport
 from seal_lightning.callbacks.prediction_writer import SelfEditFile
@@ -14,6 +15,7 @@ __all__ = [
     "AboveThreshold",
     "AttemptJournal",
     "BestOfK",
+    "GracefulStop",
     "Improves",
     "PhaseCheckpoint",
     "PolicyExport",

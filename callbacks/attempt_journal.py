@@ -7,6 +7,7 @@ from typing import cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from seal_lightning.attempt_store import AttemptStore
+from seal_lightning.loops import SelfEditLoop
 from seal_lightning.module import SealModule
 from seal_lightning.rundir import RunDir
 
@@ -18,5 +19,19 @@ class AttemptJournal(Callback):
         """Give the self-edit loop its store."""
         run, rank = RunDir.of(trainer), trainer.global_rank
         run.check_writable()
+        if trainer.is_global_zero:
+            run.tidy()
         loop = cast(SealModule, pl_module).self_edit_loop
         loop.open_store = lambda round_index: AttemptStore(run.round(round_index), rank)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let another process go on."""
+        self.on_fit_end(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the journal."""
+        loop: SelfEditLoop | None = getattr(
+            pl_module, "self_edit_loop", None
+        )  # there is none before the model is loaded
+        if loop is not None:
+            loop.store.close()

@@ -1,50 +1,92 @@
-"""Checkpoints at the end of each phase, and within M-steps.
+"""Checkpoints at the end of each phase, within M-steps, and where a run is told to stop.
 
-An E-step needs none of its own: the policy stands still and every attempt is stored. Never on an epoch's last batch, where
-Lightning would skip the epoch's end on resume and with it the buffer or the merge.
+Never on an epoch's last batch, where Lightning would skip the epoch's end on resume and with it the buffer or the merge.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from seal_lightning.errors import ConfigError
+from seal_lightning import interruption
+from seal_lightning.checkpoints import complete_checkpoints
+from seal_lightning.errors import ConfigError, StopRequested
 from seal_lightning.module import SealModule
 from seal_lightning.rundir import RunDir
+
+_OTHERS_COME_WITHIN_S = 15.0
+"""After a signal: an inner step, or a token, of the slowest rank."""
 
 
 class PhaseCheckpoint(Checkpoint):
     """Writes ``checkpoints/round{r}-e_step.ckpt``, ``round{r}-m_step.ckpt`` and, within, ``round{r}-m_step-{n}.ckpt``.
 
+    An E-step needs none of its own, because every attempt is stored; one that is told to stop writes
+    ``round{r}-e_step-stopped.ckpt``, from which it starts at its first batch and skips what is stored.
+
     Args:
-        every_n_steps: ≥ 1, optimiser steps between the checkpoints of an M-step.
+        every_n_steps: ≥ 1, optimiser steps between the checkpoints of an M-step. One more is written before its last
+            step, so that a run that dies in the validation behind it trains one step again.
+        keep: ≥ 1, how many of the newest checkpoints stay (each holds the LoRAs of all rounds); null keeps all.
     """
 
-    def __init__(self, every_n_steps: int = 50) -> None:
-        if every_n_steps < 1:
-            raise ConfigError(f"PhaseCheckpoint.every_n_steps: {every_n_steps} is not allowed; it must be at least 1")
+    def __init__(self, every_n_steps: int = 50, keep: int | None = 3) -> None:
+        for name, value in {"every_n_steps": every_n_steps, "keep": keep}.items():
+            if value is not None and value < 1:
+                raise ConfigError(f"PhaseCheckpoint.{name}: {value} is not allowed; it must be at least 1")
         self.every_n_steps = every_n_steps
+        self.keep = keep
+        self._within_phase = False
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """From here to the phase's end there is something to save."""
+        self._within_phase = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save within an M-step."""
         module = cast(SealModule, pl_module)
-        if not module.in_e_step and (batch_idx + 1) % self.every_n_steps == 0 and not trainer.is_last_batch:
-            self._save(trainer, f"round{module.round_index}-m_step-{batch_idx + 1:06d}")
+        if module.in_e_step or trainer.is_last_batch:
+            return
+        steps = batch_idx + 1
+        if steps % self.every_n_steps == 0 or steps == int(trainer.num_training_batches) - 1:
+            self._save(trainer, f"round{module.round_index}-m_step-{steps:06d}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save at a phase's end; checkpoint callbacks run last, so the buffer is built and the policy exported."""
         module = cast(SealModule, pl_module)
+        self._within_phase = False
         self._save(trainer, f"round{module.round_index}-{'e_step' if module.in_e_step else 'm_step'}")
 
-    @staticmethod
-    def _save(trainer: Trainer, name: str) -> None:
-        path = RunDir.of(trainer).checkpoints / f"{name}.ckpt"
-        scratch = path.with_suffix(".tmp")  # the same folder: a rename is then all or nothing
-        trainer.save_checkpoint(scratch, weights_only=False)
-        if trainer.is_global_zero:
-            scratch.replace(path)
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save where the run was told to stop, if all ranks came there and Lightning can go on from there."""
+        if not isinstance(exception, StopRequested):
+            return
+        if interruption.wind_up(_OTHERS_COME_WITHIN_S):
+            self._save_where_it_stopped(trainer, cast(SealModule, pl_module))
+        interruption.end()
+        if trainer.is_global_zero and trainer.state.fn == "fit":
+            run = RunDir.of(trainer).path
+            exception.add_note(f"Attempts and checkpoints are kept. Go on with `seal fit --resume {run}`")
+
+    def _save_where_it_stopped(self, trainer: Trainer, module: SealModule) -> None:
+        if self._within_phase and trainer.training and module.in_e_step:
+            self._save(trainer, f"round{module.round_index}-e_step-stopped")
+        elif self._within_phase and trainer.training and not trainer.is_last_batch:
+            steps = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+            self._save(trainer, f"round{module.round_index}-m_step-{steps:06d}")
+
+    def _save(self, trainer: Trainer, name: str) -> None:
+        folder = RunDir.of(trainer).checkpoints
+        trainer.save_checkpoint(folder / f"{name}.ckpt", weights_only=False)
+        if self.keep is not None and trainer.is_global_zero:
+            for old in _all_but_newest(folder, self.keep):
+                trainer.strategy.remove_checkpoint(old)
+
+
+def _all_but_newest(folder: Path, keep: int) -> list[Path]:
+    return complete_checkpoints(folder)[:-keep]

@@ -6,6 +6,7 @@ from typing import Literal, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from seal_lightning.durable import placing_folder
 from seal_lightning.module import SealModule
 from seal_lightning.rundir import RunDir
 
@@ -25,4 +26,5 @@ class PolicyExport(Callback):
         """Export when an M-step ended."""
         module = cast(SealModule, pl_module)
         if not module.in_e_step and trainer.is_global_zero:
-            module.loaded_policy.export(RunDir.of(trainer).round(module.round_index) / "policy", self.kind)
+            with placing_folder(RunDir.of(trainer).round(module.round_index) / "policy") as folder:
+                module.loaded_policy.export(folder, self.kind)

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from seal_lightning.distributed import gather_objects
+from seal_lightning import interruption
 from seal_lightning.rundir import RunDir
 
 
@@ -31,7 +31,7 @@ class SelfEditFile(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write all ranks' edits."""
-        rows = gather_objects(self._rows)
+        rows = interruption.gather(self._rows)
         if trainer.is_global_zero:
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             path = RunDir.of(trainer).write_text_result("self_edits", "jsonl", lines)

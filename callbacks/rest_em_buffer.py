@@ -7,9 +7,9 @@ from typing import cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from seal_lightning import interruption
 from seal_lightning.callbacks.reward_filter import RewardFilter
 from seal_lightning.datamodule import SealDataModule
-from seal_lightning.distributed import gather_objects
 from seal_lightning.errors import ConfigError, RunError
 from seal_lightning.hooks import seal_callbacks
 from seal_lightning.module import SealModule
@@ -41,7 +41,7 @@ class RestEmBuffer(Callback):
         if not module.in_e_step:
             return
         data = cast(SealDataModule, trainer.datamodule)  # type: ignore[attr-defined]
-        attempts = {a.attempt_id: a for a in gather_objects(module.self_edit_loop.store.all())}
+        attempts = {a.attempt_id: a for a in interruption.gather(module.self_edit_loop.store.all())}
         candidates = group_candidates(attempts.values(), data.train_tasks())
         assert self.filter is not None
         tasks = {task.task_id: task for task in data.train_tasks()}

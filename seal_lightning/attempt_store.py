@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seal_lightning.records import RecordFile
+from seal_lightning.journal import Journal
 from seal_lightning.types import Attempt
 
 
 class AttemptStore:
-    """The attempts of one round, by id; kept in a folder of JSONL files, one a rank, or in memory only.
+    """The attempts of one round, by id; kept in a folder of journals, one a rank, or in memory only.
 
-    Each rank appends to its own file and reads everyone's, so a resumed run may have another number of ranks.
+    Each rank appends to its own journal and reads everyone's, so a resumed run may have another number of ranks.
     """
 
     def __init__(self, folder: Path | None, rank: int = 0) -> None:
         self.folder = folder
-        self._file = None if folder is None else RecordFile(folder / f"attempts.rank{rank}.jsonl", Attempt)
-        self._attempts = {attempt.attempt_id: attempt for attempt in self._stored()}
+        self._journal = None if folder is None else Journal(folder / f"attempts.rank{rank}.jsonl", Attempt)
+        self._attempts: dict[str, Attempt] = {}
+        for journal in [] if folder is None else journals(folder):
+            for attempt in journal.read():
+                self._attempts.setdefault(attempt.attempt_id, attempt)
 
     def get(self, attempt_id: str) -> Attempt | None:
         """The attempt of that id, if it was made."""
@@ -25,16 +28,21 @@ class AttemptStore:
 
     def add(self, attempt: Attempt) -> None:
         """Store an attempt; it is on the disk when this returns."""
-        if self._file is not None:
-            self._file.append(attempt)
+        if self._journal is not None:
+            self._journal.append(attempt)
         self._attempts[attempt.attempt_id] = attempt
 
     def all(self) -> list[Attempt]:
         """All attempts this rank knows of."""
         return list(self._attempts.values())
 
-    def _stored(self) -> list[Attempt]:
-        if self.folder is None:
-            return []
-        files = sorted(self.folder.glob("attempts.rank*.jsonl"))
-        return [attempt for file in files for attempt in RecordFile(file, Attempt).read()]
+    def close(self) -> None:
+        """Let another process write this rank's journal."""
+        if self._journal is not None:
+            self._journal.close()
+
+
+def journals(folder: Path) -> list[Journal[Attempt]]:
+    """The journals of a round's folder, in the order of the ranks."""
+    files = sorted(folder.glob("attempts.rank*.jsonl"), key=lambda path: (len(path.name), path.name))
+    return [Journal(file, Attempt) for file in files]

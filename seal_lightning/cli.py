@@ -7,7 +7,7 @@ from argparse import ArgumentError
 from collections.abc import Sequence
 from typing import Any
 
-from seal_lightning.errors import SealError
+from seal_lightning.errors import SealError, StopRequested
 
 TRAINER_SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
@@ -32,7 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(args[0], args[1:])
     except SealError as error:
-        sys.stderr.write(f"seal {args[0]}: error: {error}\n")
+        notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
+        kind = "" if isinstance(error, StopRequested) else "error: "
+        sys.stderr.write(f"seal {args[0]}: {kind}{error}{notes}\n")
+        return error.exit_code
+    except OSError as error:
+        sys.stderr.write(
+            f"seal {args[0]}: error: {error}. What was stored is kept; go on with `seal fit --resume RUN`\n"
+        )
         return 1
     except ArgumentError as error:
         sys.stderr.write(f"seal {args[0]}: error: {error}\nAll settings: seal {args[0]} --help\n")

@@ -1,12 +1,125 @@
-"""What ranks say to each other outside gradients: whole Python objects, gathered once at a phase's end."""
+"""What ranks say to each other outside gradients: notes on a board that needs no collective, and objects gathered once
+at a phase's end.
+
+A rank inside a collective hears no signal and cannot be told anything, so ranks first meet at the board, and enter the
+collective together.
+"""
 
 from __future__ import annotations
 
-from typing import TypeVar
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeVar
 
 import torch.distributed as dist
 
+from seal_lightning.errors import RankLost, shown
+
 T = TypeVar("T")
+
+_LOOK_EVERY_S = 0.25
+_num_boards = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """Why the run ends before its end. The first note on the board stands."""
+
+    kind: Literal["stop", "failure"]
+    rank: int
+    reason: str
+
+
+class Board:
+    """Where the ranks of a run leave notes and signs of life: the key-value store of their process group.
+
+    Args:
+        rank: this process.
+        num_ranks: of the run.
+        timeout_s: a rank that gives no sign of life for so long is lost.
+    """
+
+    def __init__(self, rank: int, num_ranks: int, timeout_s: float) -> None:
+        global _num_boards
+        self.rank = rank
+        self.num_ranks = num_ranks
+        self.timeout_s = timeout_s
+        self._note: Note | None = None
+        self._store = None
+        self._looked = 0.0
+        self._beats = 0
+        self._num_meetings = 0
+        if num_ranks > 1:
+            _num_boards += 1  # the same on every rank: each makes one a run
+            self._store = dist.distributed_c10d.PrefixStore(f"seal_lightning/{_num_boards}", _process_group_store())
+
+    def post(self, note: Note) -> None:
+        """Leave a note, unless there is one already."""
+        if self._store is None:
+            self._note = self._note or note
+            return
+        with suppress(dist.DistError):  # the store lives with rank 0: where that is lost, others see so themselves
+            self._store.compare_set("note", "", json.dumps(asdict(note)))
+
+    def look(self, *, now: bool = False) -> Note | None:
+        """The note on the board, if there is one; gives a sign of life. Looks a few times a second unless ``now``.
+
+        Raises :class:`RankLost` when rank 0, which keeps the board, cannot be reached.
+        """
+        if self._store is None or (not now and time.monotonic() - self._looked < _LOOK_EVERY_S):
+            return self._note
+        self._looked = time.monotonic()
+        self._beats += 1
+        try:
+            self._store.set(f"alive/{self.rank}", str(self._beats))
+            if self._note is None and self._store.check(["note"]):
+                self._note = Note(**json.loads(self._store.get("note")))
+        except dist.DistError as error:
+            raise RankLost("rank 0 can no longer be reached: it was killed or its machine is down") from error
+        return self._note
+
+    def meet(self, give_up: Callable[[], bool], timeout_s: float | None = None) -> bool:
+        """Wait for all ranks; True when all are there, on every one of them, and False where one gave up before.
+
+        ``timeout_s`` bounds the wait; without it, a rank that is merely slow is waited for as long as it gives signs of
+        life. Raises :class:`RankLost` when it does not.
+        """
+        if self._store is None:
+            return True
+        self._num_meetings += 1
+        name = f"meeting/{self._num_meetings}"
+        lives = {rank: ("", time.monotonic()) for rank in range(self.num_ranks) if rank != self.rank}
+        start = time.monotonic()
+        try:
+            self._store.set(f"{name}/{self.rank}", "here")
+            while True:
+                here = self._store.check([f"{name}/{rank}" for rank in range(self.num_ranks)])
+                late = timeout_s is not None and time.monotonic() - start > timeout_s
+                # Whoever decides first decides for all: no rank goes into a collective that another has turned from.
+                if here or late or give_up():
+                    return self._store.compare_set(f"{name}/outcome", "", "go" if here else "stop") == b"go"
+                if self._store.check([f"{name}/outcome"]):
+                    return self._store.get(f"{name}/outcome") == b"go"
+                if timeout_s is None:
+                    self._check_lives(lives)
+                time.sleep(_LOOK_EVERY_S / 5)
+        except dist.DistError as error:
+            raise RankLost("rank 0 can no longer be reached: it was killed or its machine is down") from error
+
+    def _check_lives(self, lives: dict[int, tuple[str, float]]) -> None:
+        assert self._store is not None
+        for rank, (beats, since) in lives.items():
+            key = f"alive/{rank}"
+            found = self._store.get(key).decode() if self._store.check([key]) else ""
+            if found != beats:
+                lives[rank] = (found, time.monotonic())
+            elif time.monotonic() - since > self.timeout_s:
+                raise RankLost(
+                    f"rank {rank} has given no sign of life for {self.timeout_s:.0f} s: it was killed, stopped or hangs"
+                )
 
 
 def gather_objects(local: list[T]) -> list[T]:
@@ -16,3 +129,15 @@ def gather_objects(local: list[T]) -> list[T]:
     lists: list[list[T] | None] = [None] * dist.get_world_size()
     dist.all_gather_object(lists, local)
     return [item for items in lists for item in items or []]
+
+
+def described(note: Note) -> str:
+    """A note in a sentence."""
+    if note.kind == "stop":
+        return f"stopped by {note.reason} (rank {note.rank})"
+    return f"rank {note.rank} failed first: {shown(note.reason, 400)}"
+
+
+def _process_group_store() -> Any:
+    """The store that the default process group was made with."""
+    return dist.distributed_c10d._get_default_store()

@@ -6,6 +6,8 @@ from __future__ import annotations
 class SealError(Exception):
     """The base of all errors this package raises on purpose; the command line prints it without a traceback."""
 
+    exit_code = 1
+
 
 class ConfigError(SealError):
     """A setting is out of bounds or does not fit another."""
@@ -21,6 +23,18 @@ class ModelError(SealError):
 
 class RunError(SealError):
     """A run directory cannot be written, read or resumed."""
+
+
+class RankLost(SealError):
+    """Another process of the run failed or gives no sign of life."""
+
+
+class StopRequested(SealError):
+    """The run was told to stop by a signal and ended in good order."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        self.exit_code = exit_code
+        super().__init__(message)
 
 
 class MalformedEdit(SealError):

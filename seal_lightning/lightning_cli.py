@@ -12,9 +12,12 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import CheckpointIO
 
+from seal_lightning import interruption
 from seal_lightning.callbacks import (
     AttemptJournal,
+    GracefulStop,
     PhaseCheckpoint,
     PolicyExport,
     RestEmBuffer,
@@ -23,7 +26,9 @@ from seal_lightning.callbacks import (
     SelfEditFile,
     TestTable,
 )
+from seal_lightning.checkpoint_io import AtomicCheckpointIO, local_path
 from seal_lightning.datamodule import SealDataModule
+from seal_lightning.durable import write_bytes
 from seal_lightning.errors import ConfigError, RunError
 from seal_lightning.module import SealModule
 from seal_lightning.rundir import RunDir
@@ -43,6 +48,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 def default_callbacks() -> list[Callback]:
     """What every run has beside its reward filter; the configuration may name one with settings of its own."""
     return [
+        GracefulStop(),
         AttemptJournal(),
         RestEmBuffer(),
         RoundReport(),
@@ -70,9 +76,23 @@ class RunConfig(SaveConfigCallback):
         run.check_writable()
         text = self.parser.dump(self.config, skip_none=False)
         if not run.holds_a_run:
-            (run.path / "config.yaml").write_text(text, encoding="utf-8")
+            write_bytes(run.path / "config.yaml", text.encode())
         elif _settings(text) != _settings(run.config.read_text(encoding="utf-8")):
-            run.next_config.write_text(text, encoding="utf-8")
+            write_bytes(run.next_config, text.encode())
+
+
+def _checkpoint(chosen: str | None, run: RunDir) -> str | None:
+    """The checkpoint to load: ``last`` is the run's newest whole one. Raises :class:`RunError`, also for a URL."""
+    if chosen is None:
+        return None
+    if chosen in ("best", "hpc"):
+        raise RunError(f"--ckpt_path {chosen} is not offered: name a file, or `last` for the newest of {run.path}")
+    if chosen == "last":
+        newest = run.latest_checkpoint()
+        if newest is None:
+            raise RunError(f"--ckpt_path last: {run.checkpoints} has no checkpoint that is whole")
+        return str(newest)
+    return str(local_path(chosen))
 
 
 def _settings(text: str) -> dict[str, Any]:
@@ -101,11 +121,13 @@ class SealCLI(LightningCLI):
         """Check the run directory and the seed before anything is loaded."""
         config = self.config[self.subcommand]
         run = RunDir(Path(config.run_dir))
+        config.ckpt_path = _checkpoint(config.get("ckpt_path"), run)
         if config.seed_everything is not False:
             raise ConfigError("seed_everything is not used: every seed of a run is made from model.seed; set that")
         if getattr(rank_zero_only, "rank", 0) != 0:
             return
-        if self.subcommand == "fit" and run.holds_a_run and not self.resuming:
+        going_on = self.resuming or (config.ckpt_path is not None and run.checkpoints in Path(config.ckpt_path).parents)
+        if self.subcommand == "fit" and run.holds_a_run and not going_on:
             raise RunError(
                 f"the run directory {run.path} holds a run already; nothing in it was touched. Go on with it by "
                 f"`seal fit --resume {run.path}`, or name another with --run_dir"
@@ -122,6 +144,10 @@ class SealCLI(LightningCLI):
         self.trainer_defaults["callbacks"] = ours
         if config.trainer.logger in (None, True):
             kwargs["logger"] = TensorBoardLogger(config.run_dir, name="tensorboard", version="")
+        plugins = self._get(self.config_init, "trainer").plugins or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 
 
@@ -132,6 +158,8 @@ def run(command: str, args: Sequence[str]) -> SealCLI:
         return _cli(command, expanded, resuming)
     except MisconfigurationException as error:
         raise ConfigError(str(error)) from error
+    finally:
+        interruption.end()
 
 
 def _cli(command: str, args: list[str], resuming: bool) -> SealCLI:
@@ -169,5 +197,5 @@ def expand_run_options(command: str, args: list[str]) -> tuple[bool, list[str]]:
     expanded = ["--config", str(run_dir.config), "--run_dir", str(run_dir.path)]
     checkpoint = run_dir.latest_checkpoint()
     if checkpoint is not None and "--ckpt_path" not in rest:
-        expanded += ["--ckpt_path", str(checkpoint), "--weights_only", "true"]
+        expanded += ["--ckpt_path", str(checkpoint)]
     return command == "fit", expanded + rest

@@ -47,12 +47,17 @@ class SelfEditLoop(_Loop):
         self._store_round: int | None = None
 
     def attach(self) -> None:
-        """Hang below the trainer's epoch loop, so that Lightning saves and restores this loop's progress."""
-        self.trainer.fit_loop.epoch_loop.self_edit_loop = self
+        """Hang below the trainer's epoch loop, so that Lightning saves and restores this loop's progress; once."""
+        epoch_loop = self.trainer.fit_loop.epoch_loop
+        epoch_loop.self_edit_loop = self
+        # Lightning 2.6 has all ranks wait for rank 0 before each batch, to pass on its SIGTERM. In the E-step no rank waits
+        # for another, and GracefulStop hears signals on any.
+        epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
     def run(self, tasks: Sequence[Task], round_index: int, on_attempt: Callable[[Attempt], None]) -> None:
         """Make and store every attempt at these tasks that is not stored yet; ``on_attempt`` hears of each new one."""
         if self._store_round != round_index:
+            self.store.close()
             self.store, self._store_round = self.open_store(round_index), round_index
         slots = [
             (task, index, repeat)

@@ -14,11 +14,12 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from seal_lightning import interruption
 from seal_lightning.adaptation import BatchedInnerLoop
 from seal_lightning.attempting import Attempting
 from seal_lightning.batches import RowBatch, TaskBatch
 from seal_lightning.distributed import gather_objects
-from seal_lightning.errors import ConfigError
+from seal_lightning.errors import ConfigError, RunError
 from seal_lightning.evaluation.conditions import ConditionResult, Evaluation
 from seal_lightning.generation import PolicyWriter, TransformersEngine
 from seal_lightning.grading import LocalRules
@@ -27,6 +28,7 @@ from seal_lightning.loops import SelfEditLoop
 from seal_lightning.lora import applied
 from seal_lightning.policy import Policy
 from seal_lightning.pretrained import Pretrained
+from seal_lightning.random_state import random_state, restore_random_state
 from seal_lightning.reinforcement import num_trained_tokens, pack_rows
 from seal_lightning.rewards import LikelihoodReward
 from seal_lightning.schedule import learning_rate_factor
@@ -192,7 +194,7 @@ class SealModule(LightningModule):
             total += loss.detach()
         norm = torch.nn.utils.clip_grad_norm_(policy.lora.parameters(), self.reinforce.max_grad_norm or math.inf)
         if not torch.isfinite(norm):
-            raise ConfigError(
+            raise RunError(
                 f"the M-step's gradient became {norm.item()} at step {batch.step} of round {self.round_index}; attempts "
                 "and accepted edits are kept. Resume with a lower model.reinforce.learning_rate"
             )
@@ -235,7 +237,7 @@ class SealModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean reward and the rate of failures over all ranks' tasks, the same on every rank."""
-        attempts = gather_objects(self._validated)
+        attempts = interruption.gather(self._validated)
         rewards = [a.reward for a in attempts if a.reward is not None]
         failed = [a.status in (AttemptStatus.MALFORMED, AttemptStatus.DIVERGED) for a in attempts]
         if attempts:
@@ -257,7 +259,7 @@ class SealModule(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Gather every rank's results and hand them to the callbacks."""
-        results = gather_objects(self.test_results)
+        results = interruption.gather(self.test_results)
         for callback in seal_callbacks(self.trainer):
             callback.on_test_results(self.trainer, self, results)
 
@@ -277,12 +279,29 @@ class SealModule(LightningModule):
         return {name: value for name, value in state.items() if name.startswith("policy.lora.")}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the merged LoRAs of past rounds."""
-        checkpoint["seal"] = {"merged": self.loaded_policy.merged_states(), "rounds": self.rounds, "seed": self.seed}
+        """Add the merged LoRAs of past rounds, where the run is, and every rank's random generators. A collective."""
+        checkpoint["seal"] = {
+            "merged": self.loaded_policy.merged_states(),
+            "rounds": self.rounds,
+            "seed": self.seed,
+            "round": self.round_index,
+            "phase": "e_step" if self.in_e_step else "m_step",
+            "random_states": gather_objects([random_state()]),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Replay past rounds' merges; let an interrupted E-step start at its first batch (what is stored is skipped)."""
+        """Replay past rounds' merges; let an interrupted E-step start at its first batch (what is stored is skipped).
+
+        Raises :class:`ModelError` when the weights are another model's, misshapen or not finite.
+        """
+        if not isinstance(checkpoint.get("seal"), dict) or "state_dict" not in checkpoint:
+            raise RunError("the checkpoint is not one of a SEAL run: it has no merged LoRAs. Nothing was changed")
+        self.loaded_policy.check_state(checkpoint["state_dict"], prefix="policy.")
         self.loaded_policy.load_merged_states(checkpoint["seal"]["merged"])
+        if self._trainer is not None and self.trainer.state.fn == "fit":
+            states = checkpoint["seal"]["random_states"]
+            if self.trainer.global_rank < len(states):
+                restore_random_state(states[self.trainer.global_rank])
         restart_e_step(checkpoint)
 
 

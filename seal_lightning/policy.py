@@ -6,15 +6,15 @@ bit for bit on the CPU.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from seal_lightning import lora
-from seal_lightning.errors import ModelError
+from seal_lightning.errors import ModelError, shown
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import LoraAdapter, init_adapter, joined, save_adapter, target_modules
 from seal_lightning.pretrained import Pretrained
@@ -86,22 +86,27 @@ class Policy(nn.Module):
         ]
 
     def load_merged_states(self, states: Sequence[LoraState]) -> None:
-        """Become the policy whose merged LoRAs are these. Raises :class:`ModelError` when they fit another model."""
+        """Become the policy whose merged LoRAs are these.
+
+        Raises :class:`ModelError` when they are another model's, misshapen or not finite; nothing is changed then.
+        """
+        shapes = {
+            f"{name}.{letter}": tuple(tensor.shape)
+            for name, pair in self.adapter.weights.items()
+            for letter, tensor in zip("AB", pair, strict=True)
+        }
         adapters = []
         for state in states:
-            try:
-                weights = {name: (state[f"{name}.A"], state[f"{name}.B"]) for name in self.module_names}
-            except KeyError as error:
-                raise ModelError(f"the checkpoint belongs to another model or adapter: it has no {error}") from error
-            rank = next(iter(weights.values()))[0].shape[0]
-            if rank != self.spec.rank:
-                raise ModelError(
-                    f"the checkpoint's policy LoRA has rank {rank}, the configuration says {self.spec.rank}"
-                )
+            _check_tensors(state, shapes)
+            weights = {name: (state[f"{name}.A"], state[f"{name}.B"]) for name in self.module_names}
             adapters.append(LoraAdapter(spec=self.spec, weights=weights))
         self.go_to(0)
         self.merged = adapters
         self.go_to(len(adapters))
+
+    def check_state(self, state: Mapping[str, Any], prefix: str) -> None:
+        """Raise :class:`ModelError` unless a checkpoint's parameters are this policy's LoRA, and finite."""
+        _check_tensors(state, {f"{prefix}lora.{i}": tuple(tensor.shape) for i, tensor in enumerate(self.lora)})
 
     def export(self, folder: Path, kind: Literal["adapter", "merged"]) -> None:
         """Write the policy as a standard folder: a PEFT adapter of the base model, or a full model.
@@ -133,3 +138,19 @@ class Policy(nn.Module):
     def _by_name(self, tensors: list[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         pairs = zip(tensors[::2], tensors[1::2], strict=True)
         return dict(zip(self.module_names, pairs, strict=True))
+
+
+def _check_tensors(state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    if not isinstance(state, Mapping) or state.keys() != shapes.keys():
+        strange = sorted(set(state) ^ set(shapes))[:3] if isinstance(state, Mapping) else type(state).__name__
+        raise ModelError(f"the checkpoint belongs to another model or policy_adapter; they differ in {shown(strange)}")
+    for name, shape in shapes.items():
+        tensor = state[name]
+        if not isinstance(tensor, Tensor) or tuple(tensor.shape) != shape:
+            found = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise ModelError(
+                f"the checkpoint belongs to another model or policy_adapter: {name} is {found}, expected {shape} "
+                f"(model.policy_adapter.rank is {min(shape)})"
+            )
+        if not tensor.isfinite().all():
+            raise ModelError(f"the checkpoint's {name} is NaN or infinite; take an older one")

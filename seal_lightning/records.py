@@ -2,53 +2,34 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from seal_lightning import durable
 from seal_lightning.errors import RunError
 
 R = TypeVar("R")
 
 
 class RecordFile(Generic[R]):
-    """A JSONL file of one kind of record. Appends reach the disk before :meth:`append` returns."""
+    """A JSONL file of one kind of record, written as a whole."""
 
     def __init__(self, path: Path, kind: type[R]) -> None:
         self.path = path
         self._adapter: TypeAdapter[R] = TypeAdapter(kind)
-        self._tail_is_whole = False
 
     def read(self) -> list[R]:
-        """All records but a torn last line, which a crash left or another process is just writing.
-
-        Raises :class:`RunError` on damage elsewhere. The file stays as it is: it may be another rank's.
-        """
+        """All records; none when there is no file. Raises :class:`RunError` that names the line which is no record."""
         if not self.path.exists():
             return []
-        lines = self.path.read_bytes().split(b"\n")  # every whole record ends with a newline
-        return [self._parse(line, number) for number, line in enumerate(lines[:-1], 1)]
-
-    def append(self, record: R) -> None:
-        """Add one record and wait until it is on the disk; what a crash tore before is cut off first."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as file:
-            if not self._tail_is_whole:
-                file.truncate(self.path.read_bytes().rfind(b"\n") + 1)
-                self._tail_is_whole = True
-            file.write(self._adapter.dump_json(record) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        return [self._parse(line, number) for number, line in enumerate(self.path.read_bytes().splitlines(), 1)]
 
     def write(self, records: Iterable[R]) -> None:
         """Replace the file by these records, in one step."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = self.path.with_suffix(".tmp")
-        scratch.write_bytes(b"".join(self._adapter.dump_json(record) + b"\n" for record in records))
-        scratch.replace(self.path)
+        durable.write_bytes(self.path, b"".join(self._adapter.dump_json(record) + b"\n" for record in records))
 
     def _parse(self, line: bytes, number: int) -> R:
         try:
@@ -56,8 +37,7 @@ class RecordFile(Generic[R]):
         except ValidationError as error:
             first = error.errors()[0]
             raise RunError(
-                f"{self.path}, line {number}: not a stored record ({'.'.join(map(str, first['loc']))}: {first['msg']}). "
-                "Remove the line to go on without it; the attempt is then made again"
+                f"{self.path}, line {number}: not a stored record ({'.'.join(map(str, first['loc']))}: {first['msg']})"
             ) from error
 
 

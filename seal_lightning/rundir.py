@@ -6,10 +6,14 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lightning.pytorch import Trainer
-
+from seal_lightning.checkpoints import newest_checkpoint, remove_incomplete
+from seal_lightning.durable import remove_leftovers, write_bytes
 from seal_lightning.errors import RunError
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,13 @@ class RunDir:
         return self.path / f"round_{index}"
 
     def latest_checkpoint(self) -> Path | None:
-        """The newest checkpoint, if there is one."""
-        found = sorted(self.checkpoints.glob("*.ckpt"), key=lambda path: (path.stat().st_mtime_ns, path.name))
-        return found[-1] if found else None
+        """The newest checkpoint that is whole, if there is one."""
+        return newest_checkpoint(self.checkpoints)
+
+    def tidy(self) -> None:
+        """Remove what a process that was killed had not finished writing."""
+        remove_leftovers(self.path)
+        remove_incomplete(self.checkpoints)
 
     def write_result(self, name: str, content: object) -> Path:
         """Write ``results/{name}.json`` and return the path; see :meth:`write_text_result`."""
@@ -64,13 +72,10 @@ class RunDir:
     def write_text_result(self, name: str, suffix: str, text: str) -> Path:
         """Write ``results/{name}.{suffix}``, or ``{name}-2.{suffix}`` and so on where that exists; returns the path."""
         folder = self.path / "results"
-        folder.mkdir(parents=True, exist_ok=True)
         number = 1
         while (path := folder / f"{name}{f'-{number}' if number > 1 else ''}.{suffix}").exists():
             number += 1
-        scratch = path.with_suffix(".tmp")
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
+        write_bytes(path, text.encode())
         return path
 
     def check_writable(self) -> None:

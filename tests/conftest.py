@@ -18,6 +18,10 @@ from seal_lightning.pretrained import Pretrained
 torch.set_num_threads(1)  # matrices of 32 by 32 gain nothing from more, and other tests share the cores
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--release", action="store_true", help="ten times as many faults in tests/faults")
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A two-layer Llama as a transformers folder."""

@@ -3,13 +3,16 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+from seal_lightning.attempt_store import journals
 from seal_lightning.cli import main
+from seal_lightning.journal import Journal
 from seal_lightning.records import RecordFile
 from seal_lightning.types import Attempt, BufferRow
 
@@ -60,8 +63,7 @@ def fit(tmp_path: Path, settings: dict, *more: str) -> int:
 
 
 def attempts(run_dir: Path, round_index: int) -> list[Attempt]:
-    files = sorted((run_dir / f"round_{round_index}").glob("attempts.rank*.jsonl"))
-    return [attempt for file in files for attempt in RecordFile(file, Attempt).read()]
+    return [attempt for journal in journals(run_dir / f"round_{round_index}") for attempt in journal.read()]
 
 
 def buffer(run_dir: Path, round_index: int) -> list[BufferRow]:
@@ -96,9 +98,8 @@ def test_a_run_keeps_everything(uninterrupted: Path) -> None:
         assert (uninterrupted / f"round_{round_index}" / "policy" / "adapter_model.safetensors").exists()
     assert (uninterrupted / "config.yaml").exists()
     assert list((uninterrupted / "tensorboard").glob("events*"))
-    assert {p.stem for p in (uninterrupted / "checkpoints").iterdir()} == {
-        f"round{r}-{phase}_step" for r in (0, 1) for phase in "em"
-    }
+    newest = {f"{name}.ckpt" for name in ("round1-e_step", "round1-m_step-000008", "round1-m_step")}
+    assert {p.name for p in (uninterrupted / "checkpoints").iterdir()} == newest | {f"{name}.json" for name in newest}
 
 
 def test_tensorboard_shows_the_rounds(uninterrupted: Path) -> None:
@@ -176,13 +177,16 @@ def test_checkpoints_within_an_m_step(
     """Also on every step: never on the last batch, after which a resume would not merge."""
     run_dir = tmp_path / "steps"
     settings = config(tiny_folder, run_dir)
-    every_step = {"class_path": "seal_lightning.callbacks.PhaseCheckpoint", "init_args": {"every_n_steps": 1}}
+    every_step = {
+        "class_path": "seal_lightning.callbacks.PhaseCheckpoint",
+        "init_args": {"every_n_steps": 1, "keep": None},
+    }
     settings["trainer"]["callbacks"].append(every_step)
     monkeypatch.setenv("SEAL_TEST_INTERRUPT", "batch:3:9")
     with pytest.raises(RuntimeError, match="interrupted"):
         fit(tmp_path, settings)
     monkeypatch.delenv("SEAL_TEST_INTERRUPT")
-    names = {path.stem for path in (run_dir / "checkpoints").iterdir()}
+    names = {path.stem for path in (run_dir / "checkpoints").glob("*.ckpt")}
     assert {name for name in names if name.startswith("round0-m_step-")} == {
         f"round0-m_step-{n:06d}" for n in range(1, 9)
     }
@@ -191,7 +195,7 @@ def test_checkpoints_within_an_m_step(
 
 
 def test_a_new_round_starts_with_a_new_optimizer(uninterrupted: Path) -> None:
-    saved = torch.load(uninterrupted / "checkpoints" / "round0-m_step.ckpt", weights_only=True)
+    saved = torch.load(uninterrupted / "checkpoints" / "round1-m_step.ckpt", weights_only=True)
     assert saved["optimizer_states"][0]["state"] == {}
 
 
@@ -206,10 +210,10 @@ def test_replay_notices_another_reward(uninterrupted: Path, tmp_path: Path) -> N
     copy = tmp_path / "copy"
     shutil.copytree(uninterrupted, copy)
     file = copy / "round_0" / "attempts.rank0.jsonl"
-    row = json.loads(file.read_text().splitlines()[0])
-    row["reward"] += 0.01
-    file.write_text(json.dumps(row) + "\n")
-    assert main(["replay", str(copy), row["attempt_id"]]) == 1
+    told = journals(file.parent)[0].read()[0]
+    file.unlink()
+    Journal(file, Attempt).append(replace(told, reward=told.reward + 0.01))
+    assert main(["replay", str(copy), told.attempt_id]) == 1
 
 
 def test_test_compares_all_conditions(uninterrupted: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import torch
 
+from seal_lightning import interruption
 from seal_lightning.adaptation.adapter_run import AdapterRun
 from seal_lightning.adaptation.memory import Allowance
 from seal_lightning.language_model import LanguageModel
@@ -81,6 +82,7 @@ class SideBySide:
                 if not self._admit(waiting[-1]):
                     break
                 waiting.pop()
+            interruption.check()
             if self._active:
                 self._pass(self._turns())
             elif waiting:

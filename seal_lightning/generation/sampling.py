@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, StoppingCriteria
 
+from seal_lightning import interruption
 from seal_lightning.types import SamplingSpec
 
 _LIKELIEST = 1024
@@ -97,6 +98,7 @@ class RowStops(StoppingCriteria):  # type: ignore[misc]
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
         """[batch] booleans: all true when the batch ends, else all false."""
+        interruption.check()
         written = input_ids.shape[1] - self.prompt_length
         tails = input_ids[:, -min(written, self.TAIL_TOKENS) :].tolist()
         for row, tail in enumerate(tails):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
+from seal_lightning import interruption
 from seal_lightning.errors import ConfigError, DataError, shown
 from seal_lightning.generation.kv_cache import keep_rows, roomy_cache
 from seal_lightning.generation.sampling import RowStops, SeededSampling
@@ -114,6 +115,7 @@ class TransformersEngine(Engine):
         return TokenizedSequence(token_ids=(*prompt, *target), trained=trained)
 
     def _score_batch(self, batch: Sequence[tuple[TokenizedSequence, LoraAdapter | None]]) -> list[list[float]]:
+        interruption.check()
         row = pack([sequence for sequence, _ in batch], self.language_model.device)
         forward = self.language_model.packed
         shares = [Share(size=len(sequence.token_ids), adapter=adapter) for sequence, adapter in batch]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from seal_lightning.domains.knowledge.records import Record, RecordError, Text, json_kind, read_json, validated
+from seal_lightning.domains.knowledge.records import ListOf, Record, RecordError, Text, json_kind, read_json, validated
 from seal_lightning.domains.knowledge.squad import PASSAGES_DIRECTORY
 from seal_lightning.errors import DataError, shown
 
@@ -34,9 +34,9 @@ class _QuestionAnswer(Record):
 class _ExampleRow(Record):
     title: Text
     context: Text
-    implications: list[Text]
-    rewrites: list[Text]
-    self_qa: list[_QuestionAnswer]
+    implications: ListOf[Text]
+    rewrites: ListOf[Text]
+    self_qa: ListOf[_QuestionAnswer]
     reasoning: Text
 
 

@@ -210,7 +210,7 @@ class ChainOfThought(PromptFormat):
     def __post_init__(self) -> None:
         """Check the settings. Raises :class:`ConfigError`."""
         super().__post_init__()
-        if not self.conclusion_heading.strip(" :"):
+        if not any(character.isalnum() for character in self.conclusion_heading):
             raise ConfigError(
                 f"ChainOfThought: conclusion_heading is {shown(self.conclusion_heading)}; it must have a word"
             )

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from seal_lightning.types import Task
 
 _SLUG_LENGTH = 60
+_MOST_TITLE_CHARS = 1000
+"""More of a title makes no slug: Unicode's normal form takes time quadratic in a run of accents."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,5 +53,5 @@ def passage_id(title: str, context: str) -> str:
 
 
 def _slug(title: str) -> str:
-    ascii_only = unicodedata.normalize("NFKD", title).encode("ascii", errors="ignore").decode()
+    ascii_only = unicodedata.normalize("NFKD", title[:_MOST_TITLE_CHARS]).encode("ascii", errors="ignore").decode()
     return re.sub(r"[^a-z0-9]+", "-", ascii_only.lower())[:_SLUG_LENGTH].strip("-") or "passage"

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Annotated, NoReturn, TypeVar
 from urllib.parse import unquote
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, ValidationError
 from pydantic_core import PydanticCustomError
 
 from seal_lightning.errors import DataError, shown
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_MOST_BYTES = 256 * 2**20
+"""Six times SQuAD v2's training file. What JSON becomes in memory is up to 30 times as large."""
 
 
 def _filled(text: str) -> str:
@@ -53,7 +55,14 @@ def _not_empty(items: list[str]) -> list[str]:
 
 Text = Annotated[str, AfterValidator(_filled)]
 SquadTitle = Annotated[str, AfterValidator(_plain_title), AfterValidator(_filled)]
-Answers = Annotated[list[Text], BeforeValidator(_listed), AfterValidator(_not_empty), AfterValidator(_without_repeats)]
+
+ItemT = TypeVar("ItemT")
+ListOf = Annotated[list[ItemT], FailFast()]
+"""A list that is refused at its first bad item: a description of each bad one would take a hundred times its bytes."""
+
+Answers = Annotated[
+    ListOf[Text], BeforeValidator(_listed), AfterValidator(_not_empty), AfterValidator(_without_repeats)
+]
 
 
 class Record(BaseModel):
@@ -74,7 +83,7 @@ class PassageRow(Record):
 
     title: Text
     context: Text
-    questions: list[QuestionRow]
+    questions: ListOf[QuestionRow]
 
 
 class SquadAnswer(Record):
@@ -88,7 +97,7 @@ class SquadQuestion(Record):
 
     id: Text | None = None
     question: Text
-    answers: list[SquadAnswer] = []
+    answers: ListOf[SquadAnswer] = []
     is_impossible: bool = False
 
 
@@ -97,13 +106,13 @@ class SquadParagraph(Record):
 
     title: SquadTitle
     context: Text
-    qas: list[SquadQuestion]
+    qas: ListOf[SquadQuestion]
 
 
 class FlatAnswers(Record):
     """The answers column of SQuAD on the Hugging Face hub; empty where a question has no answer (v2)."""
 
-    text: list[Text]
+    text: ListOf[Text]
 
 
 class FlatRow(Record):
@@ -167,8 +176,11 @@ def json_kind(value: object) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The file's bytes. Raises :class:`DataError` when it cannot be read or is empty."""
+    """The file's bytes. Raises :class:`DataError` when it cannot be read, is empty or is too large."""
     try:
+        size = path.stat().st_size
+        if size > _MOST_BYTES:
+            raise DataError(f"{path}: the file has {size} bytes; allowed are {_MOST_BYTES}. Split it into several")
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file (working directory {Path.cwd()})") from error

@@ -36,7 +36,7 @@ def blocks(text: str) -> list[str]:
 
 def lines(text: str) -> list[str]:
     """The lines; lines of dashes only are none."""
-    return _filled(line for block in blocks(text) for line in block.split("\n"))
+    return _filled(line for line in text.split("\n") if not _is_separator(line))
 
 
 def versions(text: str) -> list[str]:
@@ -67,10 +67,10 @@ def without_chatty_opening(text: str) -> str:
     stay.
     """
     all_lines = text.split("\n")
-    filled = [index for index, line in enumerate(all_lines) if line.strip() and not _is_separator(line)]
-    if len(filled) < 2:
+    filled = (index for index, line in enumerate(all_lines) if line.strip() and not _is_separator(line))
+    first, second = next(filled, None), next(filled, None)
+    if first is None or second is None:
         return text
-    first, second = filled[:2]
     if _FIRST_OF_LIST.match(all_lines[second]) and not _FIRST_OF_LIST.match(all_lines[first]):
         return "\n".join(all_lines[second:])
     return text

@@ -1,0 +1,94 @@
+"""SIGTERM or SIGINT on any rank, or a rank that fails, ends all ranks in good order and soon."""
+
+from __future__ import annotations
+
+import atexit
+import subprocess
+import time
+from datetime import timedelta
+from typing import Any, cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+
+from seal_lightning import interruption
+from seal_lightning.distributed import Board, described
+from seal_lightning.errors import StopRequested
+from seal_lightning.module import SealModule
+
+_DEFAULT_TIMEOUT = timedelta(minutes=30)
+"""torch's own for process groups."""
+_CHILDREN_END_WITHIN_S = 8.0
+
+
+class GracefulStop(Callback):
+    """Ends the run where it can go on later.
+
+    In the E-step each rank ends after its inner step or token; in the M-step all end after the same optimiser step. How
+    long a rank may be silent before the others give it up is the strategy's ``timeout`` (DDP's default is 30 minutes).
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the ranks a board to leave notes on."""
+        timeout = getattr(trainer.strategy, "_timeout", None) or _DEFAULT_TIMEOUT
+        interruption.begin(Board(trainer.global_rank, trainer.world_size, timeout.total_seconds()))
+        if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
+            atexit.register(_end_children, trainer.strategy.launcher.procs)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen, in place of Lightning: its handler enters a collective, which the other ranks may not be in."""
+        interruption.listen()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As in training."""
+        interruption.listen()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As in training."""
+        interruption.listen()
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As in training."""
+        interruption.listen()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop between phases, all ranks: the checkpoint of the last one is written."""
+        _stop_all(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop within an M-step, all ranks after the same step; not on its last batch, after which no resume would merge."""
+        if not cast(SealModule, pl_module).in_e_step and not trainer.is_last_batch:
+            _stop_all(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Tell the other ranks why this one fails, or the user what another one said."""
+        interruption.fail(exception)
+        if not isinstance(exception, StopRequested):
+            cause = interruption.first_cause()
+            if cause is not None and cause.rank != trainer.global_rank and described(cause) not in str(exception):
+                exception.add_note(described(cause))
+            interruption.end()
+        elif trainer.global_rank > 0 and isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
+            exception.exit_code = 0  # Lightning kills the first rank when a child that it started ends with another one
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Stop listening."""
+        interruption.end()
+
+
+def _stop_all(trainer: Trainer) -> None:
+    """Stop if any rank is to; a collective."""
+    interruption.stop_together(trainer.strategy.reduce_boolean_decision(interruption.called_off(), all=False))
+
+
+def _end_children(children: list[subprocess.Popen[bytes]]) -> None:
+    """Wait for the ranks that this process started, and kill those that hang or are stopped."""
+    deadline = time.monotonic() + _CHILDREN_END_WITHIN_S
+    for child in children:
+        try:
+            child.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()

@@ -1,0 +1,115 @@
+"""Ends a run in good order: on SIGTERM or SIGINT to any rank, and when another rank has failed.
+
+Signals belong to the process, so this is a module's state and no object's. Inner loops and engines call :func:`check`
+between their steps; it costs nothing where nobody listens.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import TypeVar
+
+from seal_lightning.distributed import Board, Note, described, gather_objects
+from seal_lightning.errors import RankLost, StopRequested
+
+T = TypeVar("T")
+
+_board: Board | None = None
+_signal: signal.Signals | None = None
+_ending = False
+
+
+def begin(board: Board) -> None:
+    """A run starts: its ranks share this board."""
+    global _board, _signal, _ending
+    _board, _signal, _ending = board, None, False
+
+
+def listen() -> None:
+    """Take SIGTERM and SIGINT from now on; a second one of either ends the process at once."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _receive)
+
+
+def end() -> None:
+    """The run is over, or ends now: :func:`check` lets everything pass."""
+    global _board, _ending
+    _board, _ending = None, False
+
+
+def called_off() -> bool:
+    """Whether this rank was told to stop, or sees a note that some rank was."""
+    if _board is None or _ending:
+        return False
+    if _signal is not None:
+        _board.post(Note(kind="stop", rank=_board.rank, reason=_signal.name))
+    return _board.look(now=_signal is not None) is not None
+
+
+def check() -> None:
+    """Raise :class:`StopRequested` or :class:`RankLost` when the run shall end; called between steps of long work."""
+    if called_off():
+        stop_together(True)
+
+
+def stop_together(called_off_anywhere: bool) -> None:
+    """Raise :class:`StopRequested` where some rank is to stop and every rank knows so, at the same step."""
+    if not called_off_anywhere or _board is None:
+        return
+    note = None
+    while note is None:  # it is on its way: the rank that was signalled leaves it before it says so
+        note = _board.look(now=True)
+    raise _error(note)
+
+
+def fail(error: BaseException) -> None:
+    """Tell the other ranks that this one has failed, and why."""
+    if _board is not None and not isinstance(error, StopRequested | RankLost):
+        reason = str(error) or type(error).__name__
+        _board.post(Note(kind="failure", rank=_board.rank, reason=reason.strip().split("\n", 1)[0]))
+
+
+def first_cause() -> Note | None:
+    """What ended the run, where another rank knew it first."""
+    if _board is None:
+        return None
+    try:
+        return _board.look(now=True)
+    except RankLost:
+        return None
+
+
+def wind_up(timeout_s: float) -> bool:
+    """All ranks end together: True on all of them when every one came within the time. Nothing is checked after."""
+    global _ending
+    _ending = True
+    return _board is None or _board.meet(lambda: False, timeout_s)
+
+
+def gather(local: list[T]) -> list[T]:
+    """The lists of all ranks joined, on every rank, once all of them are there; while waiting, a stop is heard.
+
+    A collective: every rank must call it. Raises :class:`StopRequested` and :class:`RankLost`.
+    """
+    if _board is not None and not _ending and not _board.meet(called_off):
+        note = _board.look(now=True)
+        raise _error(note) if note is not None else RankLost("another rank turned back")
+    return gather_objects(local)
+
+
+def _receive(number: int, frame: FrameType | None) -> None:
+    global _signal
+    if _signal is not None:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    _signal = signal.Signals(number)
+
+
+def _error(note: Note) -> StopRequested | RankLost:
+    if note.kind == "stop":
+        return StopRequested(described(note), exit_code=128 + signal.Signals[note.reason])
+    return RankLost(described(note))
