@@ -8,6 +8,7 @@ import time
 from datetime import timedelta
 from typing import Any, cast
 
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
@@ -70,7 +71,7 @@ class GracefulStop(Callback):
             if cause is not None and cause.rank != trainer.global_rank and described(cause) not in str(exception):
                 exception.add_note(described(cause))
             interruption.end()
-        elif trainer.global_rank > 0 and isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
+        elif trainer.global_rank > 0 and isinstance(_cluster(trainer), LightningEnvironment):
             exception.exit_code = 0  # Lightning kills the first rank when a child that it started ends with another one
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -81,6 +82,10 @@ class GracefulStop(Callback):
 def _stop_all(trainer: Trainer) -> None:
     """Stop if any rank is to; a collective."""
     interruption.stop_together(trainer.strategy.reduce_boolean_decision(interruption.called_off(), all=False))
+
+
+def _cluster(trainer: Trainer) -> Any:
+    return getattr(trainer.strategy, "cluster_environment", None)
 
 
 def _end_children(children: list[subprocess.Popen[bytes]]) -> None:

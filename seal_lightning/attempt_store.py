@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 from seal_lightning.journal import Journal
@@ -27,7 +29,12 @@ class AttemptStore:
         return self._attempts.get(attempt_id)
 
     def add(self, attempt: Attempt) -> None:
-        """Store an attempt; it is on the disk when this returns."""
+        """Store an attempt; it is on the disk when this returns.
+
+        Parts of a reward that are not finite are left out, as the rewards of this package do: JSON has no such numbers.
+        """
+        finite = {name: part for name, part in attempt.reward_breakdown.items() if math.isfinite(part)}
+        attempt = replace(attempt, reward_breakdown=finite)
         if self._journal is not None:
             self._journal.append(attempt)
         self._attempts[attempt.attempt_id] = attempt

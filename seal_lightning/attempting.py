@@ -10,8 +10,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from seal_lightning.errors import MalformedEdit
+from seal_lightning.errors import MalformedEdit, RunError
 from seal_lightning.grading.agreement import exact_match_and_f1
+from seal_lightning.out_of_memory import is_out_of_memory
 from seal_lightning.seams import AnyDomain, Engine, Grader, InnerLoop, Reward, Writer
 from seal_lightning.seeds import attempt_id, derive_seed
 from seal_lightning.types import (
@@ -103,11 +104,28 @@ class Attempting:
                 attempts[i] = replace(failed, plan=_summary(plans[i], 0), adapt_seconds=outcome.seconds)
         adapted = {i: outcome for i, outcome in outcomes.items() if isinstance(outcome, Adapted)}
         start = time.perf_counter()
-        exams = self.examine([(trials[i].task, a.adapter) for i, a in adapted.items()], self.reward.needs)
+        exams = self._exams_that_fit([(trials[i].task, a.adapter) for i, a in adapted.items()])
         seconds = (time.perf_counter() - start) / max(len(adapted), 1)
         for (i, outcome), after in zip(adapted.items(), exams, strict=True):
-            attempts[i] = self._scored(trials[i], before, plans[i], outcome, after, seconds)
+            if after is None:
+                failed = self._attempt(trials[i], before, AttemptStatus.DIVERGED, "out of memory in the exam")
+                attempts[i] = replace(
+                    failed, plan=_summary(plans[i], outcome.num_tokens), adapt_seconds=outcome.seconds
+                )
+            else:
+                attempts[i] = self._scored(trials[i], before, plans[i], outcome, after, seconds)
         return [attempts[i] for i in range(len(trials))]
+
+    def _exams_that_fit(self, candidates: Sequence[tuple[Task, Adapter | None]]) -> Sequence[ExamScores | None]:
+        """The exams; where they do not fit the memory together, each alone, and None for one that does not fit even so."""
+        try:
+            return self.examine(candidates, self.reward.needs)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        if len(candidates) == 1:
+            return [None]
+        return [exam for candidate in candidates for exam in self._exams_that_fit([candidate])]
 
     def examine(
         self, candidates: Sequence[tuple[Task, Adapter | None]], needs: frozenset[Measurement]
@@ -162,8 +180,22 @@ class Attempting:
         for (i, prompt, _), completion in zip(asked, completions, strict=True):
             texts[i][prompt.question_id, prompt.view] = completion.text
         answered = [self.domain.answered(task, by_view) for (task, _, _), by_view in zip(exams, texts, strict=True)]
-        verdicts = iter(self.grader.grade([answer for exam in answered for answer in exam]))
+        verdicts = iter(self._verdicts([answer for exam in answered for answer in exam]))
         return [{answer.question_id: (answer, next(verdicts)) for answer in exam} for exam in answered]
+
+    def _verdicts(self, answered: Sequence[AnsweredQuestion]) -> Sequence[Verdict]:
+        """The grader's, checked: what a grader made of elsewhere says is not taken on trust."""
+        verdicts = self.grader.grade(answered)
+        fitting = [
+            isinstance(verdict, Verdict) and verdict.question_id == answer.question_id
+            for verdict, answer in zip(verdicts, answered, strict=False)
+        ]
+        if len(verdicts) != len(answered) or not all(fitting):
+            raise RunError(
+                f"model.grader: {type(self.grader).__name__} gave {len(verdicts)} verdicts on {len(answered)} answers, "
+                f"{sum(fitting)} of them on the question asked; it must give one an answer, in order. Attempts are kept"
+            )
+        return verdicts
 
     def _scored(
         self,

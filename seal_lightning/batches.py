@@ -22,20 +22,24 @@ class TaskBatch:
 
 
 class TaskBatches:
-    """A rank's share of the tasks, in batches, in the data's order; every rank has as many batches."""
+    """The tasks in batches, in the data's order; whole batches are dealt out to the ranks, and every rank has as many.
+
+    Which tasks share a batch does not depend on the number of ranks, as long as each has a batch: what is computed together
+    moves roundings, so a run that goes on with another number of ranks still ends with the same bits.
+    """
 
     def __init__(self, tasks: Sequence[Task], batch_size: int, rank: int, world_size: int) -> None:
-        self.share = list(tasks[rank::world_size])
-        self.batch_size = batch_size
-        largest_share = math.ceil(len(tasks) / world_size)
-        self.num_batches = math.ceil(largest_share / batch_size)
+        batch_size = max(1, min(batch_size, math.ceil(len(tasks) / world_size)))  # smaller ones, rather than idle ranks
+        batches = [list(tasks[start : start + batch_size]) for start in range(0, len(tasks), batch_size)]
+        self.share = batches[rank::world_size]
+        self.num_batches = math.ceil(len(batches) / world_size)
 
     def __len__(self) -> int:
         return self.num_batches
 
     def __iter__(self) -> Iterator[TaskBatch]:
         for index in range(self.num_batches):
-            yield TaskBatch(self.share[index * self.batch_size : (index + 1) * self.batch_size])
+            yield TaskBatch(self.share[index] if index < len(self.share) else [])
 
     def state_dict(self) -> dict[str, int]:
         """Nothing: a resumed epoch of tasks starts at its first batch and skips what is stored."""

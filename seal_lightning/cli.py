@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
 from typing import Any
 
-from seal_lightning.errors import SealError, StopRequested
+from seal_lightning.errors import RankLost, SealError, StopRequested
 
 TRAINER_SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
@@ -19,8 +21,13 @@ USAGE = """usage: seal COMMAND …
   seal validate --run RUN              reward of one self-edit a validation task
   seal predict --run RUN               write self-edits for tasks
   seal replay RUN ATTEMPT_ID           redo one stored attempt alone
+  seal attempts RUN                    list, filter and show stored attempts; repair a damaged journal
 
 RUN is a run directory. `seal fit --help`, `seal test --help` … list every setting."""
+
+
+_rank_lost: RankLost | None = None
+"""Kept, and with it all that hangs on its traceback."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(args[0], args[1:])
     except SealError as error:
+        global _rank_lost
+        _rank_lost = error if isinstance(error, RankLost) else None
         notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
         kind = "" if isinstance(error, StopRequested) else "error: "
         sys.stderr.write(f"seal {args[0]}: {kind}{error}{notes}\n")
@@ -47,9 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, args: list[str]) -> int:
-    if command not in (*TRAINER_SUBCOMMANDS, "replay"):
+    if command not in (*TRAINER_SUBCOMMANDS, "replay", "attempts"):
         sys.stderr.write(f"seal: error: no command {command!r}\n{USAGE}\n")
         return 2
+    if command == "attempts":  # reads files only: it starts at once, because torch and transformers stay out
+        from seal_lightning.commands import attempts
+
+        return attempts.main(args)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost rank is told once, without torch's frames
     from seal_lightning.quiet import silence_libraries
 
     silence_libraries()
@@ -65,4 +79,11 @@ def _run(command: str, args: list[str]) -> int:
 
 def entry_point() -> Any:
     """The console script."""
-    sys.exit(main())
+    code = main()
+    if _rank_lost is not None:
+        # What is left of a process group waits for the lost rank when it is taken apart, so it is not.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

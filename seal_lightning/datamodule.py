@@ -8,11 +8,14 @@ from typing import Any, cast
 from lightning.pytorch import LightningDataModule
 
 from seal_lightning.batches import RowBatches, TaskBatches
-from seal_lightning.errors import ConfigError, DataError, RunError
+from seal_lightning.errors import ConfigError, DataError, RunError, shown
 from seal_lightning.module import SealModule
 from seal_lightning.records import from_plain, to_plain
 from seal_lightning.seams import TaskSource
 from seal_lightning.types import BufferRow, Task
+
+MAX_TASK_ID = 200
+"""Characters."""
 
 
 class SealDataModule(LightningDataModule):
@@ -51,7 +54,7 @@ class SealDataModule(LightningDataModule):
         for name in ("train", "validation", "test") if stage == "fit" else (needed,):
             source = self.sources[name]
             if source is not None and name not in self._tasks:
-                self._tasks[name] = source.load()
+                self._tasks[name] = _checked(name, source.load())
         self._check_apart()
 
     def _check_apart(self) -> None:
@@ -131,3 +134,19 @@ class SealDataModule(LightningDataModule):
     def _world_size(self) -> int:
         assert self.trainer is not None
         return self.trainer.world_size
+
+
+def _checked(name: str, tasks: Sequence[Task]) -> Sequence[Task]:
+    """The tasks. Raises :class:`DataError` unless each has an id of its own: attempts and seeds are named by it."""
+    seen: set[str] = set()
+    for number, task in enumerate(tasks):
+        task_id = task.task_id
+        if not isinstance(task_id, str) or not 1 <= len(task_id) <= MAX_TASK_ID or not task_id.isprintable():
+            raise DataError(
+                f"data.{name}: the id of task {number}, {shown(task_id)}, is not allowed; it must be 1 to {MAX_TASK_ID} "
+                "printable characters, without control characters and line breaks"
+            )
+        if task_id in seen:
+            raise DataError(f"data.{name}: two of its tasks have the id {shown(task_id)}; each must have one of its own")
+        seen.add(task_id)
+    return tasks

@@ -8,6 +8,8 @@ collective together.
 from __future__ import annotations
 
 import json
+import queue
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +23,7 @@ from seal_lightning.errors import RankLost, shown
 T = TypeVar("T")
 
 _LOOK_EVERY_S = 0.25
+_OTHERS_READ_WITHIN_S = 2.0
 _num_boards = 0
 
 
@@ -48,20 +51,20 @@ class Board:
         self.num_ranks = num_ranks
         self.timeout_s = timeout_s
         self._note: Note | None = None
-        self._store = None
+        self._store: _Store | None = None
         self._looked = 0.0
         self._beats = 0
         self._num_meetings = 0
         if num_ranks > 1:
             _num_boards += 1  # the same on every rank: each makes one a run
-            self._store = dist.distributed_c10d.PrefixStore(f"seal_lightning/{_num_boards}", _process_group_store())
+            self._store = _Store(f"seal_lightning/{_num_boards}", timeout_s)
 
     def post(self, note: Note) -> None:
         """Leave a note, unless there is one already."""
         if self._store is None:
             self._note = self._note or note
             return
-        with suppress(dist.DistError):  # the store lives with rank 0: where that is lost, others see so themselves
+        with suppress(RankLost):  # the store lives with rank 0: where that is lost, others see so themselves
             self._store.compare_set("note", "", json.dumps(asdict(note)))
 
     def look(self, *, now: bool = False) -> Note | None:
@@ -73,13 +76,26 @@ class Board:
             return self._note
         self._looked = time.monotonic()
         self._beats += 1
-        try:
-            self._store.set(f"alive/{self.rank}", str(self._beats))
-            if self._note is None and self._store.check(["note"]):
-                self._note = Note(**json.loads(self._store.get("note")))
-        except dist.DistError as error:
-            raise RankLost("rank 0 can no longer be reached: it was killed or its machine is down") from error
+        self._store.set(f"alive/{self.rank}", str(self._beats))
+        if self._note is None and self._store.check(["note"]):
+            self._note = Note(**json.loads(self._store.get("note")))
+            self._store.set(f"read/{self.rank}", "yes")
         return self._note
+
+    def hurry(self) -> None:
+        """From now on wait a moment only for rank 0's answers: this rank is about to end."""
+        if self._store is not None:
+            self._store.timeout_s = min(self._store.timeout_s, _OTHERS_READ_WITHIN_S)
+
+    def linger(self) -> None:
+        """Rank 0, which keeps the board, stays until the others have read its last note, or cannot."""
+        deadline = time.monotonic() + _OTHERS_READ_WITHIN_S
+        others = [f"read/{rank}" for rank in range(1, self.num_ranks)]
+        with suppress(RankLost):
+            while self._store is not None and self.rank == 0 and not self._store.check(others):
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(_LOOK_EVERY_S / 5)
 
     def meet(self, give_up: Callable[[], bool], timeout_s: float | None = None) -> bool:
         """Wait for all ranks; True when all are there, on every one of them, and False where one gave up before.
@@ -93,21 +109,18 @@ class Board:
         name = f"meeting/{self._num_meetings}"
         lives = {rank: ("", time.monotonic()) for rank in range(self.num_ranks) if rank != self.rank}
         start = time.monotonic()
-        try:
-            self._store.set(f"{name}/{self.rank}", "here")
-            while True:
-                here = self._store.check([f"{name}/{rank}" for rank in range(self.num_ranks)])
-                late = timeout_s is not None and time.monotonic() - start > timeout_s
-                # Whoever decides first decides for all: no rank goes into a collective that another has turned from.
-                if here or late or give_up():
-                    return self._store.compare_set(f"{name}/outcome", "", "go" if here else "stop") == b"go"
-                if self._store.check([f"{name}/outcome"]):
-                    return self._store.get(f"{name}/outcome") == b"go"
-                if timeout_s is None:
-                    self._check_lives(lives)
-                time.sleep(_LOOK_EVERY_S / 5)
-        except dist.DistError as error:
-            raise RankLost("rank 0 can no longer be reached: it was killed or its machine is down") from error
+        self._store.set(f"{name}/{self.rank}", "here")
+        while True:
+            here = self._store.check([f"{name}/{rank}" for rank in range(self.num_ranks)])
+            late = timeout_s is not None and time.monotonic() - start > timeout_s
+            # Whoever decides first decides for all: no rank goes into a collective that another has turned from.
+            if here or late or give_up():
+                return self._store.compare_set(f"{name}/outcome", "", "go" if here else "stop") == b"go"
+            if self._store.check([f"{name}/outcome"]):
+                return self._store.get(f"{name}/outcome") == b"go"
+            if timeout_s is None:
+                self._check_lives(lives)
+            time.sleep(_LOOK_EVERY_S / 5)
 
     def _check_lives(self, lives: dict[int, tuple[str, float]]) -> None:
         assert self._store is not None
@@ -131,6 +144,11 @@ def gather_objects(local: list[T]) -> list[T]:
     return [item for items in lists for item in items or []]
 
 
+def is_connection_lost(error: RuntimeError) -> bool:
+    """Whether a collective failed because of another rank: a type of its own with NCCL, a message with gloo."""
+    return isinstance(error, dist.DistError) or (dist.is_initialized() and "gloo" in str(error))
+
+
 def described(note: Note) -> str:
     """A note in a sentence."""
     if note.kind == "stop":
@@ -138,6 +156,54 @@ def described(note: Note) -> str:
     return f"rank {note.rank} failed first: {shown(note.reason, 400)}"
 
 
-def _process_group_store() -> Any:
-    """The store that the default process group was made with."""
-    return dist.distributed_c10d._get_default_store()
+class _Store:
+    """The store that the default process group was made with, asked by a thread of its own.
+
+    A call to it never ends when the process that keeps it is stopped; here it raises :class:`RankLost` after a while.
+    """
+
+    def __init__(self, prefix: str, timeout_s: float) -> None:
+        self._store = dist.distributed_c10d.PrefixStore(prefix, dist.distributed_c10d._get_default_store())
+        self.timeout_s = timeout_s
+        self._lost: RankLost | None = None
+        self._calls: queue.SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...]]] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=self._serve, daemon=True, name="seal-board").start()
+
+    def set(self, key: str, value: str) -> None:
+        self._ask(self._store.set, key, value)
+
+    def get(self, key: str) -> bytes:
+        return bytes(self._ask(self._store.get, key))
+
+    def check(self, keys: list[str]) -> bool:
+        return bool(self._ask(self._store.check, keys))
+
+    def compare_set(self, key: str, expected: str, value: str) -> bytes:
+        return bytes(self._ask(self._store.compare_set, key, expected, value))
+
+    def _ask(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        if self._lost is not None:
+            raise self._lost
+        self._calls.put((call, arguments))
+        try:
+            answer = self._answers.get(timeout=self.timeout_s)
+        except queue.Empty:
+            answer = None
+            self._lost = RankLost(f"rank 0 has given no sign of life for {self.timeout_s:.0f} s: it was stopped or hangs")
+        if isinstance(answer, dist.DistError):
+            self._lost = RankLost("rank 0 can no longer be reached: it was killed or its machine is down")
+        if self._lost is not None:
+            raise self._lost
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _serve(self) -> None:
+        while True:
+            call, arguments = self._calls.get()
+            try:
+                answer = call(*arguments)
+            except Exception as error:  # noqa: BLE001 - raised where it was asked
+                answer = error
+            self._answers.put(answer)

@@ -69,8 +69,10 @@ def stop_together(called_off_anywhere: bool) -> None:
 def fail(error: BaseException) -> None:
     """Tell the other ranks that this one has failed, and why."""
     if _board is not None and not isinstance(error, StopRequested | RankLost):
+        _board.hurry()
         reason = str(error) or type(error).__name__
         _board.post(Note(kind="failure", rank=_board.rank, reason=reason.strip().split("\n", 1)[0]))
+        _board.linger()
 
 
 def first_cause() -> Note | None:

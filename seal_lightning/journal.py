@@ -3,7 +3,7 @@
     {"seq":0,"crc":"5d41402a","record":{...}}
 
 ``crc`` is the CRC-32 of the sequence number and the record's bytes. A writer that dies leaves at most a torn last line,
-which is cut off when the file is next appended to. Damage anywhere else is an error: it is not what a crash leaves.
+which is cut off when the file is next appended to. Any other damage is an error: it is not what a crash leaves.
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ import fcntl
 import os
 import re
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from seal_lightning import durable
-from seal_lightning.errors import RunError
+from seal_lightning.errors import RunError, shown
 
 R = TypeVar("R")
 
-_LINE = re.compile(rb'\{"seq":(\d{1,18}),"crc":"([0-9a-f]{8})","record":(.*)\}', re.DOTALL)
+_HEAD = rb'\{"seq":(\d{1,18}),"crc":"([0-9a-f]{8})","record":'
+_LINE = re.compile(_HEAD + rb"(.*)\}", re.DOTALL)
+_ANOTHER_LINE = re.compile(_HEAD)
 
 
 class DamagedLine(RunError):
@@ -39,11 +42,13 @@ class Journal(Generic[R]):
         self._descriptor: int | None = None
         self._count = 0
         self._end = 0
+        self._unsure = False
+        """Whether the file may hold more than ``_end`` bytes, because an append was cut short."""
 
     def read(self) -> list[R]:
         """All records but a torn last line, which a crash left or another process is just writing.
 
-        Raises :class:`DamagedLine` on damage elsewhere. The file stays as it is: it may be another process's.
+        Raises :class:`DamagedLine` on any other damage. The file stays as it is: it may be another process's.
         """
         if not self.path.exists():
             return []
@@ -52,46 +57,74 @@ class Journal(Generic[R]):
     def append(self, record: R) -> None:
         """Add one record; it is on the disk when this returns.
 
-        Raises :class:`RunError` when the disk refuses or another process is writing this journal, and
-        :class:`DamagedLine`; the journal is then as it was before.
+        Raises :class:`RunError` when the disk refuses, another process is writing this journal or the record would not
+        come back from JSON, and :class:`DamagedLine`; the record is then not stored, and the others are as they were.
         """
+        payload = self._payload(record)
         with durable.reporting(self.path):
             if self._descriptor is None:
                 self._open()
             assert self._descriptor is not None
-            line = _line(self._count, self._adapter.dump_json(record))
+            if self._unsure:  # the disk may have refused to cut off what it had refused to write whole
+                os.ftruncate(self._descriptor, self._end)
+            line = _line(self._count, payload)
+            self._unsure = True
             durable.append(self._descriptor, line, self._end)
-        self._count += 1
-        self._end += len(line)
+        self._count, self._end, self._unsure = self._count + 1, self._end + len(line), False
 
     def close(self) -> None:
         """Let another process write; the next append opens the file again."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        if self._descriptor is None:
+            return
+        descriptor, self._descriptor = self._descriptor, None
+        with suppress(OSError):  # nothing that was stored hangs on any of this
+            if self._unsure:
+                os.ftruncate(descriptor, self._end)
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing alone would not, while a forked process has it open
+        with suppress(OSError):
+            os.close(descriptor)
 
     def repair(self) -> tuple[int, Path | None]:
-        """Keep the lines that are whole, numbered anew, and the file as it was under another name.
+        """Keep the lines that are whole, in order and numbered anew, and the file as it was under another name.
 
-        Returns how many lines were left out, and where the old file is (None when nothing was damaged).
+        Returns how many records are lost, as far as the numbers tell, and where the old file is (None when nothing was
+        damaged). Raises :class:`RunError` when the disk refuses or another process is writing this journal.
         """
-        content = self.path.read_bytes()
-        kept, lost = [], 0
-        for number, line in enumerate(content.split(b"\n"), 1):
+        self.close()
+        with durable.reporting(self.path):
+            descriptor = os.open(self.path, os.O_RDWR)
+        try:
+            self._lock(descriptor)
+            content = self.path.read_bytes()
             try:
-                record = self._record(line, None, number) if line else None
+                self._whole(content)
             except DamagedLine:
-                lost += 1
-                continue
-            if record is not None:
-                kept.append(self._adapter.dump_json(record))
-        if not lost:
+                return self._rewrite(content)
             return 0, None
+        finally:
+            os.close(descriptor)
+
+    def _rewrite(self, content: bytes) -> tuple[int, Path]:
+        whole: dict[tuple[int, bytes], None] = {}
+        trailing = 0
+        for line in content.split(b"\n"):
+            try:
+                sequence, payload = _parsed(line)
+                self._adapter.validate_json(payload)
+            except ValueError:
+                trailing += len(_ANOTHER_LINE.findall(line)) or bool(line)
+            else:
+                whole[sequence, payload] = None  # the same line twice is one
+                trailing = 0
+        numbers = {sequence for sequence, _ in whole}
+        lost = max(numbers, default=-1) + 1 - len(numbers) + trailing
         number = 1
         while (aside := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists():
             number += 1
         durable.write_bytes(aside, content)
-        durable.write_bytes(self.path, b"".join(_line(i, record) for i, record in enumerate(kept)))
+        kept = [payload for _, payload in sorted(whole, key=lambda item: item[0])]
+        durable.write_bytes(self.path, b"".join(_line(i, payload) for i, payload in enumerate(kept)))
         return lost, aside
 
     def _open(self) -> None:
@@ -99,13 +132,15 @@ class Journal(Generic[R]):
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             self._lock(descriptor)
+            if not os.path.samestat(os.fstat(descriptor), self.path.stat()):
+                raise RunError(f"{self.path} was replaced while it was being opened. Nothing was changed; start again")
             records, end = self._whole(self.path.read_bytes())
             os.ftruncate(descriptor, end)
             durable.sync_folder(self.path.parent)
         except BaseException:
             os.close(descriptor)
             raise
-        self._descriptor, self._count, self._end = descriptor, len(records), end
+        self._descriptor, self._count, self._end, self._unsure = descriptor, len(records), end, False
 
     def _lock(self, descriptor: int) -> None:
         """Keep a second run from writing the same file, where the file system can lock."""
@@ -117,34 +152,45 @@ class Journal(Generic[R]):
                     f"{self.path} is being written by another process: is this run still going on? Nothing was changed"
                 ) from error
 
+    def _payload(self, record: R) -> bytes:
+        """The record as JSON, of which one can be sure that it can be read again."""
+        try:
+            payload = self._adapter.dump_json(record)
+            self._adapter.validate_json(payload)
+        except ValueError as error:
+            raise RunError(
+                f"{self.path}: a record cannot be stored, because it would not come back from JSON "
+                f"({shown(str(error), 300)}). What was stored before is as it was"
+            ) from error
+        return payload
+
     def _whole(self, content: bytes) -> tuple[list[R], int]:
-        """The records, and the length of what they take; a damaged last line is a torn one."""
+        """The records, and the length of what they take."""
         records: list[R] = []
         end = 0
         while end < len(content):
             stop = content.find(b"\n", end)
-            last = stop < 0 or stop + 1 == len(content)
+            line = content[end:] if stop < 0 else content[end:stop]
+            number = len(records) + 1
             try:
-                if stop < 0:
+                sequence, payload = _parsed(line)
+            except ValueError as error:
+                # Only the last line can be torn; where another begins within it, a line end is missing instead.
+                if stop + 1 in (0, len(content)) and not _ANOTHER_LINE.search(line, 1):
                     break
-                records.append(self._record(content[end:stop], len(records), len(records) + 1))
-            except DamagedLine:
-                if last:
-                    break
-                raise
+                raise self._damaged(number, str(error)) from error
+            if sequence != len(records):
+                problem = (
+                    f"its sequence number is {sequence}, expected {len(records)}: lines are missing or out of order"
+                )
+                raise self._damaged(number, problem)
+            if stop < 0:
+                break
+            records.append(self._record(payload, number))
             end = stop + 1
         return records, end
 
-    def _record(self, line: bytes, expected: int | None, number: int) -> R:
-        """A line's record; ``expected`` is its sequence number, None takes any."""
-        found = _LINE.fullmatch(line)
-        if found is None:
-            raise self._damaged(number, "it is not a line of a journal")
-        sequence, checksum, payload = int(found[1]), found[2], found[3]
-        if _checksum(sequence, payload) != checksum:
-            raise self._damaged(number, "its checksum is wrong")
-        if expected is not None and sequence != expected:
-            raise self._damaged(number, f"its sequence number is {sequence}, expected {expected}: lines are missing")
+    def _record(self, payload: bytes, number: int) -> R:
         try:
             return self._adapter.validate_json(payload)
         except ValidationError as error:
@@ -157,6 +203,16 @@ class Journal(Generic[R]):
             f"{self.path}, line {number}: {problem}. Nothing was changed. `seal attempts RUN --repair` keeps the whole lines "
             "and sets the damaged file aside; what is lost is then made again"
         )
+
+
+def _parsed(line: bytes) -> tuple[int, bytes]:
+    """A line's sequence number and its record's bytes. Raises :class:`ValueError` that says what is wrong."""
+    found = _LINE.fullmatch(line)
+    if found is None:
+        raise ValueError("it is not a line of a journal")
+    if _checksum(int(found[1]), found[3]) != found[2]:
+        raise ValueError("its checksum is wrong")
+    return int(found[1]), found[3]
 
 
 def _line(sequence: int, payload: bytes) -> bytes:

@@ -28,9 +28,11 @@ from seal_lightning.callbacks import (
 )
 from seal_lightning.checkpoint_io import AtomicCheckpointIO, local_path
 from seal_lightning.datamodule import SealDataModule
+from seal_lightning.distributed import is_connection_lost
 from seal_lightning.durable import write_bytes
-from seal_lightning.errors import ConfigError, RunError
+from seal_lightning.errors import ConfigError, RankLost, RunError
 from seal_lightning.module import SealModule
+from seal_lightning.out_of_memory import is_out_of_memory
 from seal_lightning.rundir import RunDir
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -158,8 +160,29 @@ def run(command: str, args: Sequence[str]) -> SealCLI:
         return _cli(command, expanded, resuming)
     except MisconfigurationException as error:
         raise ConfigError(str(error)) from error
+    except RuntimeError as error:
+        raise _explained(error) from error
     finally:
         interruption.end()
+
+
+def _explained(error: RuntimeError) -> Exception:
+    """What runs out at run time as an error of ours; any other as it is."""
+    if is_out_of_memory(error):
+        return RunError(
+            f"out of memory ({str(error).strip().splitlines()[0][:200]}). Attempts and checkpoints are kept. Lower "
+            "model.engine.init_args.max_batch_size, data.tasks_per_batch or model.sampling.max_new_tokens, and go on with "
+            "`seal fit --resume RUN`"
+        )
+    if is_connection_lost(error):
+        explained = RankLost(
+            f"the connection to another rank is lost ({str(error).strip().splitlines()[-1][:200]}). Attempts and checkpoints "
+            "are kept. Go on with `seal fit --resume RUN`"
+        )
+        for note in getattr(error, "__notes__", ()):
+            explained.add_note(note)
+        return explained
+    return error
 
 
 def _cli(command: str, args: list[str], resuming: bool) -> SealCLI:

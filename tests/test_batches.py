@@ -46,8 +46,19 @@ def test_ranks_share_the_tasks_in_equally_many_batches(num_tasks: int, batch_siz
     seen = [task.task_id for batches in by_rank for batch in batches for task in batch.tasks]
     assert sorted(seen) == sorted(task.task_id for task in tasks)
     assert all(len(batch.tasks) <= batch_size for batches in by_rank for batch in batches)
-    sizes = [sum(len(batch.tasks) for batch in batches) for batches in by_rank]
-    assert max(sizes) - min(sizes) <= 1
+    filled = [sum(bool(batch.tasks) for batch in batches) for batches in by_rank]
+    assert max(filled) - min(filled) <= 1
+
+
+def test_what_shares_a_batch_does_not_depend_on_the_number_of_ranks() -> None:
+    tasks = ToyTasks(13).load()
+
+    def composition(world_size: int) -> set[tuple[str, ...]]:
+        loaders = [TaskBatches(tasks, 2, rank, world_size) for rank in range(world_size)]
+        return {tuple(task.task_id for task in batch.tasks) for loader in loaders for batch in loader if batch.tasks}
+
+    assert composition(1) == composition(2) == composition(5)
+    assert len(next(iter(TaskBatches(tasks, 20, 2, 3))).tasks) == 3, "a rank was left idle for a batch that is too large"
 
 
 def test_one_rank_has_the_tasks_in_the_data_s_order_every_time() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from argparse import ArgumentError
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from seal_lightning.attempt_store import AttemptStore
+from seal_lightning.checkpoint_io import AtomicCheckpointIO
 from seal_lightning.datamodule import SealDataModule
 from seal_lightning.errors import RunError, shown
 from seal_lightning.module import SealModule
@@ -24,10 +25,10 @@ TOLERANCE = 1e-5
 def main(args: Sequence[str]) -> int:
     """Exit code 0 when the reward is equal to 1e-5 (or the attempt fails as it failed), 1 when it is not."""
     parser = argparse.ArgumentParser(prog="seal replay", description="Redo one stored attempt alone.")
-    parser.add_argument("run", type=Path, help="the run directory")
+    parser.add_argument("run", help="the run directory")
     parser.add_argument("attempt_id", help="as in round_*/attempts.rank*.jsonl, for instance r0-some-task-1a2b3c-e0-s0")
     options = parser.parse_args(args)
-    run = RunDir(options.run)
+    run = RunDir.named(options.run, "RUN")
     stored = find_attempt(run, options.attempt_id)
     again = replay(run, stored)
     difference = None if stored.reward is None or again.reward is None else abs(stored.reward - again.reward)
@@ -70,15 +71,20 @@ def replay(run: RunDir, stored: Attempt) -> Attempt:
 
 
 def load_run(run: RunDir) -> tuple[SealModule, SealDataModule]:
-    """A run's module and data as its ``config.yaml`` says, without a trainer."""
-    import yaml
+    """A run's module and data as its ``config.yaml`` says, without a trainer. Raises :class:`RunError`."""
     from lightning.pytorch.cli import LightningArgumentParser
 
-    parser = LightningArgumentParser()
+    settings = run.settings()
+    if missing := {"model", "data"} - settings.keys():
+        raise RunError(f"{run.config} is no configuration of a run: it has no {' and no '.join(sorted(missing))}")
+    parser = LightningArgumentParser(exit_on_error=False)
     parser.add_lightning_class_args(SealModule, "model")
     parser.add_lightning_class_args(SealDataModule, "data")
-    settings = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    parts = parser.instantiate_classes(parser.parse_object({key: settings[key] for key in ("model", "data")}))
+    try:
+        parsed = parser.parse_object({key: settings[key] for key in ("model", "data")})
+    except ArgumentError as error:
+        raise RunError(f"{run.config} is no configuration of a run: {error}") from error
+    parts = parser.instantiate_classes(parsed)
     return parts["model"], parts["data"]
 
 
@@ -86,9 +92,10 @@ def _merged_before(run: RunDir, round_index: int) -> list[dict[str, torch.Tensor
     checkpoint = run.latest_checkpoint()
     if checkpoint is None:
         raise RunError(f"{run.checkpoints} has no checkpoint: the policy of round {round_index} is not there")
-    merged: list[dict[str, torch.Tensor]] = torch.load(checkpoint, weights_only=True, map_location="cpu")["seal"][
-        "merged"
-    ]
-    if len(merged) < round_index:
+    try:
+        merged: list[dict[str, torch.Tensor]] = AtomicCheckpointIO().load_checkpoint(checkpoint)["seal"]["merged"]
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{checkpoint} is no checkpoint of a run: it has no {error}") from error
+    if not isinstance(merged, list) or len(merged) < round_index:
         raise RunError(f"{checkpoint} has {len(merged)} merged rounds; the attempt belongs to round {round_index}")
     return merged[:round_index]

@@ -1,0 +1,117 @@
+"""A rank that is killed, stopped or raises: the others end soon, say what came first, and nothing is left running."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from children import TESTS, end_all, ranks, wait_until
+from injected import acknowledged
+from test_end_to_end import attempts
+from test_signals import settings_of, write
+
+TIMEOUT_S = 5
+
+
+def impatient(folder: Path, run_dir: Path) -> dict:
+    settings = settings_of(folder, run_dir)
+    settings["trainer"]["strategy"] = {
+        "class_path": "lightning.pytorch.strategies.DDPStrategy",
+        "init_args": {"timeout": f"0:00:0{TIMEOUT_S}"},
+    }
+    return settings
+
+
+@pytest.mark.parametrize("fault", ["killed", "stopped", "raising"])
+@pytest.mark.parametrize("count", [pytest.param(1, id="once"), pytest.param(5, id="counted", marks=pytest.mark.slow)])
+def test_a_rank_that_is_lost(
+    fault: str, count: int, tiny_folder: Path, tmp_path: Path, counted: Callable[[int], int]
+) -> None:
+    for number in range(1 if count == 1 else counted(count)):
+        chance = random.Random(number)
+        victim = number % 2
+        run_dir = tmp_path / f"run{number}"
+        path = write(tmp_path, impatient(tiny_folder, run_dir))
+        planted = {victim: {"SEAL_TEST_FAULT": f"raise:{number}"}} if fault == "raising" else {}
+        children = ranks(["fit", "-c", str(path)], tmp_path / f"{number}", environments=planted)
+        other = children[1 - victim]
+        try:
+            if fault != "raising":
+                wait_until(lambda: len(acknowledged(run_dir)) >= 4)  # noqa: B023
+                time.sleep(chance.uniform(0, 1.0))
+                children[victim].send(signal.SIGKILL if fault == "killed" else signal.SIGSTOP)
+            code = other.wait(TIMEOUT_S + 10 if fault != "raising" else TIMEOUT_S + 30)
+        finally:
+            end_all(children)
+        said = other.printed()
+        assert code == 1, said[-3000:]
+        if fault == "raising":
+            assert "ValueError: planted by the test" in children[victim].printed()
+            in_e_step = random.Random(str(number)).randrange(4) % 2 == 0
+            cause = f"rank {victim} failed first: 'planted by the test'"
+            assert cause in said or (not in_e_step and "connection to another rank is lost" in said), said[-3000:]
+        else:
+            assert "lost" in said or "sign of life" in said or "can no longer be reached" in said, said[-3000:]
+        assert "Traceback" not in said, said[-3000:]
+        told = set(acknowledged(run_dir))
+        assert told <= {a.attempt_id for r in (0, 1) for a in attempts(run_dir, r)}
+
+
+def test_more_ranks_than_tasks(tiny_folder: Path, tmp_path: Path) -> None:
+    """Uneven work, and none at all on a rank: the run completes, and policies are bit-equal."""
+    for number, num_tasks in enumerate([1, 3]):
+        run_dir = tmp_path / f"run{number}"
+        settings = settings_of(tiny_folder, run_dir)
+        settings["trainer"]["devices"] = 3
+        settings["data"]["train"]["init_args"]["num_tasks"] = num_tasks
+        settings["trainer"]["callbacks"].append({"class_path": "interruptions.SavePolicyOfRank"})
+        children = ranks(["fit", "-c", str(write(tmp_path, settings))], tmp_path / f"logs{number}", num_ranks=3)
+        try:
+            assert [child.wait(60) for child in children] == [0, 0, 0], children[0].printed()[-2000:]
+        finally:
+            end_all(children)
+        policies = [torch.load(run_dir / f"policy.rank{rank}.pt", weights_only=True) for rank in range(3)]
+        assert all(torch.equal(policies[0][name], policies[rank][name]) for name in policies[0] for rank in (1, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["child", "parent", "stopped child"])
+def test_no_orphans_of_lightning_s_own_launcher(victim: str, tiny_folder: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    path = write(tmp_path, impatient(tiny_folder, run_dir))
+    environment = {
+        "PYTHONPATH": f"{TESTS / 'faults'}:{TESTS}:{TESTS.parent}",
+        "OMP_NUM_THREADS": "1",
+        "PATH": "/usr/bin:/bin",
+    }
+    with (tmp_path / "log").open("w") as log:
+        parent = subprocess.Popen(
+            [sys.executable, "-m", "seal_lightning", "fit", "-c", str(path)], env=environment, stdout=log, stderr=log
+        )
+    try:
+        wait_until(lambda: len(acknowledged(run_dir)) >= 4, 90)
+        (child,) = [p for p in psutil.Process(parent.pid).children() if str(path) in " ".join(p.cmdline())]
+        hurt = psutil.Process(parent.pid) if victim == "parent" else child
+        hurt.send_signal(signal.SIGSTOP if victim == "stopped child" else signal.SIGKILL)
+        wait_until(lambda: parent.poll() is not None, TIMEOUT_S + 20)
+        wait_until(lambda: not _running(path), TIMEOUT_S + 10)
+        assert parent.returncode != 0
+    finally:
+        for process in _running(path):
+            process.kill()
+
+
+def _running(config: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        if str(config) in " ".join(process.info["cmdline"] or []) and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found
