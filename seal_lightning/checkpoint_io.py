@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
+import io
+import pickletools
+import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -16,6 +19,15 @@ from seal_lightning.errors import RunError, shown
 
 _WEIGHTS = ("state_dict", "optimizer_states", "seal")
 """What of a Lightning checkpoint must be finite; metrics of callbacks may well be infinite."""
+_NAMED = re.compile(
+    r"collections (OrderedDict|Counter)|(__builtin__|builtins) (set|complex)"
+    r"|torch (Size|device|bool|(u?int|b?float|complex)\w+)|torch(\.cuda)? [A-Z]\w+Storage|torch\.storage UntypedStorage"
+    r"|torch\._utils _rebuild_(tensor_v2|tensor_v3|parameter)"
+)
+"""What a checkpoint may name. torch lets more through, and some of it takes any amount of memory: ``bytearray(10**12)``."""
+_MAX_DEPTH = 100
+_SPARE = 4
+"""How often a checkpoint may hold the same values: so many times its size."""
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -38,14 +50,21 @@ class AtomicCheckpointIO(CheckpointIO):
         """
         place = local_path(path)
         try:
+            if place.exists() and not place.is_file():  # to open a pipe waits for ever
+                raise RunError(f"the checkpoint {place} cannot be read: it is no file")
             with place.open("rb") as file:
                 check_content(place, file)
+                size = file.seek(0, io.SEEK_END)
+                check_archive(file, size)
                 file.seek(0)
                 checkpoint: dict[str, Any] = torch.load(file, map_location=map_location, weights_only=True)
+            check_sizes(checkpoint, size)
         except OSError as error:
             raise RunError(f"the checkpoint {place} cannot be read: {error.strerror or error}") from error
-        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, TypeError, IndexError) as error:
-            reason = str(error).strip().split("\n", 1)[0][:200]
+        except RunError:
+            raise
+        except Exception as error:  # of a forged file torch raises anything, from AttributeError to struct.error
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise RunError(
                 f"{place} is no checkpoint of tensors and plain values ({reason}); nothing was run"
             ) from error
@@ -61,6 +80,42 @@ def local_path(path: Any) -> Path:
     if "://" in str(path) or "::" in str(path):
         raise RunError(f"the checkpoint {shown(str(path))} is a URL; only files on a disk are loaded. Fetch it first")
     return Path(path)
+
+
+def check_archive(file: BinaryIO, size: int) -> None:
+    """Raise :class:`ValueError` unless it is an archive as :func:`torch.save` writes it, of names that are known."""
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        names = {entry.filename.lower() for entry in entries}
+        if len(names) < len(entries) or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError("it has entries twice, or compressed ones")
+        if sum(entry.file_size for entry in entries) > size:
+            raise ValueError("its entries are larger than the file")
+        for entry in entries:
+            if entry.filename.endswith("data.pkl"):
+                for opcode, value, _ in pickletools.genops(archive.read(entry)):
+                    if opcode.name == "GLOBAL" and not _NAMED.fullmatch(str(value)):
+                        raise ValueError(f"it names {shown(value)}")
+
+
+def check_sizes(checkpoint: Any, size: int) -> None:
+    """Raise :class:`ValueError` when a checkpoint of ``size`` bytes is no mapping, or says more than so many can.
+
+    A list of ten times a list of ten times … takes no room, and to go through it takes for ever.
+    """
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"it is a {type(checkpoint).__name__}")
+    left = _SPARE * size
+    found: list[tuple[Any, int]] = [(checkpoint, 0)]
+    while found:
+        value, depth = found.pop()
+        left -= value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 1
+        if left < 0 or depth > _MAX_DEPTH:
+            raise ValueError("its values are larger than the file, or hold each other")
+        if isinstance(value, dict):
+            found += [(item, depth + 1) for pair in value.items() for item in pair]
+        elif isinstance(value, list | tuple | set):
+            found += [(item, depth + 1) for item in value]
 
 
 def check_finite(checkpoint: Mapping[str, Any], path: Path) -> None:

@@ -147,6 +147,8 @@ def _checked(name: str, tasks: Sequence[Task]) -> Sequence[Task]:
                 "printable characters, without control characters and line breaks"
             )
         if task_id in seen:
-            raise DataError(f"data.{name}: two of its tasks have the id {shown(task_id)}; each must have one of its own")
+            raise DataError(
+                f"data.{name}: two of its tasks have the id {shown(task_id)}; each must have one of its own"
+            )
         seen.add(task_id)
     return tasks

@@ -18,6 +18,7 @@ from typing import Any
 from seal_lightning.errors import RunError
 
 _TEMPORARY = ".tmp"
+_BUFFER_BYTES = 1 << 20
 
 
 class ScratchFile(io.RawIOBase):
@@ -30,6 +31,7 @@ class ScratchFile(io.RawIOBase):
         self.size = 0
         """Bytes written so far."""
         self._digest = hashlib.sha256()
+        self._pending = bytearray()
         self._error: OSError | None = None
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
 
@@ -45,19 +47,27 @@ class ScratchFile(io.RawIOBase):
     def write(self, content: Any) -> int:
         """Write all of the bytes."""
         data = memoryview(content).cast("B")
-        if self._error is None:
-            try:
-                self.size += _write_all(self._descriptor, data)
-                self._digest.update(data)
-            except OSError as error:
-                self._error = error
+        self._digest.update(data)
+        self.size += len(data)
+        self._pending += data  # torch writes a few bytes at a time
+        if len(self._pending) >= _BUFFER_BYTES:
+            self._write_pending()
         return len(data)
 
     def sync(self) -> None:
         """Wait until everything is on the disk. Raises the :class:`OSError` of the first write that failed."""
+        self._write_pending()
         if self._error is not None:
             raise self._error
         os.fsync(self._descriptor)
+
+    def _write_pending(self) -> None:
+        pending, self._pending = self._pending, bytearray()
+        if self._error is None:
+            try:
+                _write_all(self._descriptor, memoryview(pending))
+            except OSError as error:
+                self._error = error
 
     def close(self) -> None:
         """Close the file; once."""

@@ -13,7 +13,15 @@ _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
 """ASCII only: such a name is the same under every Unicode normalisation, and as many bytes as characters."""
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 """One slash is enough: a :class:`Path` of a URL has lost the other."""
-_DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10))}
+_DEVICES = {
+    "CON",
+    "PRN",
+    "AUX",
+    "NUL",
+    "CONIN$",
+    "CONOUT$",
+    *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10)),
+}
 MAX_PART_BYTES = 255
 
 

@@ -57,7 +57,7 @@ def main(args: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="seal attempts", description="List, filter and show a run's stored attempts.")
-    parser.add_argument("run", type=Path, help="the run directory")
+    parser.add_argument("run", help="the run directory")
     which = parser.add_argument_group("which attempts")
     which.add_argument("--round", type=int, metavar="N", help="of this round, counted from 0")
     which.add_argument("--task", metavar="ID", help="at this task; a shell pattern ('maud-*') may name several")
@@ -86,7 +86,7 @@ def _run(options: argparse.Namespace) -> None:
     for name in ("min_reward", "max_reward"):
         value = getattr(options, name)
         require(value is None or not math.isnan(value), f"--{name.replace('_', '-')}", value, "a number")
-    folders = round_folders(RunDir(options.run))
+    folders = round_folders(RunDir.named(options.run, "RUN"))
     if options.repair:
         _repair(folders)
         return
@@ -99,7 +99,7 @@ def _run(options: argparse.Namespace) -> None:
         found = ordered([a for a in stored if _fits(a, options)], options.sort, options.descending)
     if options.json:
         for item in to_plain(found[: options.limit], Attempt):
-            sys.stdout.write(json.dumps(item).replace("\x7f", "\\u007f") + "\n")
+            sys.stdout.write(json.dumps(item) + "\n")  # ASCII: nothing in it steers a terminal
     elif options.show is not None:
         _print(*attempt_lines(found[0]))
     else:
@@ -118,7 +118,7 @@ def round_folders(run: RunDir) -> list[Path]:
     return folders
 
 
-def _find(stored: list[Attempt], attempt_id: str, run: Path) -> Attempt:
+def _find(stored: list[Attempt], attempt_id: str, run: str) -> Attempt:
     found = next((attempt for attempt in stored if attempt.attempt_id == attempt_id), None)
     if found is None:
         known = ", ".join(printable(attempt.attempt_id) for attempt in stored[:3])

@@ -51,7 +51,7 @@ def find_attempt(run: RunDir, attempt_id: str) -> Attempt:
         if attempt is not None:
             return attempt
     known = [a.attempt_id for a in AttemptStore(folders[0]).all()]
-    raise RunError(f"{run.path} has no attempt {shown(attempt_id)}; its first are {', '.join(known[:3])}")
+    raise RunError(f"{run.path} has no attempt {shown(attempt_id)}; its first are {shown(known[:3])}")
 
 
 def replay(run: RunDir, stored: Attempt) -> Attempt:
@@ -63,7 +63,7 @@ def replay(run: RunDir, stored: Attempt) -> Attempt:
     data.setup("fit")
     tasks = {task.task_id: task for task in data.train_tasks()}
     if stored.task_id not in tasks:
-        raise RunError(f"the data of {run.config} no longer has the task {stored.task_id}")
+        raise RunError(f"the data of {run.config} no longer has the task {shown(stored.task_id)}")
     task = tasks[stored.task_id]
     before = module.attempting.examine([(task, None)], module.reward.needs)[0]
     trial = Trial(task=task, edit=stored.edit, round=stored.round, repeat=stored.repeat, seed=stored.seed)
@@ -96,6 +96,8 @@ def _merged_before(run: RunDir, round_index: int) -> list[dict[str, torch.Tensor
         merged: list[dict[str, torch.Tensor]] = AtomicCheckpointIO().load_checkpoint(checkpoint)["seal"]["merged"]
     except (KeyError, TypeError) as error:
         raise RunError(f"{checkpoint} is no checkpoint of a run: it has no {error}") from error
-    if not isinstance(merged, list) or len(merged) < round_index:
+    if not isinstance(merged, list):
+        raise RunError(f"{checkpoint} is no checkpoint of a run: its merged rounds are a {type(merged).__name__}")
+    if len(merged) < round_index:
         raise RunError(f"{checkpoint} has {len(merged)} merged rounds; the attempt belongs to round {round_index}")
     return merged[:round_index]

@@ -51,7 +51,9 @@ class _PeftConfig(BaseModel):
     r: int = Field(ge=1, le=4096)
     lora_alpha: float = Field(gt=0)
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
-    target_modules: Literal["all-linear"] | _ModuleName | Annotated[list[_ModuleName], Field(min_length=1)]
+    target_modules: (
+        Literal["all-linear"] | _ModuleName | Annotated[list[_ModuleName], Field(min_length=1, max_length=10_000)]
+    )
     layers_to_transform: int | list[int] | None = None
     use_rslora: bool = False
     fan_in_fan_out: bool = False
@@ -108,12 +110,16 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> LoraAdapter:
     misshapen or not finite; :class:`ConfigError` when the model has no such modules.
     """
     if is_url(str(folder)):
-        raise ModelError(f"the adapter {shown(str(folder))} is a URL; only folders on a disk are loaded. Fetch it first")
+        raise ModelError(
+            f"the adapter {shown(str(folder))} is a URL; only folders on a disk are loaded. Fetch it first"
+        )
     config = _config(folder / "adapter_config.json")
     spec = config.spec()
     names = target_modules(model, spec)
     if config.fan_in_fan_out and not any(type(model.get_submodule(name)).__name__ == "Conv1D" for name in names):
-        raise ModelError(f"{folder}: fan_in_fan_out: True is not allowed for this model: its weights are not transposed")
+        raise ModelError(
+            f"{folder}: fan_in_fan_out: True is not allowed for this model: its weights are not transposed"
+        )
     shapes = {
         f"{PEFT_PREFIX}{name}.lora_{letter}.weight": shape
         for name in names
@@ -140,7 +146,9 @@ def _config(path: Path) -> _PeftConfig:
         _refuse(path, f"is no configuration of a LoRA adapter that is loaded here: {field}{first['msg']}", error)
     for name, value in (config.model_extra or {}).items():
         if value and name not in _WITHOUT_MEANING:
-            raise ModelError(f"{path}: {shown(name)}: {shown(value)} is not allowed: the weights mean something else then")
+            raise ModelError(
+                f"{path}: {shown(name)}: {shown(value)} is not allowed: the weights mean something else then"
+            )
     return config
 
 
