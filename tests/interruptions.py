@@ -12,13 +12,26 @@ from seal_lightning.rundir import RunDir
 
 
 class Interrupt(SealCallback):
-    """Raises where $SEAL_TEST_INTERRUPT says: ``attempt:EPOCH:N`` or ``batch:EPOCH:N``, after the N-th of the epoch."""
+    """Raises where $SEAL_TEST_INTERRUPT says: ``WHAT:EPOCH:N``, at the N-th of the epoch.
+
+    WHAT is ``attempt``, ``batch`` (its start), ``batch_end``, ``epoch`` (its start) or ``epoch_end``.
+    """
 
     def __init__(self) -> None:
         self.count = 0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.count = 0
+        self._count("epoch", trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.count = 0
+        self._count("epoch_end", trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._count("batch_end", trainer)
 
     def on_attempt(self, trainer: Trainer, pl_module: LightningModule, attempt: Any) -> None:
         self._count("attempt", trainer)

@@ -1,0 +1,52 @@
+"""Interrupted at every phase boundary and a step before and behind it, a run ends with the same order and the same bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from test_end_to_end import assert_same_run, attempts, config
+
+from seal_lightning.cli import main
+
+E_STEP_BATCHES, M_STEP_BATCHES = 2, 9
+BOUNDARIES = [
+    f"{what}:{epoch}:{number}"
+    for epoch in range(4)
+    for last in [E_STEP_BATCHES if epoch % 2 == 0 else M_STEP_BATCHES]
+    for what, number in [("epoch", 1), ("batch", 1), ("batch", 2), ("batch_end", last - 1), ("batch", last)]
+    + [("batch_end", last), ("epoch_end", 1)]
+    if number > 0
+]
+
+
+def run(tmp_path: Path, settings: dict) -> int:
+    path = tmp_path / "settings.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return main(["fit", "-c", str(path)])
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("runs") / "whole"
+    assert run(run_dir.parent, config(tiny_folder, run_dir)) == 0
+    return run_dir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", BOUNDARIES)
+def test_resume(
+    stop: str, uninterrupted: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = tmp_path / "halved"
+    monkeypatch.setenv("SEAL_TEST_INTERRUPT", stop)
+    with pytest.raises(RuntimeError, match="interrupted"):
+        run(tmp_path, config(tiny_folder, run_dir))
+    monkeypatch.delenv("SEAL_TEST_INTERRUPT")
+    begun = any(run_dir.glob("round_*"))
+    assert (main(["fit", "--resume", str(run_dir)]) if begun else run(tmp_path, config(tiny_folder, run_dir))) == 0
+    assert_same_run(run_dir, uninterrupted)
+    for round_index in (0, 1):
+        ids = [[a.attempt_id for a in attempts(folder, round_index)] for folder in (run_dir, uninterrupted)]
+        assert ids[0] == ids[1]
