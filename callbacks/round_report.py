@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, cast
@@ -57,6 +59,7 @@ class RoundReport(SealCallback):
     ) -> None:
         """Log the round."""
         module = cast(SealModule, pl_module)
+        pl_module.print(round_summary(module.round_index, candidates, buffer))
         if trainer.logger is None:
             return
         metrics = round_metrics(candidates, buffer) | self._costs(module)
@@ -89,6 +92,23 @@ class RoundReport(SealCallback):
             text = candidate.attempts[0].edit.text.replace("\n", "  \n")
             title = f"**{candidate.task_id}**, edit {candidate.edit_index}, reward {candidate.reward}"
             board.add_text(f"self-edits/{place}", f"{title}\n\n{text}", step)
+
+
+def round_summary(round_index: int, candidates: Sequence[Candidate], buffer: Sequence[BufferRow]) -> str:
+    """A round in a line: attempts by how they ended, failures by kind, and what was kept."""
+    attempts = [a for c in candidates for a in c.attempts]
+    statuses = Counter(a.status.value for a in attempts)
+    ended = ", ".join(f"{statuses[s]} {s.value}" for s in AttemptStatus if statuses[s])
+    kinds = Counter(failure_kind(a.failure) for a in attempts if a.failure)
+    failed = "; failed: " + ", ".join(f"{kind} {count}" for kind, count in kinds.most_common()) if kinds else ""
+    return (
+        f"Round {round_index}: {len(attempts)} attempts ({ended}{failed}); {len(buffer)} of {len(candidates)} edits kept"
+    )
+
+
+def failure_kind(failure: str) -> str:
+    """What a failure begins with: "too long: 140000 characters" is "too long"."""
+    return re.split(r"[:,]", failure, maxsplit=1)[0]
 
 
 def round_metrics(candidates: Sequence[Candidate], buffer: Sequence[BufferRow]) -> dict[str, float]:

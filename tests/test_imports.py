@@ -17,7 +17,7 @@ PACKAGE = "seal_lightning"
 
 LEVELS: list[set[str]] = [
     {"errors"},
-    {"types", "seeds"},
+    {"types", "seeds", "names"},
     {
         "lora",
         "frozen_linear",

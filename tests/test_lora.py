@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -382,3 +383,146 @@ def test_a_damaged_adapter_is_refused(tiny: LanguageModel, tmp_path: Path, damag
     save_file(state, path, metadata={"format": "pt"})
     with pytest.raises(ModelError, match=message):
         load_adapter(tiny.model, tmp_path)
+
+
+@pytest.fixture
+def stored(tiny: LanguageModel, tmp_path: Path) -> Path:
+    """A folder with an adapter."""
+    save_adapter(random_adapter(tiny.model, SPECS[0]), tmp_path / "adapter", base_model="somewhere")
+    return tmp_path / "adapter"
+
+
+def reconfigured(folder: Path, **fields: Any) -> None:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("r", value) for value in (0, -1, 4097, 2.5, "3", True, None, [3])),
+        *(("lora_alpha", value) for value in (0, -1.0, math.nan, math.inf, "6", None, True)),
+        *(("lora_dropout", value) for value in (-0.1, 1.0, math.nan, "0")),
+        *(
+            ("target_modules", value)
+            for value in ([], "", None, 3, ["a", 3], "(a+)+$", ".*", ["q_proj|v_proj"], ["a..b"])
+        ),
+        *(("peft_type", value) for value in ("LOHA", None, 1)),
+        ("use_rslora", 1),
+        ("layers_to_transform", "0"),
+        ("rank_pattern", {"q_proj": 8}),
+        ("alpha_pattern", {"q_proj": 8}),
+        ("use_dora", True),
+        ("bias", "all"),
+        ("modules_to_save", ["lm_head"]),
+        ("fan_in_fan_out", True),
+        ("exclude_modules", ["v_proj"]),
+        ("trainable_token_indices", [1]),
+        ("layer_replication", [[0, 1]]),
+        ("target_parameters", ["w"]),
+        ("init_lora_weights", "pissa"),
+        ("use_qalora", True),
+        ("lora_bias", True),
+        ("a_feature_to_come", {"on": True}),
+    ],
+)
+def test_a_configuration_that_means_something_else_is_refused(
+    tiny: LanguageModel, stored: Path, field: str, value: Any
+) -> None:
+    reconfigured(stored, **{field: value})
+    with pytest.raises(ModelError, match=field):
+        load_adapter(tiny.model, stored)
+
+
+def test_fields_without_a_meaning_for_the_weights_are_left_alone(tiny: LanguageModel, stored: Path) -> None:
+    reconfigured(stored, revision="main", task_type=None, peft_version="99", a_feature_to_come=None, loftq_config={})
+    load_adapter(tiny.model, stored)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [AdapterSpec(rank=2, target_modules=("q_proj",), layers=(1,)), AdapterSpec(rank=2, target_modules="all-linear")],
+)
+def test_targets_may_be_named_as_peft_names_them(tiny: LanguageModel, tmp_path: Path, spec: AdapterSpec) -> None:
+    adapter = random_adapter(tiny.model, spec)
+    save_adapter(adapter, tmp_path, base_model="somewhere")
+    layers = None if spec.layers is None else list(spec.layers)
+    targets = "all-linear" if spec.target_modules == "all-linear" else list(spec.target_modules or ())
+    reconfigured(tmp_path, target_modules=targets, layers_to_transform=layers)
+    assert load_adapter(tiny.model, tmp_path).weights.keys() == adapter.weights.keys()
+    if layers:
+        reconfigured(tmp_path, target_modules="q_proj", layers_to_transform=1)
+        assert load_adapter(tiny.model, tmp_path).weights.keys() == adapter.weights.keys()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "adapter_config.json is no configuration"),
+        (b"[]", "adapter_config.json is no configuration"),
+        (b"{}", "peft_type"),
+        (b"\xff\xfe{", "adapter_config.json is no configuration"),
+        (b"[" * 100_000, "adapter_config.json is no configuration"),
+        (b" " * 2**20 + b"{}", "1 MiB"),
+    ],
+)
+def test_what_is_no_configuration(tiny: LanguageModel, stored: Path, content: bytes, said: str) -> None:
+    (stored / "adapter_config.json").write_bytes(content)
+    with pytest.raises(ModelError, match=said):
+        load_adapter(tiny.model, stored)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is no safetensors file"),
+        (b"\x80\x02cos\nsystem\n", "bytes; at most"),
+        ((2**63).to_bytes(8, "little"), "bytes; at most"),
+        ((2).to_bytes(8, "little") + b"[]", "is no safetensors file"),
+    ],
+)
+def test_what_is_no_file_of_weights(tiny: LanguageModel, stored: Path, content: bytes, said: str) -> None:
+    (stored / "adapter_model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match=said) as caught:
+        load_adapter(tiny.model, stored)
+    assert "adapter_model.safetensors" in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float8_e4m3fn, torch.complex64, torch.bool])
+def test_weights_are_floats(tiny: LanguageModel, stored: Path, dtype: torch.dtype) -> None:
+    path = stored / "adapter_model.safetensors"
+    save_file({key: tensor.to(dtype) for key, tensor in load_file(path).items()}, path)
+    with pytest.raises(ModelError, match="of type"):
+        load_adapter(tiny.model, stored)
+
+
+def test_no_pickle_is_loaded(tiny: LanguageModel, stored: Path) -> None:
+    (stored / "adapter_model.safetensors").rename(stored / "adapter_model.bin")
+    with pytest.raises(ModelError, match="pickles are not loaded"):
+        load_adapter(tiny.model, stored)
+
+
+@pytest.mark.parametrize("url", ["https://hub/adapter", "s3://bucket/adapter"])
+def test_no_adapter_is_fetched(tiny: LanguageModel, url: str) -> None:
+    with pytest.raises(ModelError, match="is a URL"):
+        load_adapter(tiny.model, Path(url))
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "missing"])
+def test_parts_that_are_no_files(tiny: LanguageModel, stored: Path, name: str, kind: str) -> None:
+    (stored / name).unlink()
+    if kind == "pipe":
+        os.mkfifo(stored / name)
+    elif kind == "folder":
+        (stored / name).mkdir()
+    with pytest.raises(ModelError, match=name):
+        load_adapter(tiny.model, stored)
+
+
+def test_links_to_files_are_files(tiny: LanguageModel, stored: Path, tmp_path: Path) -> None:
+    """As the hub's cache has them."""
+    (tmp_path / "linked").mkdir()
+    for file in stored.iterdir():
+        (tmp_path / "linked" / file.name).symlink_to(file)
+    load_adapter(tiny.model, tmp_path / "linked")

@@ -18,6 +18,8 @@ from seal_lightning.module import SealModule
 from seal_lightning.rundir import RunDir
 from seal_lightning.types import Attempt, Trial
 
+MAX_REASON = 2_000
+"""Characters shown of what the parser of a configuration says."""
 TOLERANCE = 1e-5
 """Two computations of a reward in float32 on one machine differ by rounding only."""
 
@@ -82,9 +84,11 @@ def load_run(run: RunDir) -> tuple[SealModule, SealDataModule]:
     parser.add_lightning_class_args(SealDataModule, "data")
     try:
         parsed = parser.parse_object({key: settings[key] for key in ("model", "data")})
-    except ArgumentError as error:
-        raise RunError(f"{run.config} is no configuration of a run: {error}") from error
-    parts = parser.instantiate_classes(parsed)
+        parts = parser.instantiate_classes(parsed)
+    except (ArgumentError, TypeError, ValueError, ArithmeticError) as error:
+        # The parser repeats values, of any length and with anything that could steer a terminal.
+        reason = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in str(error)[:MAX_REASON])
+        raise RunError(f"{run.config} is no configuration of a run: {reason}") from error
     return parts["model"], parts["data"]
 
 

@@ -43,15 +43,16 @@ class Passage(Task):
 
 
 def passage_id(title: str, context: str) -> str:
-    """The title as a slug, ``-``, and six hex digits of a hash of title and context.
+    """The title as a slug, ``-``, and six hex digits of a hash of title and context (sixteen where the title has no slug).
 
     It depends on nothing else, so it is the same whatever file the passage came from and in whatever order; it holds
     only ``a-z``, ``0-9`` and ``-``, so it is safe as a file name.
     """
     digest = hashlib.sha256(f"{title}\n{context}".encode(errors="surrogatepass")).hexdigest()
-    return f"{_slug(title)}-{digest[:6]}"
+    slug = _slug(title)
+    return f"{slug}-{digest[:6]}" if slug else f"passage-{digest[:16]}"  # titles in other scripts all share that word
 
 
 def _slug(title: str) -> str:
     ascii_only = unicodedata.normalize("NFKD", title[:_MOST_TITLE_CHARS]).encode("ascii", errors="ignore").decode()
-    return re.sub(r"[^a-z0-9]+", "-", ascii_only.lower())[:_SLUG_LENGTH].strip("-") or "passage"
+    return re.sub(r"[^a-z0-9]+", "-", ascii_only.lower())[:_SLUG_LENGTH].strip("-")
