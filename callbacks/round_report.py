@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -99,16 +98,9 @@ def round_summary(round_index: int, candidates: Sequence[Candidate], buffer: Seq
     attempts = [a for c in candidates for a in c.attempts]
     statuses = Counter(a.status.value for a in attempts)
     ended = ", ".join(f"{statuses[s]} {s.value}" for s in AttemptStatus if statuses[s])
-    kinds = Counter(failure_kind(a.failure) for a in attempts if a.failure)
+    kinds = Counter(kind for a in attempts if (kind := a.failure_kind) is not None)
     failed = "; failed: " + ", ".join(f"{kind} {count}" for kind, count in kinds.most_common()) if kinds else ""
-    return (
-        f"Round {round_index}: {len(attempts)} attempts ({ended}{failed}); {len(buffer)} of {len(candidates)} edits kept"
-    )
-
-
-def failure_kind(failure: str) -> str:
-    """What a failure begins with: "too long: 140000 characters" is "too long"."""
-    return re.split(r"[:,]", failure, maxsplit=1)[0]
+    return f"Round {round_index}: {len(attempts)} attempts ({ended}{failed}); {len(buffer)} of {len(candidates)} edits kept"
 
 
 def round_metrics(candidates: Sequence[Candidate], buffer: Sequence[BufferRow]) -> dict[str, float]:

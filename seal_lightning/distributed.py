@@ -190,7 +190,9 @@ class _Store:
             answer = self._answers.get(timeout=self.timeout_s)
         except queue.Empty:
             answer = None
-            self._lost = RankLost(f"rank 0 has given no sign of life for {self.timeout_s:.0f} s: it was stopped or hangs")
+            self._lost = RankLost(
+                f"rank 0 has given no sign of life for {self.timeout_s:.0f} s: it was stopped or hangs"
+            )
         if isinstance(answer, dist.DistError):
             self._lost = RankLost("rank 0 can no longer be reached: it was killed or its machine is down")
         if self._lost is not None:

@@ -85,7 +85,7 @@ def replacing(path: Path) -> Iterator[ScratchFile]:
     scratch = _scratch(path)
     with reporting(path):
         try:
-            os.makedirs(path.parent, exist_ok=True)
+            make_folder(path.parent)
             file = ScratchFile(scratch)
             try:
                 yield file
@@ -115,7 +115,7 @@ def placing_folder(path: Path) -> Iterator[Path]:
     scratch = _scratch(path)
     with reporting(path):
         try:
-            os.makedirs(scratch)
+            make_folder(scratch)
             yield scratch
             for file in [*scratch.rglob("*"), scratch]:
                 sync_folder(file)
@@ -156,6 +156,16 @@ def append(descriptor: int, content: bytes, end: int) -> None:
         with suppress(OSError):
             os.ftruncate(descriptor, end)
         raise
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, and have their entries on the disk."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    with suppress(FileExistsError):  # another rank was faster
+        os.mkdir(path)
+    sync_folder(path.parent)
 
 
 def sync_folder(path: Path) -> None:

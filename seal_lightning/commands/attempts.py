@@ -7,7 +7,6 @@ import io
 import json
 import math
 import os
-import re
 import statistics
 import sys
 from collections import Counter
@@ -37,8 +36,6 @@ _MIN_WIDTH = 150
 _MAX_KINDS = 20
 _TEXT_START = 500
 """Characters of an edit that can matter for a table's cell."""
-
-_NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d+)?(?:e[-+]?\d+)?|\b(?:nan|inf)\b)")
 
 
 def main(args: Sequence[str]) -> int:
@@ -227,18 +224,13 @@ def summary_lines(attempts: Sequence[Attempt], num_stored: int) -> Iterator[str]
     counts = ", ".join(f"{by_status[status]} {status.value}" for status in AttemptStatus if by_status[status])
     of = f" of {num_stored} stored" if num_stored > len(attempts) else ""
     yield f"{len(attempts)}{of} attempt{'s' if len(attempts) > 1 else ''}: {counts}"
-    kinds = Counter(failure_kind(a.failure) for a in attempts if a.failure is not None)
+    kinds = Counter(kind for a in attempts if (kind := a.failure_kind) is not None)
     for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0]))[:_MAX_KINDS]:
         yield f"  failed {count} ×  {kind}"
     if len(kinds) > _MAX_KINDS:
         yield f"  … and {len(kinds) - _MAX_KINDS} more kinds of failure"
     for index in sorted({a.round for a in attempts}):
         yield f"round {index}: {_mean_reward([a.reward for a in attempts if a.round == index and a.reward is not None])}"
-
-
-def failure_kind(failure: str) -> str:
-    """What stands before the first colon; numbers become ``#``, or each diverged loss would be a kind of its own."""
-    return _NUMBER.sub("#", failure.split(":", 1)[0])[:80]
 
 
 def _mean_reward(rewards: Sequence[float]) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from seal_lightning.types.bounds import mean
 from seal_lightning.types.editing import Prompt, SelfEdit, Task
 from seal_lightning.types.examining import ExamScores
+
+_NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d+)?(?:e[-+]?\d+)?|\b(?:nan|inf)\b)")
 
 
 class AttemptStatus(StrEnum):
@@ -74,6 +77,11 @@ class Attempt:
     def task_id(self) -> str:
         """The task the edit is about."""
         return self.edit.task_id
+
+    @property
+    def failure_kind(self) -> str | None:
+        """What stands before the failure's first colon; numbers become ``#``, or each loss would be a kind of its own."""
+        return None if self.failure is None else _NUMBER.sub("#", self.failure.split(":", 1)[0])[:80]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,7 @@ from seal_lightning.types import (
 class FaultyDomain(ToyDomain):
     """What an edit is called decides how it fails."""
 
-    def plan(self, task, edit):  # noqa: ANN001, ANN201
+    def plan(self, task, edit):
         plan = super().plan(task, replace(edit, text="" if edit.text == "malformed" else f"{edit.text}\nis known"))
         rate = {"infinite": 1e38, "slow": 1e-9}.get(edit.text, 0.02)
         return replace(plan, optimizer=replace(plan.optimizer, learning_rate=rate, num_epochs=2))
@@ -53,7 +53,7 @@ class StingyEngine(TransformersEngine):
 
     hungry: object = None
 
-    def score(self, requests: list[ScoreRequest]):  # noqa: ANN201
+    def score(self, requests: list[ScoreRequest]):
         if any(request.adapter is self.hungry for request in requests if request.adapter is not None):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return super().score(requests)
@@ -83,7 +83,7 @@ def test_every_failure_is_alone_and_counted(module: SealModule, monkeypatch: pyt
     texts = ["good", "malformed", "infinite", "hungry", "slow", "nan", "over-long " + "stone " * 400]
     fresh = BatchedInnerLoop.adapt
 
-    def poisoned(self: BatchedInnerLoop, plans, seeds):  # noqa: ANN001, ANN202
+    def poisoned(self: BatchedInnerLoop, plans, seeds):
         outcomes = list(fresh(self, plans, seeds))
         module.engine.hungry = outcomes[2].adapter  # malformed has no plan
         return outcomes
@@ -168,7 +168,7 @@ def test_an_exam_that_fits_alone_is_examined_alone(tiny: LanguageModel, module: 
     calls: list[int] = []
     score = module.engine.score
 
-    def stingy(requests: list[ScoreRequest]):  # noqa: ANN202
+    def stingy(requests: list[ScoreRequest]):
         calls.append(len(requests))
         if len(requests) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")

@@ -20,7 +20,7 @@ from seal_lightning.checkpoints import complete_checkpoints, newest_checkpoint
 from seal_lightning.cli import main
 
 FAULTS = (errno.ENOSPC, errno.EACCES, errno.EROFS)
-CALLS = {"open", "write", "fsync", "replace", "makedirs", "ftruncate"}
+CALLS = {"open", "write", "fsync", "replace", "mkdir", "ftruncate"}
 
 
 class FaultyOs:
@@ -89,7 +89,9 @@ def test_every_write_may_fail(
             assert "Traceback" not in said
             for checkpoint in complete_checkpoints(run_dir / "checkpoints"):
                 assert AtomicCheckpointIO().load_checkpoint(checkpoint)["seal"]["rounds"] == 1
-            going_on = ["fit", "--resume", str(run_dir)] if _begun(run_dir) else ["fit", "-c", str(tmp_path / "again.yaml")]
+            going_on = (
+                ["fit", "--resume", str(run_dir)] if _begun(run_dir) else ["fit", "-c", str(tmp_path / "again.yaml")]
+            )
             (tmp_path / "again.yaml").write_text(yaml.safe_dump(settings))
             assert main(going_on) == 0
             assert [a.attempt_id for a in attempts(run_dir, 0)] == [a.attempt_id for a in attempts(whole, 0)]
