@@ -64,7 +64,7 @@ class AtomicCheckpointIO(CheckpointIO):
         except RunError:
             raise
         except Exception as error:  # of a forged file torch raises anything, from AttributeError to struct.error
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            reason = shown(" ".join(str(error).split()) or type(error).__name__, 200)
             raise RunError(
                 f"{place} is no checkpoint of tensors and plain values ({reason}); nothing was run"
             ) from error
@@ -86,13 +86,12 @@ def check_archive(file: BinaryIO, size: int) -> None:
     """Raise :class:`ValueError` unless it is an archive as :func:`torch.save` writes it, of names that are known."""
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
-        names = {entry.filename.lower() for entry in entries}
-        if len(names) < len(entries) or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise ValueError("it has entries twice, or compressed ones")
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError("it has compressed entries")
         if sum(entry.file_size for entry in entries) > size:
             raise ValueError("its entries are larger than the file")
         for entry in entries:
-            if entry.filename.endswith("data.pkl"):
+            if entry.filename.lower().endswith("data.pkl"):  # of those there may be two
                 for opcode, value, _ in pickletools.genops(archive.read(entry)):
                     if opcode.name == "GLOBAL" and not _NAMED.fullmatch(str(value)):
                         raise ValueError(f"it names {shown(value)}")
@@ -109,13 +108,20 @@ def check_sizes(checkpoint: Any, size: int) -> None:
     found: list[tuple[Any, int]] = [(checkpoint, 0)]
     while found:
         value, depth = found.pop()
-        left -= value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 1
+        left -= _num_bytes(value)
         if left < 0 or depth > _MAX_DEPTH:
             raise ValueError("its values are larger than the file, or hold each other")
         if isinstance(value, dict):
             found += [(item, depth + 1) for pair in value.items() for item in pair]
         elif isinstance(value, list | tuple | set):
             found += [(item, depth + 1) for item in value]
+
+
+def _num_bytes(value: Any) -> int:
+    """What a value says that holds no others; 1 for what is no tensor."""
+    if isinstance(value, torch.UntypedStorage):
+        return value.nbytes()
+    return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 1
 
 
 def check_finite(checkpoint: Mapping[str, Any], path: Path) -> None:

@@ -11,6 +11,7 @@ import json
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -54,7 +55,7 @@ class Board:
         self._store: _Store | None = None
         self._looked = 0.0
         self._beats = 0
-        self._num_meetings = 0
+        self._num_meetings: Counter[str] = Counter()
         if num_ranks > 1:
             _num_boards += 1  # the same on every rank: each makes one a run
             self._store = _Store(f"seal_lightning/{_num_boards}", timeout_s)
@@ -97,16 +98,19 @@ class Board:
                     return
                 time.sleep(_LOOK_EVERY_S / 5)
 
-    def meet(self, give_up: Callable[[], bool], timeout_s: float | None = None) -> bool:
+    def meet(self, purpose: str, give_up: Callable[[], bool], timeout_s: float | None = None) -> bool:
         """Wait for all ranks; True when all are there, on every one of them, and False where one gave up before.
+
+        Ranks meet those that come for the same ``purpose``, for the same time: one that is about to end does not meet one
+        that is about to go on.
 
         ``timeout_s`` bounds the wait; without it, a rank that is merely slow is waited for as long as it gives signs of
         life. Raises :class:`RankLost` when it does not.
         """
         if self._store is None:
             return True
-        self._num_meetings += 1
-        name = f"meeting/{self._num_meetings}"
+        self._num_meetings[purpose] += 1
+        name = f"{purpose}/{self._num_meetings[purpose]}"
         lives = {rank: ("", time.monotonic()) for rank in range(self.num_ranks) if rank != self.rank}
         start = time.monotonic()
         self._store.set(f"{name}/{self.rank}", "here")

@@ -89,7 +89,7 @@ def wind_up(timeout_s: float) -> bool:
     """All ranks end together: True on all of them when every one came within the time. Nothing is checked after."""
     global _ending
     _ending = True
-    return _board is None or _board.meet(lambda: False, timeout_s)
+    return _board is None or _board.meet("end", lambda: False, timeout_s)
 
 
 def gather(local: list[T]) -> list[T]:
@@ -97,7 +97,7 @@ def gather(local: list[T]) -> list[T]:
 
     A collective: every rank must call it. Raises :class:`StopRequested` and :class:`RankLost`.
     """
-    if _board is not None and not _ending and not _board.meet(called_off):
+    if _board is not None and not _ending and not _board.meet("gather", called_off):
         note = _board.look(now=True)
         raise _error(note) if note is not None else RankLost("another rank turned back")
     return gather_objects(local)

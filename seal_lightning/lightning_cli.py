@@ -122,7 +122,7 @@ class SealCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Check the run directory and the seed before anything is loaded."""
         config = self.config[self.subcommand]
-        run = RunDir(Path(config.run_dir))
+        run = RunDir.named(config.run_dir)
         config.ckpt_path = _checkpoint(config.get("ckpt_path"), run)
         if config.seed_everything is not False:
             raise ConfigError("seed_everything is not used: every seed of a run is made from model.seed; set that")
@@ -213,7 +213,7 @@ def expand_run_options(command: str, args: list[str]) -> tuple[bool, list[str]]:
     at = args.index(option)
     if at + 1 == len(args):
         raise RunError(f"{option} needs a run directory")
-    run_dir = RunDir(Path(args[at + 1]))
+    run_dir = RunDir.named(args[at + 1], option)
     rest = args[:at] + args[at + 2 :]
     if not run_dir.config.exists():
         raise RunError(f"{run_dir.path} is no run directory: it has no {run_dir.config.name}")

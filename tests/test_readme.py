@@ -60,9 +60,9 @@ def test_a_command_runs_shrunk(command: str, finished_run: Path, tmp_path: Path)
         assert options or files or "CONFIG" in words
         assert main(["fit", "-c", str(tiny), "--run_dir", str(tmp_path / "run")]) == 0
         return
-    attempt = (finished_run / "round_0" / "attempts.rank0.jsonl").read_text().split('"')[3]
+    attempt = (finished_run / "round_0" / "attempts.rank0.jsonl").read_text().split('"attempt_id":"')[1].split('"')[0]
     names = {"RUN": str(finished_run), "runs/quickstart": str(finished_run), "ATTEMPT_ID": attempt}
-    assert words[0] in (*TRAINER_SUBCOMMANDS, "replay")
+    assert words[0] in (*TRAINER_SUBCOMMANDS, "replay", "attempts")
     assert main([names.get(word, word) for word in words]) == 0
 
 

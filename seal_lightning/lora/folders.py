@@ -171,7 +171,7 @@ def _weights(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> dict[str, T
                 raise ModelError(f"{folder}: weights for modules this model does not adapt: {shown(strange[:3])}")
             state = {key: file.get_tensor(key).clone() for key in shapes}
     except (OSError, SafetensorError, ValueError, TypeError, RuntimeError) as error:
-        _refuse(path, f"is no safetensors file: {str(error)[:200]}", error)
+        _refuse(path, f"is no safetensors file: {shown(str(error), 200)}", error)
     for key, tensor in state.items():
         if not tensor.isfinite().all():
             raise ModelError(

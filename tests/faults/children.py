@@ -8,9 +8,11 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -73,13 +75,20 @@ def ranks(
     ]
 
 
-def wait_until(happened, timeout_s: float = 30.0) -> None:
+def wait_until(happened: Callable[[], object], timeout_s: float = 30.0) -> None:
     """Wait until a condition holds."""
     deadline = time.monotonic() + timeout_s
     while not happened():
         if time.monotonic() > deadline:
             raise TimeoutError("what was waited for did not happen")
         time.sleep(0.01)
+
+
+def side_by_side(work: Callable[[Any], None], items: Iterable[Any], workers: int = 2) -> None:
+    """``work`` on each item, some at a time: what is waited for is other processes. Raises the first error."""
+    with ThreadPoolExecutor(workers) as pool:
+        for done in [pool.submit(work, item) for item in items]:
+            done.result()
 
 
 def end_all(children: Sequence[Child]) -> None:

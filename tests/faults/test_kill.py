@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 import yaml
-from children import Child
+from children import Child, side_by_side
 from injected import acknowledged
 from test_end_to_end import assert_same_run, attempts, config, fit
-
-KILLS = 20
 
 
 def settings_of(folder: Path, run_dir: Path) -> dict:
@@ -31,30 +29,48 @@ def uninterrupted(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.mark.parametrize(
     ("phase", "temporary"), [("e_step", None), ("m_step", None), ("checkpoint", None), ("checkpoint", "/dev/shm")]
 )
+@pytest.mark.parametrize("kills", [pytest.param(1, id="once"), pytest.param(20, id="counted", marks=pytest.mark.slow)])
 def test_kill_9(
     phase: str,
     temporary: str | None,
+    kills: int,
     uninterrupted: Path,
     tiny_folder: Path,
     tmp_path: Path,
     counted: Callable[[int], int],
 ) -> None:
+    if temporary is not None and (not Path(temporary).is_dir() or kills == 1):
+        pytest.skip("there is no other file system for temporaries, or it is left to the counted test")
     environment = {"TMPDIR": temporary} if temporary else {}
-    kills = seed = chain = 0
-    while kills < counted(KILLS):
-        chain += 1
-        run_dir = tmp_path / f"chain{chain}"
-        config_file = tmp_path / "settings.yaml"
-        config_file.write_text(yaml.safe_dump(settings_of(tiny_folder, run_dir)))
+    times = counted(kills) if kills > 1 else 1
+    shares = [times - times // 2, times // 2]
+
+    def chain(worker: int) -> None:
+        kill_often(f"{phase}:{worker}", shares[worker], uninterrupted, tiny_folder, tmp_path / f"{worker}", environment)
+
+    side_by_side(chain, [worker for worker in (0, 1) if shares[worker]])
+
+
+def kill_often(
+    fault: str, kills: int, uninterrupted: Path, model: Path, folder: Path, environment: Mapping[str, str]
+) -> None:
+    """Runs that are killed and resumed until they end, one after the other until there were enough kills."""
+    number = starts = 0
+    folder.mkdir()
+    while kills > 0:
+        number += 1
+        run_dir = folder / f"run{number}"
+        config_file = folder / "settings.yaml"
+        config_file.write_text(yaml.safe_dump(settings_of(model, run_dir)))
         code = -9
         while code == -9:
-            seed += 1
-            fault = {"SEAL_TEST_FAULT": f"{phase}:{seed}"} if kills < counted(KILLS) else {}
+            starts += 1
+            planted = {"SEAL_TEST_FAULT": f"{fault}{starts}"} if kills > 0 else {}
             started = any(run_dir.glob("round_*")) or (run_dir / "checkpoints").exists()
             args = ["fit", "--resume", str(run_dir)] if started else ["fit", "-c", str(config_file)]
-            child = Child(args, tmp_path / f"{chain}-{seed}.log", fault | environment)
+            child = Child(args, folder / f"{starts}.log", planted | environment)
             code = child.wait()
-            kills += code == -9
+            kills -= code == -9
             told = acknowledged(run_dir)
             stored = Counter(a.attempt_id for r in (0, 1) for a in attempts(run_dir, r))
             assert set(told) <= stored.keys(), "an acknowledged attempt was lost"

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from children import TESTS, end_all, ranks, wait_until
+from children import TESTS, end_all, ranks, side_by_side, wait_until
 from injected import acknowledged
 from test_end_to_end import attempts
 from test_signals import settings_of, write
@@ -31,45 +31,55 @@ def impatient(folder: Path, run_dir: Path) -> dict:
 
 
 @pytest.mark.parametrize("fault", ["killed", "stopped", "raising"])
-@pytest.mark.parametrize("count", [pytest.param(1, id="once"), pytest.param(5, id="counted", marks=pytest.mark.slow)])
-def test_a_rank_that_is_lost(
-    fault: str, count: int, tiny_folder: Path, tmp_path: Path, counted: Callable[[int], int]
+@pytest.mark.slow
+def test_a_rank_that_is_lost(fault: str, tiny_folder: Path, tmp_path: Path, counted: Callable[[int], int]) -> None:
+    side_by_side(lambda number: lose_a_rank(fault, number, tiny_folder, tmp_path / f"{number}"), range(counted(5)))
+
+
+def test_a_rank_that_raises(tiny_folder: Path, tmp_path: Path) -> None:
+    lose_a_rank("raising", 1, tiny_folder, tmp_path / "one")
+
+
+def lose_a_rank(fault: str, number: int, model: Path, folder: Path) -> None:
+    """One of two, at a random instant; the other one ends and says why."""
+    chance, victim, run_dir = random.Random(number), number % 2, folder / "run"
+    folder.mkdir()
+    path = write(folder, impatient(model, run_dir))
+    planted = {victim: {"SEAL_TEST_FAULT": f"raise:{number}"}} if fault == "raising" else {}
+    children = ranks(["fit", "-c", str(path)], folder / "logs", environments=planted)
+    other = children[1 - victim]
+    try:
+        if fault != "raising":
+            wait_until(lambda: len(acknowledged(run_dir)) >= 4)
+            time.sleep(chance.uniform(0, 1.0))
+            children[victim].send(signal.SIGKILL if fault == "killed" else signal.SIGSTOP)
+        code = other.wait(TIMEOUT_S + 10 if fault != "raising" else TIMEOUT_S + 30)
+    finally:
+        end_all(children)
+    said = other.printed()
+    assert code == 1, said[-3000:]
+    if fault == "raising":
+        assert "ValueError: planted by the test" in children[victim].printed()
+        in_e_step = random.Random(str(number)).randrange(4) % 2 == 0
+        cause = f"rank {victim} failed first: 'planted by the test'"
+        assert cause in said or (not in_e_step and "connection to another rank is lost" in said), said[-3000:]
+    else:
+        assert "lost" in said or "sign of life" in said or "can no longer be reached" in said, said[-3000:]
+    assert "Traceback" not in said, said[-3000:]
+    assert set(acknowledged(run_dir)) <= {a.attempt_id for r in (0, 1) for a in attempts(run_dir, r)}
+
+
+@pytest.mark.parametrize(
+    "nums_tasks", [pytest.param([1], id="once"), pytest.param([1, 2, 3, 4, 5], id="counted", marks=pytest.mark.slow)]
+)
+def test_uneven_work_and_none(
+    nums_tasks: list[int], tiny_folder: Path, tmp_path: Path, counted: Callable[[int], int]
 ) -> None:
-    for number in range(1 if count == 1 else counted(count)):
-        chance = random.Random(number)
-        victim = number % 2
+    """Three ranks, fewer or more tasks: the run completes, and policies are bit-equal."""
+    times = counted(len(nums_tasks)) // len(nums_tasks) if len(nums_tasks) > 1 else 1
+    for number, num_tasks in enumerate(nums_tasks * times):
         run_dir = tmp_path / f"run{number}"
-        path = write(tmp_path, impatient(tiny_folder, run_dir))
-        planted = {victim: {"SEAL_TEST_FAULT": f"raise:{number}"}} if fault == "raising" else {}
-        children = ranks(["fit", "-c", str(path)], tmp_path / f"{number}", environments=planted)
-        other = children[1 - victim]
-        try:
-            if fault != "raising":
-                wait_until(lambda: len(acknowledged(run_dir)) >= 4)  # noqa: B023
-                time.sleep(chance.uniform(0, 1.0))
-                children[victim].send(signal.SIGKILL if fault == "killed" else signal.SIGSTOP)
-            code = other.wait(TIMEOUT_S + 10 if fault != "raising" else TIMEOUT_S + 30)
-        finally:
-            end_all(children)
-        said = other.printed()
-        assert code == 1, said[-3000:]
-        if fault == "raising":
-            assert "ValueError: planted by the test" in children[victim].printed()
-            in_e_step = random.Random(str(number)).randrange(4) % 2 == 0
-            cause = f"rank {victim} failed first: 'planted by the test'"
-            assert cause in said or (not in_e_step and "connection to another rank is lost" in said), said[-3000:]
-        else:
-            assert "lost" in said or "sign of life" in said or "can no longer be reached" in said, said[-3000:]
-        assert "Traceback" not in said, said[-3000:]
-        told = set(acknowledged(run_dir))
-        assert told <= {a.attempt_id for r in (0, 1) for a in attempts(run_dir, r)}
-
-
-def test_more_ranks_than_tasks(tiny_folder: Path, tmp_path: Path) -> None:
-    """Uneven work, and none at all on a rank: the run completes, and policies are bit-equal."""
-    for number, num_tasks in enumerate([1, 3]):
-        run_dir = tmp_path / f"run{number}"
-        settings = settings_of(tiny_folder, run_dir)
+        settings = settings_of(tiny_folder, run_dir, seed=1 + number)
         settings["trainer"]["devices"] = 3
         settings["data"]["train"]["init_args"]["num_tasks"] = num_tasks
         settings["trainer"]["callbacks"].append({"class_path": "interruptions.SavePolicyOfRank"})

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from children import Child, end_all, ranks, wait_until
+from children import Child, end_all, ranks, side_by_side, wait_until
 from injected import acknowledged
 from test_end_to_end import attempts, config
 
@@ -39,22 +39,28 @@ def codes_within(children: list[Child], seconds: float) -> list[int]:
     return [child.wait(max(0.1, deadline - time.monotonic())) for child in children]
 
 
-@pytest.mark.parametrize("told", [[0], [1], [0, 1]])
-@pytest.mark.parametrize("count", [pytest.param(1, id="once"), pytest.param(5, id="counted", marks=pytest.mark.slow)])
-def test_sigterm_to_any_rank(
-    told: list[int], count: int, tiny_folder: Path, tmp_path: Path, counted: Callable[[int], int]
-) -> None:
-    times = 1 if count == 1 else counted(count)
-    run_dir = tmp_path / "run"
-    path = write(tmp_path, settings_of(tiny_folder, run_dir, rounds=2 * times))
+def test_sigterm_to_the_second_rank_alone(tiny_folder: Path, tmp_path: Path) -> None:
+    tell_to_stop([1], 1, tiny_folder, tmp_path / "once")
+
+
+@pytest.mark.slow
+def test_sigterm_to_any_rank(tiny_folder: Path, tmp_path: Path, counted: Callable[[int], int]) -> None:
+    told = {"first": [0], "second": [1], "all": [0, 1]}
+    side_by_side(lambda name: tell_to_stop(told[name], counted(5), tiny_folder, tmp_path / name), told)
+
+
+def tell_to_stop(told: list[int], times: int, model: Path, folder: Path) -> None:
+    """One run that is stopped and resumed so many times."""
+    folder.mkdir()
+    run_dir = folder / "run"
+    path = write(folder, settings_of(model, run_dir, rounds=2 * times))
     stored = 0
     for time_told in range(times):
         args = ["fit", "--resume", str(run_dir)] if time_told else ["fit", "-c", str(path)]
-        children = ranks(args, tmp_path / f"{time_told}")
+        children = ranks(args, folder / f"{time_told}")
         try:
             wait_until(lambda: len(acknowledged(run_dir)) >= stored + 5)  # noqa: B023
-            # Alternately as soon as there is something to lose, and at whatever comes after.
-            time.sleep(0.15 * time_told)
+            time.sleep(0.15 * time_told)  # in the E-step, in the M-step, and wherever the next round is
             start = time.monotonic()
             for rank in told:
                 children[rank].send(signal.SIGTERM)
