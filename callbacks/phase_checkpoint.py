@@ -75,6 +75,9 @@ class PhaseCheckpoint(Checkpoint):
 
     def _save_where_it_stopped(self, trainer: Trainer, module: SealModule) -> None:
         if self._within_phase and trainer.training and module.in_e_step:
+            progress: Any = trainer.fit_loop.epoch_progress
+            for counted in (progress.current, progress.total):
+                counted.processed = counted.completed  # a rank that waits for the others has ended its own epoch
             self._save(trainer, f"round{module.round_index}-e_step-stopped")
         elif self._within_phase and trainer.training and not trainer.is_last_batch:
             steps = trainer.fit_loop.epoch_loop.batch_progress.current.ready

@@ -6,6 +6,7 @@ import io
 import pickletools
 import re
 import zipfile
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -25,6 +26,9 @@ _NAMED = re.compile(
     r"|torch\._utils _rebuild_(tensor_v2|tensor_v3|parameter)"
 )
 """What a checkpoint may name. torch lets more through, and some of it takes any amount of memory: ``bytearray(10**12)``."""
+_PLAIN = {type(None), bool, int, float, complex, str}
+_PLAIN |= {torch.Tensor, torch.nn.Parameter, torch.Size, torch.dtype, torch.device}
+"""What such names make, and what needs none."""
 _MAX_DEPTH = 100
 _SPARE = 4
 """How often a checkpoint may hold the same values: so many times its size."""
@@ -36,7 +40,7 @@ class AtomicCheckpointIO(CheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write beside the path, flush, rename into place. Raises :class:`RunError`; an older checkpoint stays then."""
         place = local_path(path)
-        check_finite(checkpoint, place)
+        check_savable(checkpoint, place)
         with replacing(place) as file:
             torch.save(checkpoint, cast(BinaryIO, file))
             write_manifest(place, file.size, file.sha256)
@@ -124,23 +128,29 @@ def _num_bytes(value: Any) -> int:
     return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 1
 
 
-def check_finite(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Raise :class:`RunError` when a weight or an optimiser state is NaN or infinite."""
-    for key in _WEIGHTS:
-        for name, tensor in _tensors(checkpoint.get(key), key):
-            if tensor.is_floating_point() and not tensor.isfinite().all():
+def check_savable(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Raise :class:`RunError` for what could not be loaded again, and where a weight or optimiser state is not finite."""
+    for key, part in checkpoint.items():
+        for name, value in _leaves(part, key):
+            if type(value) not in _PLAIN:
+                raise RunError(
+                    f"{path} was not written: {name} is a {type(value).__name__}; only tensors, numbers, texts and "
+                    "containers of them are loaded again. Change what that callback or module keeps as its state"
+                )
+            if key in _WEIGHTS and isinstance(value, torch.Tensor) and not value.isfinite().all():
                 raise RunError(
                     f"{path} was not written: {name} is NaN or infinite. The checkpoints before it are as they were. "
                     "Resume with a lower model.reinforce.learning_rate"
                 )
 
 
-def _tensors(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
-    if isinstance(value, torch.Tensor):
-        yield name, value
-    elif isinstance(value, Mapping):
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if type(value) in (dict, OrderedDict, Counter):
         for key, item in value.items():
-            yield from _tensors(item, f"{name}.{key}")
-    elif isinstance(value, list | tuple):
+            yield from _leaves(key, f"a key of {name}")
+            yield from _leaves(item, f"{name}.{key}")
+    elif type(value) in (list, tuple, set):
         for index, item in enumerate(value):
-            yield from _tensors(item, f"{name}[{index}]")
+            yield from _leaves(item, f"{name}[{index}]")
+    else:
+        yield name, value

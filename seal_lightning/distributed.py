@@ -24,7 +24,7 @@ from seal_lightning.errors import RankLost, shown
 T = TypeVar("T")
 
 _LOOK_EVERY_S = 0.25
-_OTHERS_READ_WITHIN_S = 2.0
+_LEAVE_WITHIN_S = 2.0
 _num_boards = 0
 
 
@@ -65,6 +65,7 @@ class Board:
         if self._store is None:
             self._note = self._note or note
             return
+        self._store.timeout_s = min(self._store.timeout_s, _LEAVE_WITHIN_S)  # this rank is about to end
         with suppress(RankLost):  # the store lives with rank 0: where that is lost, others see so themselves
             self._store.compare_set("note", "", json.dumps(asdict(note)))
 
@@ -80,22 +81,18 @@ class Board:
         self._store.set(f"alive/{self.rank}", str(self._beats))
         if self._note is None and self._store.check(["note"]):
             self._note = Note(**json.loads(self._store.get("note")))
-            self._store.set(f"read/{self.rank}", "yes")
         return self._note
 
-    def hurry(self) -> None:
-        """From now on wait a moment only for rank 0's answers: this rank is about to end."""
-        if self._store is not None:
-            self._store.timeout_s = min(self._store.timeout_s, _OTHERS_READ_WITHIN_S)
-
-    def linger(self) -> None:
-        """Rank 0, which keeps the board, stays until the others have read its last note, or cannot."""
-        deadline = time.monotonic() + _OTHERS_READ_WITHIN_S
-        others = [f"read/{rank}" for rank in range(1, self.num_ranks)]
+    def leave(self) -> None:
+        """Say good-bye. Rank 0, which keeps the board, stays until the others have left, for a moment at most."""
+        if self._store is None:
+            return
+        self._store.timeout_s = min(self._store.timeout_s, _LEAVE_WITHIN_S)
+        deadline = time.monotonic() + _LEAVE_WITHIN_S
         with suppress(RankLost):
-            while self._store is not None and self.rank == 0 and not self._store.check(others):
-                if time.monotonic() > deadline:
-                    return
+            self._store.set(f"left/{self.rank}", "yes")
+            others = [f"left/{rank}" for rank in range(1, self.num_ranks)]
+            while self.rank == 0 and not self._store.check(others) and time.monotonic() < deadline:
                 time.sleep(_LOOK_EVERY_S / 5)
 
     def meet(self, purpose: str, give_up: Callable[[], bool], timeout_s: float | None = None) -> bool:

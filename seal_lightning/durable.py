@@ -33,7 +33,7 @@ class ScratchFile(io.RawIOBase):
         self._digest = hashlib.sha256()
         self._pending = bytearray()
         self._error: OSError | None = None
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o666)
 
     @property
     def sha256(self) -> str:

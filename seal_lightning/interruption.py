@@ -38,6 +38,8 @@ def listen() -> None:
 def end() -> None:
     """The run is over, or ends now: :func:`check` lets everything pass."""
     global _board, _ending
+    if _board is not None:
+        _board.leave()
     _board, _ending = None, False
 
 
@@ -69,10 +71,8 @@ def stop_together(called_off_anywhere: bool) -> None:
 def fail(error: BaseException) -> None:
     """Tell the other ranks that this one has failed, and why."""
     if _board is not None and not isinstance(error, StopRequested | RankLost):
-        _board.hurry()
         reason = str(error) or type(error).__name__
         _board.post(Note(kind="failure", rank=_board.rank, reason=reason.strip().split("\n", 1)[0]))
-        _board.linger()
 
 
 def first_cause() -> Note | None:

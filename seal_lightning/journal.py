@@ -129,7 +129,7 @@ class Journal(Generic[R]):
 
     def _open(self) -> None:
         durable.make_folder(self.path.parent)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
         try:
             self._lock(descriptor)
             if not os.path.samestat(os.fstat(descriptor), self.path.stat()):

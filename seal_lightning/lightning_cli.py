@@ -79,7 +79,7 @@ class RunConfig(SaveConfigCallback):
         text = self.parser.dump(self.config, skip_none=False)
         if not run.holds_a_run:
             write_bytes(run.path / "config.yaml", text.encode())
-        elif _settings(text) != _settings(run.config.read_text(encoding="utf-8")):
+        elif _comparable(yaml.safe_load(text)) != _comparable(run.settings()):
             write_bytes(run.next_config, text.encode())
 
 
@@ -97,9 +97,8 @@ def _checkpoint(chosen: str | None, run: RunDir) -> str | None:
     return str(local_path(chosen))
 
 
-def _settings(text: str) -> dict[str, Any]:
+def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
     """A configuration without what differs between the starts of one run."""
-    settings: dict[str, Any] = yaml.safe_load(text)
     return {key: value for key, value in settings.items() if key not in ("ckpt_path", "weights_only", "run_dir")}
 
 
@@ -217,6 +216,7 @@ def expand_run_options(command: str, args: list[str]) -> tuple[bool, list[str]]:
     rest = args[:at] + args[at + 2 :]
     if not run_dir.config.exists():
         raise RunError(f"{run_dir.path} is no run directory: it has no {run_dir.config.name}")
+    run_dir.settings()  # looked through before the parser reads it: it may come from anywhere
     expanded = ["--config", str(run_dir.config), "--run_dir", str(run_dir.path)]
     checkpoint = run_dir.latest_checkpoint()
     if checkpoint is not None and "--ckpt_path" not in rest:

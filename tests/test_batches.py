@@ -58,7 +58,9 @@ def test_what_shares_a_batch_does_not_depend_on_the_number_of_ranks() -> None:
         return {tuple(task.task_id for task in batch.tasks) for loader in loaders for batch in loader if batch.tasks}
 
     assert composition(1) == composition(2) == composition(5)
-    assert len(next(iter(TaskBatches(tasks, 20, 2, 3))).tasks) == 3, "a rank was left idle for a batch that is too large"
+    assert len(next(iter(TaskBatches(tasks, 20, 2, 3))).tasks) == 3, (
+        "a rank was left idle for a batch that is too large"
+    )
 
 
 def test_one_rank_has_the_tasks_in_the_data_s_order_every_time() -> None:

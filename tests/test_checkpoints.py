@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import random
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,23 @@ def test_pickles_are_never_run(tmp_path: Path, asked: bool | None, monkeypatch: 
         assert not sentinel.exists()
     torch.load(tmp_path / "zip.ckpt", weights_only=False)
     assert sentinel.exists(), "the payload would have worked"
+
+
+@pytest.mark.parametrize("value", [b"bytes", np.float64(1.0), Path("a"), object(), np.zeros(2)])
+def test_what_would_not_load_is_not_saved(tmp_path: Path, value: object) -> None:
+    with pytest.raises(RunError, match=r"was not written: callbacks\.mine\[0\] is a "):
+        IO.save_checkpoint({"callbacks": {"mine": [value]}}, tmp_path / "a.ckpt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_lightning_keeps_comes_back(tmp_path: Path) -> None:
+    kept = {
+        "callbacks": {"best": torch.tensor(float("inf")), "paths": {"a": None}, "seen": OrderedDict(a=(1, 2.5))},
+        "dtypes": [torch.float16, torch.device("cpu"), torch.Size([2])],
+        "numbers": {1: True, "z": 1j, "s": {1, 2}},
+    }
+    IO.save_checkpoint(kept, tmp_path / "a.ckpt")
+    assert IO.load_checkpoint(tmp_path / "a.ckpt") == kept
 
 
 def test_the_generators_come_back(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ LEVELS: list[set[str]] = [
         "quiet",
         "random_state",
     },
-    {"records", "journal", "checkpoints", "interruption"},
+    {"records", "journal", "checkpoints", "interruption", "config_file"},
     {"rundir", "checkpoint_io"},
     {"packed"},
     {"language_model"},

@@ -11,10 +11,11 @@ from fakes import ToyTask
 
 from seal_lightning.cli import main
 from seal_lightning.commands.replay import load_run
+from seal_lightning.config_file import MAX_CONFIG_BYTES
 from seal_lightning.datamodule import SealDataModule
 from seal_lightning.errors import ConfigError, DataError, RunError
 from seal_lightning.names import checked_name, checked_run_dir
-from seal_lightning.rundir import MAX_CONFIG_BYTES, RunDir
+from seal_lightning.rundir import RunDir
 from seal_lightning.seams import TaskSource
 from seal_lightning.types import Task
 

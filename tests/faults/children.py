@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 import psutil
 
 TESTS = Path(__file__).resolve().parents[1]
+_PORTS = iter(random.sample(range(20_000, 30_000), 10_000))
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 
@@ -102,9 +104,12 @@ def end_all(children: Sequence[Child]) -> None:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Below those that the system gives to connections by itself, and none twice."""
+    for port in _PORTS:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+    raise OSError("there is no free port")
 
 
 def _seal(args: list[str], log: str, environment: dict[str, str]) -> None:

@@ -2,7 +2,7 @@
 
 ``SEAL_TEST_FAULT`` is ``PHASE:SEED``: a SIGKILL at a random instant of an E-step (``e_step``) or M-step (``m_step``), or at
 a random system call of a checkpoint's writing (``checkpoint``); or an exception in a random batch (``raise``). The seed
-makes the instant.
+makes the instant. ``slow`` makes attempts take longer.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ class Faults(SealCallback):
         path = RunDir.of(trainer).path
         with path.with_name(f"{path.name}.acknowledged").open("a") as file:
             file.write(f"{attempt.attempt_id}\n")
+        if self.phase == "slow":
+            time.sleep(0.2)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.phase == "checkpoint":

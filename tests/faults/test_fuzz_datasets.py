@@ -355,6 +355,7 @@ def check_memory(case, path):
     assert peak <= MOST_BYTES_PER_BYTE * len(case.content) + MOST_BYTES_BESIDES
 
 
+@pytest.mark.slow
 def test_any_file_is_passages_or_refused(counted, tmp_path, caplog):
     caplog.set_level(logging.ERROR, logger="seal_lightning")  # a warning a case is not worth keeping
     path = tmp_path / "passages.json"

@@ -369,6 +369,7 @@ def check_memory(case):
     assert peak <= MOST_BYTES_PER_CHARACTER * size + MOST_BYTES_BESIDES
 
 
+@pytest.mark.slow
 def test_any_edit_is_planned_or_refused(counted):
     met = set()
     seen = Counter()

@@ -541,6 +541,7 @@ class ConfigForger:
             settings[place[-1]] = value
 
 
+@pytest.mark.slow
 def test_forged_configurations_run_nothing(
     counted: Callable[[int], int], run_folder: Path, sentinel: Path, tmp_path: Path
 ) -> None:

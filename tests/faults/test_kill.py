@@ -26,10 +26,17 @@ def uninterrupted(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     return run_dir
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
-    ("phase", "temporary"), [("e_step", None), ("m_step", None), ("checkpoint", None), ("checkpoint", "/dev/shm")]
+    ("phase", "temporary", "kills"),
+    [
+        *[(phase, None, 1) for phase in ("e_step", "m_step", "checkpoint")],
+        *[pytest.param(phase, None, 20, marks=SLOW) for phase in ("e_step", "m_step", "checkpoint")],
+        pytest.param("checkpoint", "/dev/shm", 20, marks=SLOW),
+    ],
 )
-@pytest.mark.parametrize("kills", [pytest.param(1, id="once"), pytest.param(20, id="counted", marks=pytest.mark.slow)])
 def test_kill_9(
     phase: str,
     temporary: str | None,
@@ -39,8 +46,8 @@ def test_kill_9(
     tmp_path: Path,
     counted: Callable[[int], int],
 ) -> None:
-    if temporary is not None and (not Path(temporary).is_dir() or kills == 1):
-        pytest.skip("there is no other file system for temporaries, or it is left to the counted test")
+    if temporary is not None and not Path(temporary).is_dir():
+        pytest.skip("there is no other file system for temporaries")
     environment = {"TMPDIR": temporary} if temporary else {}
     times = counted(kills) if kills > 1 else 1
     shares = [times - times // 2, times // 2]

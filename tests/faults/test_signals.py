@@ -78,6 +78,23 @@ def tell_to_stop(told: list[int], times: int, model: Path, folder: Path) -> None
     assert not list(run_dir.rglob(".*.tmp"))
 
 
+def test_a_stop_while_the_first_rank_waits_for_the_second(tiny_folder: Path, tmp_path: Path) -> None:
+    """The first rank writes the checkpoint, and it has ended its own E-step already."""
+    run_dir = tmp_path / "run"
+    path = write(tmp_path, settings_of(tiny_folder, run_dir, rounds=1))
+    children = ranks(["fit", "-c", str(path)], tmp_path / "first", environments={1: {"SEAL_TEST_FAULT": "slow:"}})
+    try:
+        wait_until(lambda: len(acknowledged(run_dir)) >= 12 + 4)
+        children[0].send(signal.SIGTERM)
+        assert codes_within(children, 30) == [128 + signal.SIGTERM] * 2, children[0].printed()[-2000:]
+    finally:
+        end_all(children)
+    assert len(attempts(run_dir, 0)) < 24
+    assert [p.stem for p in complete_checkpoints(run_dir / "checkpoints")] == ["round0-e_step-stopped"]
+    assert codes_within(ranks(["fit", "--resume", str(run_dir)], tmp_path / "second"), 60) == [0, 0]
+    assert len(attempts(run_dir, 0)) == 24
+
+
 def test_a_stopped_run_goes_on_to_the_same_end(tiny_folder: Path, tmp_path: Path) -> None:
     """With two ranks, then one, then two: the tasks that share a call are the same, so the bits are."""
     whole, halved = tmp_path / "whole", tmp_path / "halved"
