@@ -54,6 +54,8 @@ def lose_a_rank(fault: str, number: int, model: Path, folder: Path) -> None:
             time.sleep(chance.uniform(0, 1.0))
             children[victim].send(signal.SIGKILL if fault == "killed" else signal.SIGSTOP)
         code = other.wait(TIMEOUT_S + 10 if fault != "raising" else TIMEOUT_S + 30)
+        if fault == "raising":
+            assert children[victim].wait(TIMEOUT_S + 10) == 1
     finally:
         end_all(children)
     said = other.printed()
@@ -93,35 +95,36 @@ def test_uneven_work_and_none(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", ["child", "parent", "stopped child"])
-def test_no_orphans_of_lightning_s_own_launcher(victim: str, tiny_folder: Path, tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-    path = write(tmp_path, impatient(tiny_folder, run_dir))
-    environment = {
-        "PYTHONPATH": f"{TESTS / 'faults'}:{TESTS}:{TESTS.parent}",
-        "OMP_NUM_THREADS": "1",
-        "PATH": "/usr/bin:/bin",
-    }
-    with (tmp_path / "log").open("w") as log:
-        parent = subprocess.Popen(
-            [sys.executable, "-m", "seal_lightning", "fit", "-c", str(path)], env=environment, stdout=log, stderr=log
-        )
+def test_no_orphans_of_lightning_s_own_launcher(tiny_folder: Path, tmp_path: Path) -> None:
+    victims = ["child", "parent", "stopped child"]
+    side_by_side(lambda victim: launch_and_hurt(victim, tiny_folder, tmp_path / victim.replace(" ", "-")), victims)
+
+
+def launch_and_hurt(victim: str, model: Path, folder: Path) -> None:
+    """A cold start of two ranks; nothing of it may be left running."""
+    folder.mkdir()
+    run_dir = folder / "run"
+    path = write(folder, impatient(model, run_dir))
+    paths = f"{TESTS / 'faults'}:{TESTS}:{TESTS.parent}"
+    environment = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    with (folder / "log").open("w") as log:
+        command = [sys.executable, "-m", "seal_lightning", "fit", "-c", str(path)]
+        parent = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         wait_until(lambda: len(acknowledged(run_dir)) >= 4, 90)
         (child,) = [p for p in psutil.Process(parent.pid).children() if str(path) in " ".join(p.cmdline())]
         hurt = psutil.Process(parent.pid) if victim == "parent" else child
         hurt.send_signal(signal.SIGSTOP if victim == "stopped child" else signal.SIGKILL)
         wait_until(lambda: parent.poll() is not None, TIMEOUT_S + 20)
-        wait_until(lambda: not _running(path), TIMEOUT_S + 10)
+        wait_until(lambda: not running(path), TIMEOUT_S + 10)
         assert parent.returncode != 0
     finally:
-        for process in _running(path):
+        for process in running(path):
             process.kill()
 
 
-def _running(config: Path) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        if str(config) in " ".join(process.info["cmdline"] or []) and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found.append(process)
-    return found
+def running(config: Path) -> list[psutil.Process]:
+    """The processes whose command line has this file, the dead ones aside."""
+    found = psutil.process_iter(["cmdline", "status"])
+    alive = [process for process in found if process.info["status"] != psutil.STATUS_ZOMBIE]
+    return [process for process in alive if str(config) in " ".join(process.info["cmdline"] or [])]
