@@ -37,7 +37,7 @@ def test_a_rank_that_is_lost(fault: str, tiny_folder: Path, tmp_path: Path, coun
 
 
 def test_a_rank_that_raises(tiny_folder: Path, tmp_path: Path) -> None:
-    lose_a_rank("raising", 1, tiny_folder, tmp_path / "one")
+    lose_a_rank("raising", 5, tiny_folder, tmp_path / "one")  # in an E-step, where the cause is told
 
 
 def lose_a_rank(fault: str, number: int, model: Path, folder: Path) -> None:
