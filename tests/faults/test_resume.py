@@ -11,8 +11,8 @@ from test_end_to_end import assert_same_run, attempts, config
 from seal_lightning.cli import main
 
 E_STEP_BATCHES, M_STEP_BATCHES = 2, 9
-BOUNDARIES = [
-    f"{what}:{epoch}:{number}"
+PLACES = [
+    (what, epoch, number)
     for epoch in range(4)
     for last in [E_STEP_BATCHES if epoch % 2 == 0 else M_STEP_BATCHES]
     for what, number in [
@@ -21,6 +21,7 @@ BOUNDARIES = [
     ]
     if (what, number) != ("batch_end", 1)  # the same place as the second batch's start
 ]
+BOUNDARIES = list(dict.fromkeys(f"{what}:{epoch}:{number}" for what, epoch, number in PLACES))
 
 
 def run(tmp_path: Path, settings: dict) -> int:
