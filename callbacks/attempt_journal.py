@@ -9,17 +9,23 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from seal_lightning.attempt_store import AttemptStore
 from seal_lightning.loops import SelfEditLoop
 from seal_lightning.module import SealModule
+from seal_lightning.run_lock import RunLock
 from seal_lightning.rundir import RunDir
 
 
 class AttemptJournal(Callback):
     """Stores a round's attempts in ``round_{r}/attempts.rank{n}.jsonl`` of the run directory."""
 
+    def __init__(self) -> None:
+        self._lock: RunLock | None = None
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the self-edit loop its store."""
         run, rank = RunDir.of(trainer), trainer.global_rank
         run.check_writable()
         if trainer.is_global_zero:
+            self._lock = RunLock(run.path)
+            self._lock.acquire()
             run.tidy()
         loop = cast(SealModule, pl_module).self_edit_loop
         loop.open_store = lambda round_index: AttemptStore(run.round(round_index), rank)
@@ -35,3 +41,5 @@ class AttemptJournal(Callback):
         )  # there is none before the model is loaded
         if loop is not None:
             loop.store.close()
+        if self._lock is not None:
+            self._lock.release()

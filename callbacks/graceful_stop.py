@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from seal_lightning import interruption
+from seal_lightning.callbacks.phase_checkpoint import PhaseCheckpoint
 from seal_lightning.distributed import Board, described
 from seal_lightning.errors import StopRequested
 from seal_lightning.module import SealModule
@@ -33,11 +34,12 @@ class GracefulStop(Callback):
         """Give the ranks a board to leave notes on."""
         timeout = getattr(trainer.strategy, "_timeout", None) or _DEFAULT_TIMEOUT
         interruption.begin(Board(trainer.global_rank, trainer.world_size, timeout.total_seconds()))
-        if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
-            atexit.register(_end_children, trainer.strategy.launcher.procs)
+        interruption.listen()
+        # Lightning's own handler enters a collective, in which the other ranks may not be; it calls ours behind it.
+        trainer._signal_connector._sigterm_notifier_fn = lambda *_: None  # type: ignore[method-assign]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen, in place of Lightning: its handler enters a collective, which the other ranks may not be in."""
+        """Listen again, in place of what was registered meanwhile."""
         interruption.listen()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -71,8 +73,12 @@ class GracefulStop(Callback):
             if cause is not None and cause.rank != trainer.global_rank and described(cause) not in str(exception):
                 exception.add_note(described(cause))
             interruption.end()
+            if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
+                atexit.register(_end_children, trainer.strategy.launcher.procs)
         elif trainer.global_rank > 0 and isinstance(_cluster(trainer), LightningEnvironment):
             exception.exit_code = 0  # Lightning kills the first rank when a child that it started ends with another one
+        if not any(isinstance(callback, PhaseCheckpoint) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            interruption.end()  # which otherwise is done when the checkpoint is written
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Stop listening."""

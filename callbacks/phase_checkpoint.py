@@ -12,13 +12,14 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from seal_lightning import interruption
-from seal_lightning.checkpoints import complete_checkpoints
-from seal_lightning.errors import ConfigError, StopRequested
+from seal_lightning.checkpoints import PHASES, complete_checkpoints
+from seal_lightning.errors import ConfigError, SealError, StopRequested
 from seal_lightning.module import SealModule
 from seal_lightning.rundir import RunDir
 
-_OTHERS_COME_WITHIN_S = 15.0
+_OTHERS_COME_WITHIN_S = 20.0
 """After a signal: an inner step, or a token, of the slowest rank."""
+_OTHERS_LEAVE_WITHIN_S = 6.0
 
 
 class PhaseCheckpoint(Checkpoint):
@@ -66,9 +67,13 @@ class PhaseCheckpoint(Checkpoint):
         """Save where the run was told to stop, if all ranks came there and Lightning can go on from there."""
         if not isinstance(exception, StopRequested):
             return
-        if interruption.wind_up(_OTHERS_COME_WITHIN_S):
-            self._save_where_it_stopped(trainer, cast(SealModule, pl_module))
-        interruption.end()
+        try:
+            if interruption.wind_up(_OTHERS_COME_WITHIN_S):
+                self._save_where_it_stopped(trainer, cast(SealModule, pl_module))
+        except SealError as error:
+            exception.add_note(f"No checkpoint was written where the run stopped: {error}")
+        finally:
+            interruption.end(_OTHERS_LEAVE_WITHIN_S)
         if trainer.is_global_zero and trainer.state.fn == "fit":
             run = RunDir.of(trainer).path
             exception.add_note(f"Attempts and checkpoints are kept. Go on with `seal fit --resume {run}`")
@@ -92,4 +97,4 @@ class PhaseCheckpoint(Checkpoint):
 
 
 def _all_but_newest(folder: Path, keep: int) -> list[Path]:
-    return complete_checkpoints(folder)[:-keep]
+    return complete_checkpoints(folder, PHASES)[:-keep]

@@ -28,16 +28,17 @@ class AttemptStore:
         """The attempt of that id, if it was made."""
         return self._attempts.get(attempt_id)
 
-    def add(self, attempt: Attempt) -> None:
-        """Store an attempt; it is on the disk when this returns.
+    def add(self, attempt: Attempt) -> Attempt:
+        """Store an attempt; it is on the disk when this returns. Returns it as a resume would read it.
 
-        Parts of a reward that are not finite are left out, as the rewards of this package do: JSON has no such numbers.
+        Parts of a reward that are not finite are left out: JSON has no such numbers.
         """
         finite = {name: part for name, part in attempt.reward_breakdown.items() if math.isfinite(part)}
         attempt = replace(attempt, reward_breakdown=finite)
         if self._journal is not None:
-            self._journal.append(attempt)
+            attempt = self._journal.append(attempt)
         self._attempts[attempt.attempt_id] = attempt
+        return attempt
 
     def all(self) -> list[Attempt]:
         """All attempts this rank knows of."""

@@ -6,6 +6,7 @@ grader or reward is known by name.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -83,8 +84,12 @@ class Attempting:
 
     def trial(self, task: Task, edit: SelfEdit, round_index: int, repeat: int) -> Trial:
         """An edit to be tried, with the inner loop's seed made from its names."""
-        seed = derive_seed(self.seed, round_index, task.task_id, edit.edit_index, repeat)
+        seed = self.trial_seed(task.task_id, edit.edit_index, round_index, repeat)
         return Trial(task=task, edit=edit, round=round_index, repeat=repeat, seed=seed)
+
+    def trial_seed(self, task_id: str, edit_index: int, round_index: int, repeat: int) -> int:
+        """The inner loop's seed of an attempt."""
+        return derive_seed(self.seed, round_index, task_id, edit_index, repeat)
 
     def attempt(self, trials: Sequence[Trial], before: Mapping[str, ExamScores]) -> list[Attempt]:
         """Try each edit: one attempt a trial, in order. ``before`` holds each task's exam without adaptation."""
@@ -215,8 +220,10 @@ class Attempting:
             examine_seconds=examine_seconds,
         )
         score = self.reward.score(attempt)
-        status = AttemptStatus.SCORED if score.value is not None else AttemptStatus.UNSCORED
-        return replace(attempt, status=status, reward=score.value, reward_breakdown=score.breakdown)
+        value = score.value if score.value is not None and math.isfinite(score.value) else None
+        parts = {name: part for name, part in score.breakdown.items() if math.isfinite(part)}
+        status = AttemptStatus.SCORED if value is not None else AttemptStatus.UNSCORED
+        return replace(attempt, status=status, reward=value, reward_breakdown=parts)
 
     @staticmethod
     def _attempt(

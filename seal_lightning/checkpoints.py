@@ -20,6 +20,9 @@ from seal_lightning.errors import RunError
 
 _log = logging.getLogger(__name__)
 
+PHASES = "round*-[em]_step*.ckpt"
+"""The names of a run's own checkpoints; a callback of yours may keep others in the same folder."""
+
 
 class Content(BaseModel):
     """What a checkpoint file holds."""
@@ -57,22 +60,30 @@ def write_manifest(checkpoint: Path, num_bytes: int, sha256: str) -> None:
     durable.write_bytes(manifest_path(checkpoint), manifest.model_dump_json(indent=1).encode())
 
 
-def complete_checkpoints(folder: Path) -> list[Path]:
-    """The folder's checkpoints with a manifest that fits their size, the newest last."""
-    found = [(content.number, path) for path in folder.glob("*.ckpt") if (content := _content(path)) is not None]
+def complete_checkpoints(folder: Path, names: str = "*.ckpt") -> list[Path]:
+    """The folder's checkpoints of such names with a manifest that fits their size, the newest last."""
+    found = [(content.number, path) for path in folder.glob(names) if (content := _content(path)) is not None]
     return [path for _, path in sorted(found)]
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose content is what was written; older ones are gone back to with a warning."""
-    for path in reversed(complete_checkpoints(folder)):
+def newest_checkpoint(folder: Path, names: str = "*.ckpt") -> Path | None:
+    """The newest checkpoint whose content is what was written; older ones are gone back to with a warning.
+
+    Raises :class:`RunError` when there are checkpoints and none is whole: to start anew would pass for going on.
+    """
+    for path in reversed(complete_checkpoints(folder, names)):
         try:
             with path.open("rb") as file:
                 check_content(path, file)
         except (RunError, OSError) as error:
-            _log.warning("%s; going back to the checkpoint before", error)
+            _log.warning("%s; looking at the checkpoint before", error)
         else:
             return path
+    if any(folder.glob(names)):
+        raise RunError(
+            f"none of the checkpoints in {folder} is whole: each is damaged, or has no manifest. Put back a whole "
+            "one with its manifest, or remove them all to make the run's M-steps again (stored attempts are kept)"
+        )
     return None
 
 
@@ -87,7 +98,7 @@ def check_content(path: Path, file: BufferedReader) -> None:
     if digest not in {content.sha256 for content in manifest.contents}:
         raise RunError(
             f"{path} is damaged: its SHA-256 is {digest}, its manifest says {manifest.contents[0].sha256}. Nothing was "
-            "loaded. `seal fit --resume RUN` takes the newest checkpoint that is whole"
+            "loaded"
         )
 
 

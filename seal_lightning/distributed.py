@@ -24,7 +24,7 @@ from seal_lightning.errors import RankLost, shown
 T = TypeVar("T")
 
 _LOOK_EVERY_S = 0.25
-_LEAVE_WITHIN_S = 2.0
+_ANSWER_WITHIN_S = 2.0
 _num_boards = 0
 
 
@@ -56,6 +56,8 @@ class Board:
         self._looked = 0.0
         self._beats = 0
         self._num_meetings: Counter[str] = Counter()
+        self._lives = {other: ("", time.monotonic()) for other in range(num_ranks) if other != rank}
+        self._lives_looked = time.monotonic()
         if num_ranks > 1:
             _num_boards += 1  # the same on every rank: each makes one a run
             self._store = _Store(f"seal_lightning/{_num_boards}", timeout_s)
@@ -65,14 +67,15 @@ class Board:
         if self._store is None:
             self._note = self._note or note
             return
-        self._store.timeout_s = min(self._store.timeout_s, _LEAVE_WITHIN_S)  # this rank is about to end
+        self._store.timeout_s = min(self._store.timeout_s, _ANSWER_WITHIN_S)  # this rank is about to end
         with suppress(RankLost):  # the store lives with rank 0: where that is lost, others see so themselves
             self._store.compare_set("note", "", json.dumps(asdict(note)))
 
     def look(self, *, now: bool = False) -> Note | None:
         """The note on the board, if there is one; gives a sign of life. Looks a few times a second unless ``now``.
 
-        Raises :class:`RankLost` when rank 0, which keeps the board, cannot be reached.
+        Raises :class:`RankLost` when rank 0, which keeps the board, cannot be reached, or another rank gives no sign of
+        life.
         """
         if self._store is None or (not now and time.monotonic() - self._looked < _LOOK_EVERY_S):
             return self._note
@@ -81,14 +84,16 @@ class Board:
         self._store.set(f"alive/{self.rank}", str(self._beats))
         if self._note is None and self._store.check(["note"]):
             self._note = Note(**json.loads(self._store.get("note")))
+        if self._note is None:
+            self._check_lives()
         return self._note
 
-    def leave(self) -> None:
-        """Say good-bye. Rank 0, which keeps the board, stays until the others have left, for a moment at most."""
+    def leave(self, within_s: float) -> None:
+        """Say good-bye. Rank 0, which keeps the board, stays until the others have left, for so long at most."""
         if self._store is None:
             return
-        self._store.timeout_s = min(self._store.timeout_s, _LEAVE_WITHIN_S)
-        deadline = time.monotonic() + _LEAVE_WITHIN_S
+        self._store.timeout_s = min(self._store.timeout_s, _ANSWER_WITHIN_S)
+        deadline = time.monotonic() + within_s
         with suppress(RankLost):
             self._store.set(f"left/{self.rank}", "yes")
             others = [f"left/{rank}" for rank in range(1, self.num_ranks)]
@@ -108,7 +113,6 @@ class Board:
             return True
         self._num_meetings[purpose] += 1
         name = f"{purpose}/{self._num_meetings[purpose]}"
-        lives = {rank: ("", time.monotonic()) for rank in range(self.num_ranks) if rank != self.rank}
         start = time.monotonic()
         self._store.set(f"{name}/{self.rank}", "here")
         while True:
@@ -119,17 +123,19 @@ class Board:
                 return self._store.compare_set(f"{name}/outcome", "", "go" if here else "stop") == b"go"
             if self._store.check([f"{name}/outcome"]):
                 return self._store.get(f"{name}/outcome") == b"go"
-            if timeout_s is None:
-                self._check_lives(lives)
             time.sleep(_LOOK_EVERY_S / 5)
 
-    def _check_lives(self, lives: dict[int, tuple[str, float]]) -> None:
+    def _check_lives(self) -> None:
+        """Raise :class:`RankLost` for a rank that has given no sign of life for too long."""
         assert self._store is not None
-        for rank, (beats, since) in lives.items():
+        if time.monotonic() - self._lives_looked < 1.0:
+            return
+        self._lives_looked = time.monotonic()
+        for rank, (beats, since) in self._lives.items():
             key = f"alive/{rank}"
             found = self._store.get(key).decode() if self._store.check([key]) else ""
             if found != beats:
-                lives[rank] = (found, time.monotonic())
+                self._lives[rank] = (found, time.monotonic())
             elif time.monotonic() - since > self.timeout_s:
                 raise RankLost(
                     f"rank {rank} has given no sign of life for {self.timeout_s:.0f} s: it was killed, stopped or hangs"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +19,7 @@ from typing import Any
 from seal_lightning.errors import RunError
 
 _TEMPORARY = ".tmp"
+_OURS = re.compile(r"\..+\.\d+\.tmp")
 _BUFFER_BYTES = 1 << 20
 
 
@@ -139,8 +141,8 @@ def remove(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what processes that were killed had not finished, in this folder and those below."""
-    for path in sorted(folder.rglob(f".*{_TEMPORARY}")):
+    """Remove what processes that were killed had not finished, in this folder alone."""
+    for path in [path for path in folder.glob(f".*{_TEMPORARY}") if _OURS.fullmatch(path.name)]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -184,8 +186,8 @@ def reporting(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunError(
-            f"{path} could not be written: {error.strerror or error}. What was there before is as it was, and so is all "
-            "that was stored. Make room or mend the rights, then go on with `seal fit --resume RUN`"
+            f"{path} could not be written: {error.strerror or error}. All that was stored before is kept. See to the disk "
+            "(its room, its rights), then go on with `seal fit --resume RUN`"
         ) from error
 
 

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from seal_lightning.distributed import Board, Note, described, gather_objects
 from seal_lightning.errors import RankLost, StopRequested
@@ -20,6 +20,8 @@ T = TypeVar("T")
 _board: Board | None = None
 _signal: signal.Signals | None = None
 _ending = False
+_replaced: dict[signal.Signals, Any] = {}
+"""The handlers that were there before :func:`listen`."""
 
 
 def begin(board: Board) -> None:
@@ -32,15 +34,24 @@ def listen() -> None:
     """Take SIGTERM and SIGINT from now on; a second one of either ends the process at once."""
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _receive)
+            before = signal.signal(number, _receive)
+            if before is not _receive:
+                _replaced[number] = before
 
 
-def end() -> None:
-    """The run is over, or ends now: :func:`check` lets everything pass."""
-    global _board, _ending
+def end(leave_within_s: float = 2.0) -> None:
+    """The run is over, or ends now: :func:`check` lets everything pass, and signals do what they did before.
+
+    ``leave_within_s`` is how long rank 0, which keeps the board, waits for the others to see how it ended.
+    """
+    global _board, _signal, _ending
     if _board is not None:
-        _board.leave()
-    _board, _ending = None, False
+        _board.leave(leave_within_s)
+    _board, _signal, _ending = None, None, False
+    for number, before in _replaced.items():
+        if signal.getsignal(number) is _receive:
+            signal.signal(number, before)
+    _replaced.clear()
 
 
 def called_off() -> bool:
@@ -62,10 +73,10 @@ def stop_together(called_off_anywhere: bool) -> None:
     """Raise :class:`StopRequested` where some rank is to stop and every rank knows so, at the same step."""
     if not called_off_anywhere or _board is None:
         return
-    note = None
-    while note is None:  # it is on its way: the rank that was signalled leaves it before it says so
-        note = _board.look(now=True)
-    raise _error(note)
+    note = _board.look(now=True)
+    if note is None and _signal is not None:  # the board would not take it
+        note = Note(kind="stop", rank=_board.rank, reason=_signal.name)
+    raise _error(note) if note is not None else RankLost("another rank was told to stop and cannot say how")
 
 
 def fail(error: BaseException) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import re
 import zlib
@@ -21,6 +22,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from seal_lightning import durable
 from seal_lightning.errors import RunError, shown
+
+_log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
@@ -54,13 +57,13 @@ class Journal(Generic[R]):
             return []
         return self._whole(self.path.read_bytes())[0]
 
-    def append(self, record: R) -> None:
-        """Add one record; it is on the disk when this returns.
+    def append(self, record: R) -> R:
+        """Add one record; it is on the disk when this returns. Returns it as :meth:`read` will.
 
         Raises :class:`RunError` when the disk refuses, another process is writing this journal or the record would not
         come back from JSON, and :class:`DamagedLine`; the record is then not stored, and the others are as they were.
         """
-        payload = self._payload(record)
+        payload, record = self._payload(record)
         with durable.reporting(self.path):
             if self._descriptor is None:
                 self._open()
@@ -71,6 +74,7 @@ class Journal(Generic[R]):
             self._unsure = True
             durable.append(self._descriptor, line, self._end)
         self._count, self._end, self._unsure = self._count + 1, self._end + len(line), False
+        return record
 
     def close(self) -> None:
         """Let another process write; the next append opens the file again."""
@@ -135,6 +139,8 @@ class Journal(Generic[R]):
             if not os.path.samestat(os.fstat(descriptor), self.path.stat()):
                 raise RunError(f"{self.path} was replaced while it was being opened. Nothing was changed; start again")
             records, end = self._whole(self.path.read_bytes())
+            if torn := os.fstat(descriptor).st_size - end:
+                _log.warning("%s: a torn last line of %d bytes was cut off", self.path, torn)
             os.ftruncate(descriptor, end)
             durable.sync_folder(self.path.parent)
         except BaseException:
@@ -152,17 +158,17 @@ class Journal(Generic[R]):
                     f"{self.path} is being written by another process: is this run still going on? Nothing was changed"
                 ) from error
 
-    def _payload(self, record: R) -> bytes:
-        """The record as JSON, of which one can be sure that it can be read again."""
+    def _payload(self, record: R) -> tuple[bytes, R]:
+        """The record as JSON, and as it is read again: without the numbers that JSON does not know."""
         try:
             payload = self._adapter.dump_json(record)
-            self._adapter.validate_json(payload)
+            again = self._adapter.validate_json(payload)
         except ValueError as error:
             raise RunError(
                 f"{self.path}: a record cannot be stored, because it would not come back from JSON "
                 f"({shown(str(error), 300)}). What was stored before is as it was"
             ) from error
-        return payload
+        return payload, again
 
     def _whole(self, content: bytes) -> tuple[list[R], int]:
         """The records, and the length of what they take."""

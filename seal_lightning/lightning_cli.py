@@ -127,7 +127,8 @@ class SealCLI(LightningCLI):
             raise ConfigError("seed_everything is not used: every seed of a run is made from model.seed; set that")
         if getattr(rank_zero_only, "rank", 0) != 0:
             return
-        going_on = self.resuming or (config.ckpt_path is not None and run.checkpoints in Path(config.ckpt_path).parents)
+        named = None if config.ckpt_path is None else Path(config.ckpt_path).resolve()
+        going_on = self.resuming or (named is not None and run.checkpoints.resolve() in named.parents)
         if self.subcommand == "fit" and run.holds_a_run and not going_on:
             raise RunError(
                 f"the run directory {run.path} holds a run already; nothing in it was touched. Go on with it by "
@@ -147,7 +148,13 @@ class SealCLI(LightningCLI):
             kwargs["logger"] = TensorBoardLogger(config.run_dir, name="tensorboard", version="")
         plugins = self._get(self.config_init, "trainer").plugins or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
-        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        others = [p for p in plugins if isinstance(p, CheckpointIO) and not isinstance(p, AtomicCheckpointIO)]
+        if others:
+            raise ConfigError(
+                f"trainer.plugins: {type(others[0]).__name__} is not allowed: it would write checkpoints without manifests, "
+                "which no resume finds. Leave it out, or subclass seal_lightning.checkpoint_io.AtomicCheckpointIO"
+            )
+        if not any(isinstance(plugin, AtomicCheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 

@@ -14,6 +14,7 @@ from lightning.pytorch.loops.progress import _Progress
 
 from seal_lightning.attempt_store import AttemptStore
 from seal_lightning.attempting import Attempting
+from seal_lightning.errors import RunError
 from seal_lightning.seeds import attempt_id
 from seal_lightning.types import Attempt, ExamScores, SelfEdit, Task
 
@@ -83,15 +84,28 @@ class SelfEditLoop(_Loop):
                 self.attempt_progress.increment_started()
             for attempt in self.attempting.attempt(trials, before):
                 if attempt.attempt_id in missing:
-                    self.store.add(attempt)
+                    stored = self.store.add(attempt)
                     self.attempt_progress.increment_processed()
                     self.attempt_progress.increment_completed()
-                    on_attempt(attempt)
+                    on_attempt(stored)
 
     def _missing(self, chunk: list[_Slot], round_index: int) -> set[str]:
-        """The attempt ids of a chunk that are not stored."""
-        ids = [attempt_id(round_index, task.task_id, index, repeat) for task, index, repeat in chunk]
-        return {name for name in ids if self.store.get(name) is None}
+        """The attempt ids of a chunk that are not stored.
+
+        Raises :class:`RunError` when one was stored with another seed: it belongs to another run.
+        """
+        missing = set()
+        for task, index, repeat in chunk:
+            name = attempt_id(round_index, task.task_id, index, repeat)
+            stored = self.store.get(name)
+            if stored is None:
+                missing.add(name)
+            elif stored.seed != self.attempting.trial_seed(task.task_id, index, round_index, repeat):
+                raise RunError(
+                    f"{self.store.folder}: the attempt {name} was made with another seed than model.seed gives. Nothing was "
+                    "changed. Go on with the seed it was begun with, or start a new run in another directory (--run_dir)"
+                )
+        return missing
 
     def _edits(self, tasks: Sequence[Task], round_index: int) -> dict[tuple[str, int], SelfEdit]:
         """The tasks' edits by (task id, edit index); where an edit was tried before, it is the stored one."""

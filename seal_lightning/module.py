@@ -114,9 +114,16 @@ class SealModule(LightningModule):
     # --- setting up
 
     def configure_model(self) -> None:
-        """Load the policy, once."""
-        if self.policy is not None:
-            return
+        """Load the policy, once; each fit has a self-edit loop of its own."""
+        if self.policy is None:
+            self._load()
+        if self._trainer is not None and self.trainer.state.fn == "fit":
+            self.self_edit_loop = SelfEditLoop(
+                self.trainer, self.attempting, self.num_edits, self.num_repeats, self.candidates_per_call
+            )
+            self.self_edit_loop.attach()
+
+    def _load(self) -> None:
         self.policy = Policy(self.pretrained, self.policy_adapter, self.seed)
         self.engine.bind(self.policy.language_model)
         self.inner_loop.bind(self.policy.language_model)
@@ -131,11 +138,6 @@ class SealModule(LightningModule):
             seed=self.seed,
         )
         self.evaluation = Evaluation(self.attempting)
-        if self._trainer is not None and self.trainer.state.fn == "fit":
-            self.self_edit_loop = SelfEditLoop(
-                self.trainer, self.attempting, self.num_edits, self.num_repeats, self.candidates_per_call
-            )
-            self.self_edit_loop.attach()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW on the policy's LoRA; learning rate and clipping are set step by step (manual optimisation)."""

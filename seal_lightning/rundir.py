@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seal_lightning.checkpoints import newest_checkpoint, remove_incomplete
+from seal_lightning.checkpoints import PHASES, newest_checkpoint, remove_incomplete
 from seal_lightning.config_file import read_settings
 from seal_lightning.durable import remove_leftovers, write_bytes
 from seal_lightning.errors import RunError, shown
@@ -71,11 +71,13 @@ class RunDir:
 
     def latest_checkpoint(self) -> Path | None:
         """The newest checkpoint that is whole, if there is one."""
-        return newest_checkpoint(self.checkpoints)
+        return newest_checkpoint(self.checkpoints, PHASES)
 
     def tidy(self) -> None:
         """Remove what a process that was killed had not finished writing."""
-        remove_leftovers(self.path)
+        for path in (self.path, *self._parts()):
+            if path.is_dir():
+                remove_leftovers(path)
         remove_incomplete(self.checkpoints)
 
     def settings(self) -> dict[str, Any]:

@@ -54,7 +54,9 @@ class SaveOften(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if not trainer.is_last_batch:
-            path = RunDir.of(trainer).checkpoints / f"often-{trainer.current_epoch}-{batch_idx}.ckpt"
+            phase = "em"[trainer.current_epoch % 2]
+            name = f"round{trainer.current_epoch // 2}-{phase}_step-often-{batch_idx}.ckpt"
+            path = RunDir.of(trainer).checkpoints / name
             trainer.save_checkpoint(path, weights_only=False)
 
 

@@ -86,7 +86,7 @@ def test_a_damaged_one_is_told_and_the_one_before_is_taken(tmp_path: Path, caplo
     with pytest.raises(RunError, match="is damaged: its SHA-256 is"):
         IO.load_checkpoint(second)
     assert newest_checkpoint(tmp_path) == first
-    assert "going back to the checkpoint before" in caplog.text
+    assert "looking at the checkpoint before" in caplog.text
     second.write_bytes(content[:-1])
     assert complete_checkpoints(tmp_path) == [first]
 

@@ -30,7 +30,7 @@ LEVELS: list[set[str]] = [
         "random_state",
     },
     {"records", "journal", "checkpoints", "interruption", "config_file"},
-    {"rundir", "checkpoint_io"},
+    {"rundir", "checkpoint_io", "run_lock"},
     {"packed"},
     {"language_model"},
     {"pretrained", "attempt_store"},

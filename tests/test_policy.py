@@ -79,7 +79,7 @@ def test_a_checkpoint_of_another_shape_is_refused(tiny_folder: Path) -> None:
     states = make(tiny_folder, 1).merged_states()
     with pytest.raises(ModelError, match=r"is \(4, 32\), expected \(2, 32\)"):
         make(tiny_folder, 0, AdapterSpec(rank=2, alpha=8, target_modules="all-linear")).load_merged_states(states)
-    with pytest.raises(ModelError, match="another model or adapter"):
+    with pytest.raises(ModelError, match="another model or policy_adapter"):
         make(tiny_folder, 0).load_merged_states([{"other.A": torch.zeros(1)}])
 
 

@@ -1,0 +1,42 @@
+"""One process group at a run: a second one would take the first one's files for leftovers."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+from seal_lightning.durable import make_folder, reporting
+from seal_lightning.errors import RunError
+
+
+class RunLock:
+    """A lock on ``.lock`` of a run directory, held by the first rank for a whole fit; it goes with the process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / ".lock"
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Raise :class:`RunError` when another process holds it; where the file system cannot lock, all goes on."""
+        with reporting(self.path):
+            make_folder(self.path.parent)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                os.close(descriptor)
+                raise RunError(
+                    f"another process is at the run {self.path.parent}; nothing was touched. Wait for it, or stop it with "
+                    "SIGTERM and go on with `seal fit --resume`"
+                ) from error
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Let another process go on; once is enough."""
+        if self._descriptor is not None:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # a forked process may have it open too
+            os.close(self._descriptor)
+            self._descriptor = None
