@@ -36,7 +36,7 @@ def listen() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             before = signal.signal(number, _receive)
             if before is not _receive:
-                _replaced[number] = before
+                _replaced.setdefault(number, before)  # the first one: Lightning puts its own in between
 
 
 def end(leave_within_s: float = 2.0) -> None:

@@ -1,4 +1,4 @@
-"""The folder of a run: where everything of it lies. Nothing in it is overwritten, and nothing leads out of it."""
+"""The folder of a run: where everything of it lies. Results in it are never overwritten, and nothing leads out of it."""
 
 from __future__ import annotations
 

@@ -44,8 +44,14 @@ def lose_a_rank(fault: str, number: int, model: Path, folder: Path) -> None:
     """One of two, at a random instant; the other one ends and says why."""
     chance, victim, run_dir = random.Random(number), number % 2, folder / "run"
     folder.mkdir()
-    path = write(folder, impatient(model, run_dir))
+    settings = impatient(model, run_dir)
     planted = {victim: {"SEAL_TEST_FAULT": f"raise:{number}"}} if fault == "raising" else {}
+    if fault != "raising" and number % 3 == 0:
+        # An E-step that is much longer than the others wait: they must not wait for its end.
+        settings["data"]["train"]["init_args"]["num_tasks"] = 100
+        del settings["data"]["test"]
+        planted = {rank: {"SEAL_TEST_FAULT": "slow:"} for rank in (0, 1)}
+    path = write(folder, settings)
     children = ranks(["fit", "-c", str(path)], folder / "logs", environments=planted)
     other = children[1 - victim]
     try:

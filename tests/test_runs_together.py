@@ -1,0 +1,159 @@
+"""Runs after and beside each other: one process group a run directory, and nothing of one run gets into another."""
+
+from __future__ import annotations
+
+import math
+import signal
+from pathlib import Path
+
+import pytest
+import yaml
+from fakes import ToyDomain, ToyTasks
+from lightning.pytorch import Trainer
+from test_end_to_end import attempts, config, fit
+
+from seal_lightning import interruption
+from seal_lightning.callbacks import BestOfK
+from seal_lightning.checkpoint_io import AtomicCheckpointIO
+from seal_lightning.cli import main
+from seal_lightning.datamodule import SealDataModule
+from seal_lightning.errors import RunError
+from seal_lightning.lightning_cli import TRAINER_DEFAULTS, default_callbacks
+from seal_lightning.module import SealModule
+from seal_lightning.pretrained import Pretrained
+from seal_lightning.rewards import LikelihoodReward
+from seal_lightning.run_lock import RunLock
+from seal_lightning.types import AdapterSpec, Attempt, OptimizerSpec, RewardScore, SamplingSpec
+
+
+class HalfBroken(LikelihoodReward):
+    """No number for an edit's first repeat."""
+
+    def score(self, attempt: Attempt) -> RewardScore:
+        score = super().score(attempt)
+        return RewardScore(value=math.nan if attempt.repeat == 0 else score.value, breakdown={"part": math.inf})
+
+
+@pytest.fixture
+def module(tiny_folder: Path) -> SealModule:
+    return SealModule(
+        domain=ToyDomain(optimizer=OptimizerSpec(num_epochs=1)),
+        pretrained=Pretrained(source=str(tiny_folder), dtype="float64"),
+        sampling=SamplingSpec(max_new_tokens=4),
+        policy_adapter=AdapterSpec(rank=2, alpha=4, target_modules="all-linear"),
+        reinforce=OptimizerSpec(num_epochs=1, batch_size=2),
+        rounds=1,
+        num_edits=2,
+        num_repeats=1,
+    )
+
+
+def trainer(folder: Path) -> Trainer:
+    callbacks = [BestOfK(k=1), *(c for c in default_callbacks() if "Progress" not in type(c).__name__)]
+    return Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_progress_bar=False,
+        default_root_dir=folder,
+        max_epochs=2,
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
+        **TRAINER_DEFAULTS,
+    )
+
+
+def data(**sources: ToyTasks) -> SealDataModule:
+    return SealDataModule(train=ToyTasks(2), **sources)
+
+
+def test_one_module_in_several_runs(module: SealModule, tmp_path: Path) -> None:
+    """Validate, then fit, then fit elsewhere: each run has attempts of its own, and signals are as they were."""
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    trainer(tmp_path / "v").validate(module, data(validation=ToyTasks(1, offset=9)))
+    for name in ("first", "second"):
+        trainer(tmp_path / name).fit(module, data())
+        assert len(attempts(tmp_path / name, 0)) == 4
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    assert not interruption.called_off()
+
+
+def test_another_seed_s_attempts_are_not_taken_over(module: SealModule, tmp_path: Path) -> None:
+    trainer(tmp_path).fit(module, data())
+    module.attempting.seed = 2
+    with pytest.raises(RunError, match="was made with another seed"):
+        trainer(tmp_path).fit(module, data())
+
+
+def test_a_second_process_is_refused(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run_dir = tmp_path / "run"
+    settings = config(tiny_folder, run_dir, rounds=1)
+    lock = RunLock(run_dir)
+    lock.acquire()
+    half_written = run_dir / "checkpoints" / ".round0-m_step.ckpt.123.tmp"
+    half_written.parent.mkdir()
+    half_written.touch()
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(settings))
+    assert main(["fit", "--resume", str(run_dir)]) == 1
+    assert "another process is at the run" in capsys.readouterr().err
+    assert half_written.exists()
+    lock.release()
+    (run_dir / "project").mkdir()
+    (run_dir / "project" / ".draft.1.tmp").touch()
+    (run_dir / ".notes.tmp").touch()
+    assert main(["fit", "--resume", str(run_dir)]) == 0
+    assert not half_written.exists()
+    assert (run_dir / "project" / ".draft.1.tmp").exists(), "what is not the run's was removed"
+    assert (run_dir / ".notes.tmp").exists()
+
+
+def test_no_whole_checkpoint_is_an_error_not_a_fresh_start(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run_dir = tmp_path / "run"
+    assert fit(tmp_path, config(tiny_folder, run_dir, rounds=1)) == 0
+    for path in (run_dir / "checkpoints").glob("*.ckpt"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    for command in (["fit", "--resume"], ["test", "--run"]):
+        assert main([*command, str(run_dir)]) == 1
+        assert "none of the checkpoints" in capsys.readouterr().err
+
+
+def test_another_way_to_write_checkpoints_is_refused(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    settings = config(tiny_folder, tmp_path / "run")
+    settings["trainer"]["plugins"] = [{"class_path": "lightning.pytorch.plugins.io.TorchCheckpointIO"}]
+    assert fit(tmp_path, settings) == 1
+    assert "trainer.plugins: TorchCheckpointIO is not allowed" in capsys.readouterr().err
+
+
+def test_a_reward_that_is_no_number_is_unscored_at_once(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only when it is read again: a resumed run would choose other edits."""
+    settings = config(tiny_folder, tmp_path / "whole", rounds=1, num_repeats=2)
+    settings["model"]["reward"] = {"class_path": "test_runs_together.HalfBroken"}
+    assert fit(tmp_path, settings) == 0
+    monkeypatch.setenv("SEAL_TEST_INTERRUPT", "attempt:0:14")
+    halved = settings | {"run_dir": str(tmp_path / "halved")}
+    with pytest.raises(RuntimeError, match="interrupted"):
+        fit(tmp_path, halved)
+    monkeypatch.delenv("SEAL_TEST_INTERRUPT")
+    assert main(["fit", "--resume", str(tmp_path / "halved")]) == 0
+    kept = [(tmp_path / name / "round_0" / "accepted.jsonl").read_bytes() for name in ("whole", "halved")]
+    assert kept[0] == kept[1]
+    assert {a.status.value for a in attempts(tmp_path / "whole", 0) if a.repeat == 0} == {"unscored"}
+
+
+def test_a_relative_run_directory_and_an_absolute_checkpoint(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = config(tiny_folder, Path("run"), rounds=1)
+    assert fit(tmp_path, settings) == 0
+    newest = tmp_path / "run" / "checkpoints" / "round0-m_step.ckpt"
+    assert fit(tmp_path, settings, "--ckpt_path", str(newest)) == 0
+    assert fit(tmp_path, settings, "--ckpt_path", "last") == 0
