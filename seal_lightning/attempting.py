@@ -6,7 +6,6 @@ grader or reward is known by name.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from dataclasses import replace
 from seal_lightning.errors import MalformedEdit, RunError
 from seal_lightning.grading.agreement import exact_match_and_f1
 from seal_lightning.out_of_memory import is_out_of_memory
+from seal_lightning.rewards.finite import finite_score
 from seal_lightning.seams import AnyDomain, Engine, Grader, InnerLoop, Reward, Writer
 from seal_lightning.seeds import attempt_id, derive_seed
 from seal_lightning.types import (
@@ -219,11 +219,10 @@ class Attempting:
             adapt_seconds=outcome.seconds,
             examine_seconds=examine_seconds,
         )
-        score = self.reward.score(attempt)
-        value = score.value if score.value is not None and math.isfinite(score.value) else None
-        parts = {name: part for name, part in score.breakdown.items() if math.isfinite(part)}
-        status = AttemptStatus.SCORED if value is not None else AttemptStatus.UNSCORED
-        return replace(attempt, status=status, reward=value, reward_breakdown=parts)
+        given = self.reward.score(attempt)
+        score = finite_score(given.value, given.breakdown)
+        status = AttemptStatus.SCORED if score.value is not None else AttemptStatus.UNSCORED
+        return replace(attempt, status=status, reward=score.value, reward_breakdown=score.breakdown)
 
     @staticmethod
     def _attempt(

@@ -17,6 +17,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from seal_lightning.checkpoints import check_content, remove_checkpoint, write_manifest
 from seal_lightning.durable import replacing
 from seal_lightning.errors import RunError, shown
+from seal_lightning.names import is_url
 
 _WEIGHTS = ("state_dict", "optimizer_states", "seal")
 """What of a Lightning checkpoint must be finite; metrics of callbacks may well be infinite."""
@@ -81,7 +82,7 @@ class AtomicCheckpointIO(CheckpointIO):
 
 def local_path(path: Any) -> Path:
     """The path, of this machine or a mounted disk. Raises :class:`RunError` for a URL."""
-    if "://" in str(path) or "::" in str(path):
+    if is_url(str(path)):
         raise RunError(f"the checkpoint {shown(str(path))} is a URL; only files on a disk are loaded. Fetch it first")
     return Path(path)
 

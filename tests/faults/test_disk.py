@@ -18,6 +18,7 @@ from seal_lightning import durable, journal
 from seal_lightning.checkpoint_io import AtomicCheckpointIO
 from seal_lightning.checkpoints import complete_checkpoints, newest_checkpoint
 from seal_lightning.cli import main
+from seal_lightning.rundir import RunDir
 
 FAULTS = (errno.ENOSPC, errno.EACCES, errno.EROFS)
 CALLS = {"open", "write", "fsync", "replace", "mkdir", "ftruncate"}
@@ -91,18 +92,13 @@ def test_every_write_may_fail(
                 assert AtomicCheckpointIO().load_checkpoint(checkpoint)["seal"]["rounds"] == 1
             if number % 4:
                 continue  # to go on with every one takes too long
-            going_on = (
-                ["fit", "--resume", str(run_dir)] if _begun(run_dir) else ["fit", "-c", str(tmp_path / "again.yaml")]
-            )
+            begun = RunDir(run_dir).holds_a_run
+            going_on = ["fit", "--resume", str(run_dir)] if begun else ["fit", "-c", str(tmp_path / "again.yaml")]
             (tmp_path / "again.yaml").write_text(yaml.safe_dump(settings))
             assert main(going_on) == 0
             assert [a.attempt_id for a in attempts(run_dir, 0)] == [a.attempt_id for a in attempts(whole, 0)]
             assert buffer(run_dir, 0) == buffer(whole, 0)
             assert not list(run_dir.rglob(".*.tmp"))
-
-
-def _begun(run_dir: Path) -> bool:
-    return any(run_dir.glob("round_*")) or (run_dir / "checkpoints").exists()
 
 
 @pytest.fixture
@@ -142,7 +138,7 @@ def test_a_disk_that_is_really_full(
     newest = newest_checkpoint(run_dir / "checkpoints")
     assert newest is None or AtomicCheckpointIO().load_checkpoint(newest)
     small_disk("50m")
-    begun = _begun(run_dir)
+    begun = RunDir(run_dir).holds_a_run
     assert main(["fit", "--resume", str(run_dir)] if begun else ["fit", "-c", str(tmp_path / "run.yaml")]) == 0
     assert len(attempts(run_dir, 0)) == 2
     assert not list(run_dir.rglob(".*.tmp"))

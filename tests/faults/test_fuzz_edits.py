@@ -9,7 +9,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from fuzzing import thorough
+from hypothesis import given
 from hypothesis import strategies as st
 
 from seal_lightning.domains.knowledge import (
@@ -376,14 +377,7 @@ def test_any_edit_is_planned_or_refused(counted):
     slowest = 0.0
     wanted = counted(CASES)
 
-    @settings(
-        max_examples=wanted * 4 // 3,  # hypothesis tries some cases twice
-        deadline=None,
-        derandomize=True,
-        database=None,
-        phases=(Phase.generate, Phase.shrink),
-        suppress_health_check=list(HealthCheck),
-    )
+    @thorough(wanted)
     @given(cases())
     def check(case):
         nonlocal slowest

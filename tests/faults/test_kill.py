@@ -12,6 +12,8 @@ from children import Child, side_by_side
 from injected import acknowledged
 from test_end_to_end import assert_same_run, attempts, config, fit
 
+from seal_lightning.rundir import RunDir
+
 
 def settings_of(folder: Path, run_dir: Path) -> dict:
     settings = config(folder, run_dir, candidates_per_call=2)
@@ -73,7 +75,7 @@ def kill_often(
         while code == -9:
             starts += 1
             planted = {"SEAL_TEST_FAULT": f"{fault}{starts}"} if kills > 0 else {}
-            started = any(run_dir.glob("round_*")) or (run_dir / "checkpoints").exists()
+            started = RunDir(run_dir).holds_a_run
             args = ["fit", "--resume", str(run_dir)] if started else ["fit", "-c", str(config_file)]
             child = Child(args, folder / f"{starts}.log", planted | environment)
             code = child.wait()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import yaml
-from test_end_to_end import assert_same_run, attempts, config
+from test_end_to_end import assert_same_run, attempts, config, fit
 
 from seal_lightning.cli import main
+from seal_lightning.rundir import RunDir
 
 E_STEP_BATCHES, M_STEP_BATCHES = 2, 9
 PLACES = [
@@ -24,16 +24,10 @@ PLACES = [
 BOUNDARIES = list(dict.fromkeys(f"{what}:{epoch}:{number}" for what, epoch, number in PLACES))
 
 
-def run(tmp_path: Path, settings: dict) -> int:
-    path = tmp_path / "settings.yaml"
-    path.write_text(yaml.safe_dump(settings))
-    return main(["fit", "-c", str(path)])
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("runs") / "whole"
-    assert run(run_dir.parent, config(tiny_folder, run_dir)) == 0
+    assert fit(run_dir.parent, config(tiny_folder, run_dir)) == 0
     return run_dir
 
 
@@ -45,10 +39,10 @@ def test_resume(
     run_dir = tmp_path / "halved"
     monkeypatch.setenv("SEAL_TEST_INTERRUPT", stop)
     with pytest.raises(RuntimeError, match="interrupted"):
-        run(tmp_path, config(tiny_folder, run_dir))
+        fit(tmp_path, config(tiny_folder, run_dir))
     monkeypatch.delenv("SEAL_TEST_INTERRUPT")
-    begun = any(run_dir.glob("round_*"))
-    assert (main(["fit", "--resume", str(run_dir)]) if begun else run(tmp_path, config(tiny_folder, run_dir))) == 0
+    begun = RunDir(run_dir).holds_a_run
+    assert (main(["fit", "--resume", str(run_dir)]) if begun else fit(tmp_path, config(tiny_folder, run_dir))) == 0
     assert_same_run(run_dir, uninterrupted)
     for round_index in (0, 1):
         ids = [[a.attempt_id for a in attempts(folder, round_index)] for folder in (run_dir, uninterrupted)]
