@@ -1,6 +1,9 @@
 """Lightning callbacks: reward filters, the ReST-EM buffer, and what keeps and shows a run."""
 
+from seal_lightning.callbacks.arc_pictures import ArcPictures
+from seal_lightning.callbacks.arc_submission import ArcSubmission
 from seal_lightning.callbacks.attempt_journal import AttemptJournal
+from seal_lightning.callbacks.choice_probabilities import ChoiceProbabilities
 from seal_lightning.callbacks.graceful_stop import GracefulStop
 from seal_lightning.callbacks.phase_checkpoint import PhaseCheckpoint
 from seal_lightning.callbacks.policy_export import PolicyExport
@@ -13,8 +16,11 @@ from seal_lightning.callbacks.test_table import TestTable
 
 __all__ = [
     "AboveThreshold",
+    "ArcPictures",
+    "ArcSubmission",
     "AttemptJournal",
     "BestOfK",
+    "ChoiceProbabilities",
     "GracefulStop",
     "Improves",
     "PhaseCheckpoint",

@@ -79,6 +79,7 @@ def buffer_row(candidate: Candidate, prompt: Prompt) -> BufferRow:
         text=edit.text,
         token_ids=edit.token_ids,
         reward=cast(float, candidate.reward),
+        chosen=edit.chosen,
     )
 
 

@@ -125,6 +125,12 @@ def round_metrics(candidates: Sequence[Candidate], buffer: Sequence[BufferRow]) 
     spreads = [torch.tensor(rewards).std().item() for rewards in by_task.values() if len(rewards) > 1]
     if spreads:
         metrics["reward_spread_within_task"] = sum(spreads) / len(spreads)
+    edits = [c.attempts[0].edit for c in candidates]
+    log_probs = [edit.log_prob for edit in edits if edit.log_prob is not None]
+    if log_probs:
+        metrics["edit_log_prob_mean"] = sum(log_probs) / len(log_probs)
+    if any(edit.num_retries for edit in edits):
+        metrics["retries_mean"] = sum(edit.num_retries for edit in edits) / len(edits)
     if buffer:
         metrics["reward_kept_mean"] = sum(row.reward for row in buffer) / len(buffer)
     return metrics

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from seal_lightning.errors import MalformedEdit, RunError
 from seal_lightning.grading.agreement import exact_match_and_f1
+from seal_lightning.grading.exact import exact_verdict
 from seal_lightning.out_of_memory import is_out_of_memory
 from seal_lightning.rewards.finite import finite_score
 from seal_lightning.seams import AnyDomain, Engine, Grader, InnerLoop, Reward, Writer
@@ -36,6 +37,7 @@ from seal_lightning.types import (
     Task,
     Trial,
     Verdict,
+    VerdictStatus,
 )
 
 
@@ -158,7 +160,10 @@ class Attempting:
     ) -> list[dict[str, Sequence[float]]]:
         """By question, the log-probabilities of the gold answer's tokens in the identity view."""
         asked = [
-            (i, p, adapter) for i, (_, prompts, adapter) in enumerate(exams) for p in prompts if p.view == "identity"
+            (i, p, adapter)
+            for i, (_, prompts, adapter) in enumerate(exams)
+            for p in prompts
+            if p.view == "identity" and p.target
         ]
         results: list[dict[str, Sequence[float]]] = [{} for _ in exams]
         scores = self.engine.score([ScoreRequest(prompt=p.prompt, target=p.target, adapter=a) for _, p, a in asked])
@@ -189,8 +194,13 @@ class Attempting:
         return [{answer.question_id: (answer, next(verdicts)) for answer in exam} for exam in answered]
 
     def _verdicts(self, answered: Sequence[AnsweredQuestion]) -> Sequence[Verdict]:
-        """The grader's, checked: what a grader made of elsewhere says is not taken on trust."""
-        verdicts = self.grader.grade(answered)
+        """What can be right only as it is written is compared, the rest graded."""
+        graded = iter(self._graded([answer for answer in answered if not answer.exact]))
+        return [exact_verdict(answer) if answer.exact else next(graded) for answer in answered]
+
+    def _graded(self, answered: Sequence[AnsweredQuestion]) -> Sequence[Verdict]:
+        """The grader's verdicts, checked: what a grader made of elsewhere says is not taken on trust."""
+        verdicts = self.grader.grade(answered) if answered else []
         fitting = [
             isinstance(verdict, Verdict) and verdict.question_id == answer.question_id
             for verdict, answer in zip(verdicts, answered, strict=False)
@@ -248,8 +258,18 @@ def _score(
         score = replace(score, log_prob=sum(log_probs) / len(log_probs), num_target_tokens=len(log_probs))
     if graded is not None:
         answered, verdict = graded
-        score = replace(score, answer=answered.answer, verdict=verdict)
-        if answered.gold_answers:
+        score = replace(
+            score,
+            answer=answered.answer,
+            further_answers=answered.further_answers,
+            verdict=verdict,
+            partial_credit=answered.partial_credit,
+            num_views=answered.num_views,
+            num_invalid=answered.num_invalid,
+        )
+        if answered.gold_answers and answered.exact:
+            score = replace(score, exact_match=float(verdict.status is VerdictStatus.CORRECT))
+        elif answered.gold_answers:
             exact_match, f1 = exact_match_and_f1(answered.answer, answered.gold_answers)
             score = replace(score, exact_match=exact_match, f1=f1)
     return score

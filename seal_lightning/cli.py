@@ -21,6 +21,7 @@ USAGE = """usage: seal COMMAND …
   seal validate --run RUN              reward of one self-edit a validation task
   seal predict --run RUN               write self-edits for tasks
   seal replay RUN ATTEMPT_ID           redo one stored attempt alone
+  seal search RUN                      try configurations of the edit's schema: what could be solved, and how likely
   seal attempts RUN                    list, filter and show stored attempts; repair a damaged journal
 
 RUN is a run directory. `seal fit --help`, `seal test --help` … list every setting."""
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, args: list[str]) -> int:
-    if command not in (*TRAINER_SUBCOMMANDS, "replay", "attempts"):
+    if command not in (*TRAINER_SUBCOMMANDS, "replay", "search", "attempts"):
         sys.stderr.write(f"seal: error: no command {command!r}\n{USAGE}\n")
         return 2
     if command == "attempts":  # reads files only: it starts at once, because torch and transformers stay out
@@ -71,6 +72,10 @@ def _run(command: str, args: list[str]) -> int:
         from seal_lightning.commands import replay
 
         return replay.main(args)
+    if command == "search":
+        from seal_lightning.commands import search
+
+        return search.main(args)
     from seal_lightning.lightning_cli import run
 
     run(command, args)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from lightning.pytorch import LightningDataModule
 
@@ -59,14 +59,18 @@ class SealDataModule(LightningDataModule):
 
     def _check_apart(self) -> None:
         """Raise :class:`DataError` when tasks trained on are also tested on."""
-        train = {task.task_id for task in self._tasks.get("train", ())}
+        train = {task.task_id for task in self.tasks("train")}
         for name in ("validation", "test"):
-            if both := sorted(train & {task.task_id for task in self._tasks.get(name, ())}):
+            if both := sorted(train & {task.task_id for task in self.tasks(name)}):
                 raise DataError(f"data.{name}: {len(both)} of its tasks are training tasks too, for instance {both[0]}")
+
+    def tasks(self, name: Literal["train", "validation", "test", "predict"]) -> Sequence[Task]:
+        """The tasks that were loaded under this name; none where the stage needs none."""
+        return self._tasks.get(name, ())
 
     def train_tasks(self) -> Sequence[Task]:
         """The tasks of the E-step."""
-        return self._tasks["train"]
+        return self.tasks("train")
 
     def train_dataloader(self) -> TaskBatches | RowBatches:
         """The tasks in even epochs, the buffer in odd ones (called anew for each)."""

@@ -1,20 +1,27 @@
-"""A causal language model with its tokenizer, and the one way prompts and texts become token ids.
+"""A causal language model with its tokenizer, and the one way prompts, chats and texts become token ids.
 
 Prompt and target are always tokenised apart and joined, so that loss masks and scored positions are known by construction.
+So are the turns of a chat and what the chat template writes around them: a prompt, and a training sequence that has it as
+its beginning, get the same ids.
 """
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from seal_lightning.chat_frames import ChatFrames
 from seal_lightning.errors import DataError, ModelError, shown
 from seal_lightning.frozen_linear import freeze_linears
 from seal_lightning.packed import PackedForward
-from seal_lightning.types import Prompt
+from seal_lightning.types import ChatMessage, Prompt
+
+_REMEMBERED_TEXTS = 4096
+"""Texts whose ids are kept: the grids of a task come back in hundreds of its sequences, its questions in every attempt."""
 
 
 class LanguageModel:
@@ -28,6 +35,8 @@ class LanguageModel:
         self.model = model.eval().requires_grad_(False)
         freeze_linears(self.model)
         self.tokenizer = tokenizer
+        self._frames = ChatFrames(tokenizer)
+        self._plain_ids = lru_cache(maxsize=_REMEMBERED_TEXTS)(self._tokenized)
         self.original_generation_config = model.generation_config
         eos = self._end_ids(model, tokenizer)
         if not eos:
@@ -71,7 +80,26 @@ class LanguageModel:
 
     def encode_text(self, text: str) -> list[int]:
         """The ids of a text that continues something: no special tokens added."""
-        return self._ids(text, special=False)
+        return list(self._plain_ids(text))
+
+    def encode_chat(self, turns: Sequence[ChatMessage], *, answer_next: bool) -> list[list[int]]:
+        """The ids of a chat in 2 · turns + 1 pieces: what the template writes and the turns' contents by turns.
+
+        With ``answer_next`` the last piece ends where an answer starts. Without, and where the last turn is an answer to
+        others, the pieces before its content are those of ``encode_chat(turns[:-1], answer_next=True)``. Contents are
+        stripped as the template strips them.
+
+        Raises :class:`ModelError` for what :meth:`ChatFrames.frame` refuses.
+        """
+        frame = self._frames.frame(tuple(turn.role for turn in turns), answer_next=answer_next)
+        contents = [self.encode_text(frame.content(i, turn.content)) for i, turn in enumerate(turns)]
+        if not answer_next and len(turns) > 1 and turns[-1].role == "assistant":
+            before = self.encode_chat(turns[:-1], answer_next=True)
+            return [*before, contents[-1], self.encode_text(frame.texts[-1])]
+        pieces = [self.encode_text(frame.texts[0])]
+        for content, text in zip(contents, frame.texts[1:], strict=True):
+            pieces += [content, self.encode_text(text)]
+        return pieces
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
         """The ids of a prompt, begin token included; chat turns go through the chat template up to the answer's start.
@@ -94,18 +122,14 @@ class LanguageModel:
             if not ids:
                 raise ModelError("the prompt is empty and the model's tokenizer adds no begin token: give it some text")
             return ids
-        if self.tokenizer.chat_template is None:
-            raise ModelError(
-                "the prompt is a chat but the model's tokenizer has no chat template: "
-                "set `model.domain.init_args.style: base`, or use an instruction-tuned model"
-            )
-        turns = [{"role": turn.role, "content": turn.content} for turn in prompt]
-        text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        return self._ids(str(text), special=False)
+        return [token for piece in self.encode_chat(prompt, answer_next=True) for token in piece]
 
     def decode(self, ids: list[int]) -> str:
         """The text of ids, special tokens left out."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    def _tokenized(self, text: str) -> tuple[int, ...]:
+        return tuple(self._ids(text, special=False))
 
     def _ids(self, text: str, *, special: bool) -> list[int]:
         encoded: Any = self.tokenizer(text, add_special_tokens=special)

@@ -17,6 +17,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from seal_lightning import interruption
 from seal_lightning.callbacks import (
     AttemptJournal,
+    ChoiceProbabilities,
     GracefulStop,
     PhaseCheckpoint,
     PolicyExport,
@@ -54,6 +55,7 @@ def default_callbacks() -> list[Callback]:
         AttemptJournal(),
         RestEmBuffer(),
         RoundReport(),
+        ChoiceProbabilities(),
         PolicyExport(),
         TestTable(),
         SelfEditFile(),

@@ -20,7 +20,7 @@ from seal_lightning.attempting import Attempting
 from seal_lightning.batches import RowBatch, TaskBatch
 from seal_lightning.distributed import gather_objects
 from seal_lightning.errors import ConfigError, RunError
-from seal_lightning.evaluation.conditions import ConditionResult, Evaluation
+from seal_lightning.evaluation.conditions import Condition, ConditionResult, Evaluation
 from seal_lightning.generation import PolicyWriter, TransformersEngine
 from seal_lightning.grading import LocalRules
 from seal_lightning.hooks import seal_callbacks
@@ -54,10 +54,13 @@ class SealModule(LightningModule):
         reinforce: the M-step: ``num_epochs`` passes over the buffer in batches of ``batch_size`` rows over all ranks.
         rounds: ≥ 1, E-steps and M-steps.
         num_edits: k ≥ 1, self-edits a task.
+        edit_retries: 0 to 100, how often a malformed self-edit is sampled again before it counts.
         num_repeats: ≥ 1, inner seeds an edit; the mean of their rewards ranks the edits.
         candidates_per_call: ≥ 1, how many edits the inner loop is given at once; they are stored together when all are
             examined.
         max_tokens_per_pass: ≥ 1, tokens of one forward pass of the M-step.
+        test_edits: ≥ 1, self-edits a held-out task in ``seal test``; scores are means over them.
+        test_conditions: which conditions ``seal test`` measures, each an adaptation a task; None is all.
         seed: makes every seed of the run.
     """
 
@@ -74,9 +77,12 @@ class SealModule(LightningModule):
         reinforce: OptimizerSpec = OptimizerSpec(learning_rate=3e-4, num_epochs=2, batch_size=10),  # noqa: B008
         rounds: int = 2,
         num_edits: int = 5,
+        edit_retries: int = 0,
         num_repeats: int = 3,
         candidates_per_call: int = 48,
         max_tokens_per_pass: int = 4096,
+        test_edits: int = 1,
+        test_conditions: tuple[Condition, ...] | None = None,
         seed: int = 1,
     ) -> None:
         super().__init__()
@@ -86,9 +92,12 @@ class SealModule(LightningModule):
             "num_repeats": num_repeats,
             "candidates_per_call": candidates_per_call,
             "max_tokens_per_pass": max_tokens_per_pass,
+            "test_edits": test_edits,
         }.items():
             if value < 1:
                 raise ConfigError(f"model.{name}: {value} is not allowed; it must be at least 1")
+        if not 0 <= edit_retries <= 100:
+            raise ConfigError(f"model.edit_retries: {edit_retries} is not allowed; it must be from 0 to 100")
         if reinforce.max_steps is not None:
             raise ConfigError("model.reinforce.max_steps is not used by the M-step; set num_epochs (passes) instead")
         self.automatic_optimization = False
@@ -104,9 +113,12 @@ class SealModule(LightningModule):
         self.reinforce = reinforce
         self.rounds = rounds
         self.num_edits = num_edits
+        self.edit_retries = edit_retries
         self.num_repeats = num_repeats
         self.candidates_per_call = candidates_per_call
         self.max_tokens_per_pass = max_tokens_per_pass
+        self.test_edits = test_edits
+        self.test_conditions = tuple(Condition) if test_conditions is None else test_conditions
         self.seed = seed
         self.policy: Policy | None = None
         self.test_results: list[ConditionResult] = []
@@ -127,7 +139,7 @@ class SealModule(LightningModule):
         self.policy = Policy(self.pretrained, self.policy_adapter, self.seed)
         self.engine.bind(self.policy.language_model)
         self.inner_loop.bind(self.policy.language_model)
-        self.writer = PolicyWriter(self.domain, self.engine, self.sampling)
+        self.writer = PolicyWriter(self.domain, self.engine, self.sampling, self.edit_retries)
         self.attempting = Attempting(
             domain=self.domain,
             writer=self.writer,
@@ -137,7 +149,10 @@ class SealModule(LightningModule):
             reward=self.reward,
             seed=self.seed,
         )
-        self.evaluation = Evaluation(self.attempting)
+        self.evaluation = self._new_evaluation()
+
+    def _new_evaluation(self) -> Evaluation:
+        return Evaluation(self.attempting, self.test_edits, self.test_conditions)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW on the policy's LoRA; learning rate and clipping are set step by step (manual optimisation)."""
@@ -249,7 +264,7 @@ class SealModule(LightningModule):
 
     def on_test_start(self) -> None:
         """Forget an earlier test."""
-        self.evaluation = Evaluation(self.attempting)
+        self.evaluation = self._new_evaluation()
         self.test_results = []
 
     def test_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> None:

@@ -9,21 +9,30 @@ from collections.abc import Sequence
 
 import torch
 
+from seal_lightning.errors import RunError
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.packed import PackedRow, TokenizedSequence, pack_within
 from seal_lightning.types import BufferRow
 
 
 def tokenize_row(row: BufferRow, language_model: LanguageModel) -> TokenizedSequence:
-    """Prompt tokens without loss, then the edit's own tokens with it.
+    """Prompt tokens without loss, then the edit's own tokens with it: all of them, or those the policy chose.
 
     An edit from another writer has no tokens: its text is tokenised and ended with the model's end token. What is over the
     model's context is cut off at the end.
+
+    Raises :class:`RunError` where ``chosen`` is of another length than the tokens.
     """
     prompt = language_model.encode_prompt(row.prompt)
     edit = list(row.token_ids) or [*language_model.encode_text(row.text), language_model.eos_ids[0]]
+    chosen = [True] * len(edit) if row.chosen is None else list(row.chosen)
+    if len(chosen) != len(edit):
+        raise RunError(
+            f"the accepted edit {row.edit_index} of task {row.task_id} has {len(edit)} tokens but says of {len(chosen)} "
+            "whether they were chosen; it was stored wrongly: remove it, or start a new run"
+        )
     limit = language_model.max_length
-    ids, trained = [*prompt, *edit], [False] * len(prompt) + [True] * len(edit)
+    ids, trained = [*prompt, *edit], [False] * len(prompt) + chosen
     return TokenizedSequence(token_ids=tuple(ids[:limit]), trained=tuple(trained[:limit]), truncated=len(ids) > limit)
 
 

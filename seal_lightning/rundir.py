@@ -19,7 +19,7 @@ from seal_lightning.names import checked_name, checked_run_dir
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
-_PARTS = ("config*.yaml", "round_*", "checkpoints", "results", "tensorboard", ".*.tmp")
+_PARTS = ("config*.yaml", "round_*", "search", "checkpoints", "results", "tensorboard", ".*.tmp")
 """What of the folder is the run's; a folder may hold other things too."""
 
 
@@ -69,6 +69,11 @@ class RunDir:
         """Attempts, accepted edits and the policy of one round, counted from 0."""
         return self._own(checked_name(f"round_{index}", "the folder of a round"))
 
+    @property
+    def search(self) -> Path:
+        """Attempts of ``seal search``."""
+        return self._own("search")
+
     def latest_checkpoint(self) -> Path | None:
         """The newest checkpoint that is whole, if there is one."""
         return newest_checkpoint(self.checkpoints, PHASES)
@@ -94,14 +99,20 @@ class RunDir:
 
         Raises :class:`ConfigError` when these are no names.
         """
+        # A surrogate on its own is no text; as an escape it is the same string to JSON.
+        return self.write_bytes_result(name, suffix, text.encode(errors="backslashreplace"))
+
+    def write_bytes_result(self, name: str, suffix: str, content: bytes, folder: str | None = None) -> Path:
+        """As :meth:`write_text_result`; with ``folder`` in ``results/{folder}/``."""
         checked_name(name, "the name of a result")
         checked_name(suffix, "the ending of a result")
-        folder = self._own("results")
+        results = self._own("results")
+        if folder is not None:
+            results = self._own(f"results/{checked_name(folder, 'the folder of a result')}")
         number = 1
-        while os.path.lexists(path := folder / f"{name}{f'-{number}' if number > 1 else ''}.{suffix}"):
+        while os.path.lexists(path := results / f"{name}{f'-{number}' if number > 1 else ''}.{suffix}"):
             number += 1
-        # A surrogate on its own is no text; as an escape it is the same string to JSON.
-        write_bytes(path, text.encode(errors="backslashreplace"))
+        write_bytes(path, content)
         return path
 
     def check_writable(self) -> None:

@@ -9,11 +9,12 @@ from seal_lightning.types import OptimizerSpec
 
 def learning_rate_factor(spec: OptimizerSpec, step: int, num_steps: int) -> float:
     """What the peak learning rate is multiplied by at ``step`` (from 0) of ``num_steps``; in [0, 1]."""
-    if step < spec.warmup_steps:
-        return step / spec.warmup_steps
+    warmup = spec.warmup_steps or math.ceil(spec.warmup_ratio * num_steps)
+    if step < warmup:
+        return step / warmup
     if spec.schedule == "constant":
         return 1.0
-    progress = (step - spec.warmup_steps) / max(1, num_steps - spec.warmup_steps)
+    progress = (step - warmup) / max(1, num_steps - warmup)
     if spec.schedule == "linear":
         return max(0.0, 1.0 - progress)
     return max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))

@@ -10,12 +10,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from seal_lightning.errors import ConfigError
 from seal_lightning.types import (
     AdaptationPlan,
     Adapted,
     AnsweredQuestion,
     Attempt,
+    ChoiceScoreRequest,
     Completion,
+    ConditionNames,
     Diverged,
     ExamPrompt,
     GenerationRequest,
@@ -25,6 +28,7 @@ from seal_lightning.types import (
     ScoreRequest,
     SelfEdit,
     Task,
+    TextSchema,
     Verdict,
 )
 
@@ -53,25 +57,37 @@ class Domain(ABC, Generic[TaskT]):
     def edit_stop(self) -> tuple[str, ...]:
         """Strings at which a self-edit ends."""
 
+    def edit_schema(self, task: TaskT) -> TextSchema | None:
+        """With a schema, edits are written by constrained decoding: its choices are the policy's. None: free text."""
+        return None
+
     @abstractmethod
     def plan(self, task: TaskT, edit: SelfEdit) -> AdaptationPlan:
         """What an edit means. Raises :class:`MalformedEdit`."""
 
     @abstractmethod
-    def passage_plan(self, task: TaskT) -> AdaptationPlan:
-        """Adaptation on the context alone, without any edit: the baseline of Table 2."""
+    def plan_without_edit(self, task: TaskT) -> AdaptationPlan:
+        """Adaptation on the context alone, in a fixed way: the passage only (Table 2), test-time training (§4.2).
+
+        Raises :class:`MalformedEdit` where the context gives nothing to train on.
+        """
 
     @abstractmethod
     def exam(self, task: TaskT) -> Sequence[ExamPrompt]:
-        """The task's questions without its context."""
+        """The task's questions as the adapted model is asked them: without the context, or with it (demonstrations)."""
 
     @abstractmethod
     def in_context_exam(self, task: TaskT) -> Sequence[ExamPrompt]:
-        """The same questions with the context in the prompt: a reference, not a ceiling."""
+        """The same questions with the context in the prompt: a reference, not a ceiling. Empty where :meth:`exam` has it."""
 
     @abstractmethod
     def answered(self, task: TaskT, answers: Mapping[tuple[str, str], str]) -> Sequence[AnsweredQuestion]:
         """One answer a question, to be graded, from the answers by (question id, view): views are inverted and voted on."""
+
+    @property
+    def condition_names(self) -> ConditionNames:
+        """What a reader of a table calls the conditions of a test."""
+        return ConditionNames()
 
 
 class Writer(ABC):
@@ -96,6 +112,13 @@ class Engine(ABC):
     @abstractmethod
     def score(self, requests: Sequence[ScoreRequest]) -> Sequence[Sequence[float]]:
         """The log-probability (nats) of each target token, request by request, in order."""
+
+    def score_choices(self, requests: Sequence[ChoiceScoreRequest]) -> Sequence[float]:
+        """The log-probability (nats) of given choices of a schema, request by request, in order.
+
+        Raises :class:`ConfigError` where an engine does no constrained decoding.
+        """
+        raise ConfigError(f"{type(self).__name__} cannot score the choices of a schema; use another engine")
 
 
 class InnerLoop(ABC):

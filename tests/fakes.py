@@ -142,7 +142,7 @@ class ToyDomain(Domain[ToyTask]):
             raise MalformedEdit("empty", repr(edit.text))
         return self._plan(task, [*lines[: self.max_lines], task.context], dropped=max(0, len(lines) - self.max_lines))
 
-    def passage_plan(self, task: ToyTask) -> AdaptationPlan:
+    def plan_without_edit(self, task: ToyTask) -> AdaptationPlan:
         return self._plan(task, [task.context])
 
     def exam(self, task: ToyTask) -> Sequence[ExamPrompt]:

@@ -42,7 +42,7 @@ def test_a_passage_can_be_learned(embedded: LanguageModel) -> None:
     loop, engine = BatchedInnerLoop(), TransformersEngine()
     loop.bind(embedded)
     engine.bind(embedded)
-    (outcome,) = loop.adapt([domain.passage_plan(task)], [1])
+    (outcome,) = loop.adapt([domain.plan_without_edit(task)], [1])
     assert isinstance(outcome, Adapted)
     means = []
     for adapter in (None, outcome.adapter):

@@ -225,9 +225,9 @@ def test_test_compares_all_conditions(uninterrupted: Path) -> None:
         ("no_adaptation", 1),
         ("no_adaptation", 2),
         ("in_context", 0),
-        ("passage_only", 0),
-        ("passage_matched", 0),
-        ("passage_matched", 2),
+        ("without_edit", 0),
+        ("without_edit_matched", 0),
+        ("without_edit_matched", 2),
         ("self_edit", 0),
         ("self_edit", 1),
         ("self_edit", 2),
@@ -235,7 +235,7 @@ def test_test_compares_all_conditions(uninterrupted: Path) -> None:
     assert all(row["num_tasks"] == 3 and row["log_prob"]["standard_error"] is not None for row in rows.values())
     steps = {(r["condition"], r["round"], r["task_id"]): r["num_steps"] for r in content["results"]}
     for condition, round_index, task_id in steps:
-        if condition == "passage_matched":
+        if condition == "without_edit_matched":
             assert steps[condition, round_index, task_id] == steps["self_edit", 2, task_id]
     assert main(["test", "--run", str(uninterrupted)]) == 0
     assert (uninterrupted / "results" / "test-2.json").exists()

@@ -19,6 +19,7 @@ LEVELS: list[set[str]] = [
     {"errors"},
     {"types", "seeds", "names"},
     {
+        "chat_frames",
         "lora",
         "frozen_linear",
         "out_of_memory",

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import get_scheduler
 
+from seal_lightning.errors import ConfigError
 from seal_lightning.schedule import learning_rate_factor
 from seal_lightning.types import OptimizerSpec
 
@@ -36,3 +37,31 @@ def test_decay_goes_from_the_peak_to_zero_and_stays(name: Name) -> None:
     assert 0 < factors[-1] < 0.2
     assert learning_rate_factor(spec, 8, 8) == pytest.approx(0, abs=1e-15)
     assert learning_rate_factor(OptimizerSpec(), 100, 8) == 0.0
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize(
+    ("ratio", "num_steps", "warmup_steps"), [(0.03, 100, 3), (0.03, 101, 4), (0.03, 1, 1), (0.5, 9, 5), (0.0, 9, 0)]
+)
+def test_a_warmup_ratio_is_a_share_of_all_steps_rounded_up(
+    name: Name, ratio: float, num_steps: int, warmup_steps: int
+) -> None:
+    by_ratio = OptimizerSpec(schedule=name, warmup_ratio=ratio)
+    by_steps = OptimizerSpec(schedule=name, warmup_steps=warmup_steps)
+    factors = [learning_rate_factor(by_ratio, step, num_steps) for step in range(num_steps)]
+    assert factors == [learning_rate_factor(by_steps, step, num_steps) for step in range(num_steps)]
+    assert sum(b > a for a, b in zip(factors, factors[1:], strict=False)) == min(warmup_steps, num_steps - 1)
+
+
+def test_warmup_steps_go_before_a_ratio() -> None:
+    both = OptimizerSpec(warmup_steps=2, warmup_ratio=0.5)
+    steps = OptimizerSpec(warmup_steps=2)
+    assert [learning_rate_factor(both, i, 20) for i in range(20)] == [
+        learning_rate_factor(steps, i, 20) for i in range(20)
+    ]
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.0, float("nan")])
+def test_a_warmup_ratio_leaves_something_to_train(ratio: float) -> None:
+    with pytest.raises(ConfigError, match="warmup_ratio"):
+        OptimizerSpec(warmup_ratio=ratio)

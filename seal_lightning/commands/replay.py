@@ -61,7 +61,10 @@ def replay(run: RunDir, stored: Attempt) -> Attempt:
     module, data = load_run(run)
     module.configure_model()
     if stored.round > 0:
-        module.loaded_policy.load_merged_states(_merged_before(run, stored.round))
+        merged = merged_rounds(run)
+        if len(merged) < stored.round:
+            raise RunError(f"{run.checkpoints}: {len(merged)} merged rounds; the attempt belongs to round {stored.round}")
+        module.loaded_policy.load_merged_states(merged[: stored.round])
     data.setup("fit")
     tasks = {task.task_id: task for task in data.train_tasks()}
     if stored.task_id not in tasks:
@@ -92,16 +95,15 @@ def load_run(run: RunDir) -> tuple[SealModule, SealDataModule]:
     return parts["model"], parts["data"]
 
 
-def _merged_before(run: RunDir, round_index: int) -> list[dict[str, torch.Tensor]]:
+def merged_rounds(run: RunDir) -> list[dict[str, torch.Tensor]]:
+    """The LoRA of every round that a run has finished. Raises :class:`RunError` where no checkpoint tells."""
     checkpoint = run.latest_checkpoint()
     if checkpoint is None:
-        raise RunError(f"{run.checkpoints} has no checkpoint: the policy of round {round_index} is not there")
+        raise RunError(f"{run.checkpoints} has no checkpoint: the policies of its rounds are not there")
     try:
         merged: list[dict[str, torch.Tensor]] = AtomicCheckpointIO().load_checkpoint(checkpoint)["seal"]["merged"]
     except (KeyError, TypeError) as error:
         raise RunError(f"{checkpoint} is no checkpoint of a run: it has no {error}") from error
     if not isinstance(merged, list):
         raise RunError(f"{checkpoint} is no checkpoint of a run: its merged rounds are a {type(merged).__name__}")
-    if len(merged) < round_index:
-        raise RunError(f"{checkpoint} has {len(merged)} merged rounds; the attempt belongs to round {round_index}")
-    return merged[:round_index]
+    return merged

@@ -5,7 +5,7 @@ The control that matters is the passage alone for as many optimiser steps as the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -32,12 +32,13 @@ class Condition(StrEnum):
 
     NO_ADAPTATION = "no_adaptation"
     IN_CONTEXT = "in_context"
-    """The passage is in the prompt: a reference, not a ceiling."""
-    PASSAGE_ONLY = "passage_only"
-    PASSAGE_MATCHED = "passage_matched"
-    """The passage alone, as many optimiser steps as the final round's edit gets on the same task."""
+    """The context is in the prompt: a reference, not a ceiling."""
+    WITHOUT_EDIT = "without_edit"
+    """Adapted on the context alone: the passage, or a fixed test-time-training configuration."""
+    WITHOUT_EDIT_MATCHED = "without_edit_matched"
+    """The same for as many optimiser steps as the final round's edit gets on the same task."""
     SELF_EDIT = "self_edit"
-    """The passage and one self-edit of the policy."""
+    """Adapted on one self-edit of the policy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,36 +58,60 @@ class ConditionResult:
     adapt_seconds: float = 0.0
 
 
-class Evaluation:
-    """Examines tasks under the conditions of one policy round after another, a batch of tasks at a time."""
+@dataclass(frozen=True)
+class _Job:
+    """A held-out task that is to be met in one way."""
 
-    def __init__(self, attempting: Attempting) -> None:
+    condition: Condition
+    place: int
+    """Among the batch's tasks."""
+    plan: AdaptationPlan | str
+    """What to adapt on, or why there is nothing."""
+    edit: SelfEdit | None = None
+
+
+class Evaluation:
+    """Examines tasks under the conditions of one policy round after another, a batch of tasks at a time.
+
+    Args:
+        attempting: how edits are proposed and tried.
+        num_edits: ≥ 1, self-edits a held-out task (5 in the paper for ARC, §4.2); scores are means over them.
+        conditions: which of them to meet; the unadapted model is always examined.
+    """
+
+    def __init__(
+        self, attempting: Attempting, num_edits: int = 1, conditions: Collection[Condition] = tuple(Condition)
+    ) -> None:
         self.attempting = attempting
+        self.num_edits = num_edits
+        self.conditions = conditions
         self.final_edit_steps: dict[str, int] = {}
 
     def examine_tasks(self, tasks: Sequence[Task], round_index: int, final_round: int) -> list[ConditionResult]:
         """All conditions of a policy round on some tasks. The final round must come first: it sets the matched steps.
 
-        The pretrained policy meets every condition; trained ones their own self-edit, and the final one the
-        step-matched passage too, so that what the M-step did to the policy itself is not taken for the edit's work.
+        The pretrained policy meets every condition; trained ones their own self-edits, and the final one the
+        step-matched context too, so that what the M-step did to the policy itself is not taken for the edit's work.
         """
         if not tasks:
             return []
         domain = self.attempting.domain
         unadapted = self._unadapted(Condition.NO_ADAPTATION, round_index, tasks, [domain.exam(task) for task in tasks])
-        edited = self._self_edits(round_index, tasks, unadapted)
-        results = [*unadapted, *edited]
-        if round_index == final_round:
-            self.final_edit_steps |= {result.task_id: result.num_steps for result in edited}
-        alone: list[ConditionResult] = []
-        if round_index == 0:
+        results = list(unadapted)
+        if round_index == 0 and Condition.IN_CONTEXT in self.conditions:
             exams = [domain.in_context_exam(task) for task in tasks]
-            results += self._unadapted(Condition.IN_CONTEXT, 0, tasks, exams)
-            passage_plans = [domain.passage_plan(task) for task in tasks]
-            alone = self._adapted(Condition.PASSAGE_ONLY, tasks, passage_plans, unadapted)
-            results += alone
-        if round_index in (0, final_round):
-            results += self._matched(tasks, unadapted, alone)
+            results += self._unadapted(Condition.IN_CONTEXT, 0, tasks, exams) if all(exams) else []
+        jobs = self._edit_jobs(tasks) if Condition.SELF_EDIT in self.conditions else []
+        if round_index == 0 and Condition.WITHOUT_EDIT in self.conditions:
+            jobs += [_Job(Condition.WITHOUT_EDIT, i, self._without_edit(task)) for i, task in enumerate(tasks)]
+        adapted = self._adapted(tasks, jobs, unadapted)
+        results += adapted
+        if round_index == final_round:
+            self.final_edit_steps |= _mean_steps(adapted)
+        if round_index in (0, final_round) and {Condition.WITHOUT_EDIT_MATCHED, Condition.SELF_EDIT} <= {
+            *self.conditions
+        }:
+            results += self._matched(tasks, unadapted, adapted)
         return results
 
     def write_edits(self, tasks: Sequence[Task], num_edits: int) -> list[dict[str, Any]]:
@@ -106,69 +131,78 @@ class Evaluation:
         return row | {"sequences": sequences, "num_steps": plan.num_steps}
 
     def _matched(
-        self, tasks: Sequence[Task], unadapted: Sequence[ConditionResult], alone: Sequence[ConditionResult]
+        self, tasks: Sequence[Task], unadapted: Sequence[ConditionResult], adapted: Sequence[ConditionResult]
     ) -> list[ConditionResult]:
-        """The passage alone for the final edit's steps; where it got as many before, the same run is not made again."""
-        same = {r.task_id: r for r in alone if r.failure is None and r.num_steps == self.final_edit_steps[r.task_id]}
-        others = [i for i, task in enumerate(tasks) if task.task_id not in same]
-        plans = [self._matched_plan(tasks[i]) for i in others]
-        run = self._adapted(
-            Condition.PASSAGE_MATCHED, [tasks[i] for i in others], plans, [unadapted[i] for i in others]
-        )
-        found = same | {result.task_id: result for result in run}
-        return [replace(found[task.task_id], condition=Condition.PASSAGE_MATCHED) for task in tasks]
+        """The context alone for the final edit's steps; where it got as many before, the same run is not made again."""
+        same = {
+            r.task_id: r
+            for r in adapted
+            if r.condition is Condition.WITHOUT_EDIT
+            and r.failure is None
+            and r.num_steps == self.final_edit_steps[r.task_id]
+        }
+        jobs = [
+            _Job(Condition.WITHOUT_EDIT_MATCHED, i, self._matched_plan(task))
+            for i, task in enumerate(tasks)
+            if task.task_id not in same
+        ]
+        found = same | {result.task_id: result for result in self._adapted(tasks, jobs, unadapted)}
+        return [replace(found[task.task_id], condition=Condition.WITHOUT_EDIT_MATCHED) for task in tasks]
 
     def _matched_plan(self, task: Task) -> AdaptationPlan | str:
         steps = self.final_edit_steps[task.task_id]
         if steps == 0:
             return "the final edit taught nothing, so its control trains nothing"
-        plan = self.attempting.domain.passage_plan(task)
-        return replace(plan, optimizer=replace(plan.optimizer, max_steps=steps))
+        plan = self._without_edit(task)
+        return plan if isinstance(plan, str) else replace(plan, optimizer=replace(plan.optimizer, max_steps=steps))
 
-    def _self_edits(
-        self, round_index: int, tasks: Sequence[Task], unadapted: Sequence[ConditionResult]
-    ) -> list[ConditionResult]:
-        edits = self.attempting.propose(tasks, 1, "test")
-        plans: list[AdaptationPlan | str] = []
-        for task, edit in zip(tasks, edits, strict=True):
+    def _without_edit(self, task: Task) -> AdaptationPlan | str:
+        try:
+            return self.attempting.domain.plan_without_edit(task)
+        except MalformedEdit as error:
+            return f"malformed: {error}"
+
+    def _edit_jobs(self, tasks: Sequence[Task]) -> list[_Job]:
+        """The policy's self-edits for the tasks, to be tried."""
+        places = {task.task_id: i for i, task in enumerate(tasks)}
+        jobs = []
+        for edit in self.attempting.propose(tasks, self.num_edits, "test"):
+            plan: AdaptationPlan | str
             try:
-                plans.append(self.attempting.domain.plan(task, edit))
+                plan = self.attempting.domain.plan(tasks[places[edit.task_id]], edit)
             except MalformedEdit as error:
-                plans.append(f"malformed: {error}")
-        results = self._adapted(Condition.SELF_EDIT, tasks, plans, unadapted)
-        return [replace(result, edit=edit) for result, edit in zip(results, edits, strict=True)]
+                plan = f"malformed: {error}"
+            jobs.append(_Job(Condition.SELF_EDIT, places[edit.task_id], plan, edit))
+        return jobs
 
     def _adapted(
-        self,
-        condition: Condition,
-        tasks: Sequence[Task],
-        plans: Sequence[AdaptationPlan | str],
-        unadapted: Sequence[ConditionResult],
+        self, tasks: Sequence[Task], jobs: Sequence[_Job], unadapted: Sequence[ConditionResult]
     ) -> list[ConditionResult]:
-        """The tasks after adaptation on their plans; a string says why there is none, and the scores are unadapted."""
-        results = {
-            i: replace(unadapted[i], condition=condition, failure=plan)
-            for i, plan in enumerate(plans)
-            if isinstance(plan, str)
-        }
-        to_train = {i: plan for i, plan in enumerate(plans) if isinstance(plan, AdaptationPlan)}
-        seeds = [derive_seed(self.attempting.seed, "test", tasks[i].task_id) for i in to_train]
-        outcomes = dict(zip(to_train, self.attempting.inner_loop.adapt(list(to_train.values()), seeds), strict=True))
+        """Each job's task after adaptation, all in one call; where there was none the scores are unadapted."""
+        plans = {i: job.plan for i, job in enumerate(jobs) if isinstance(job.plan, AdaptationPlan)}
+        seeds = [derive_seed(self.attempting.seed, "test", tasks[jobs[i].place].task_id) for i in plans]
+        outcomes = dict(zip(plans, self.attempting.inner_loop.adapt(list(plans.values()), seeds), strict=True))
         adapted = {i: outcome for i, outcome in outcomes.items() if isinstance(outcome, Adapted)}
-        scores = self.attempting.examine([(tasks[i], outcome.adapter) for i, outcome in adapted.items()], EVERYTHING)
-        for (i, outcome), score in zip(adapted.items(), scores, strict=True):
-            results[i] = replace(
-                unadapted[i],
-                condition=condition,
-                scores=score,
-                num_steps=len(outcome.losses),
-                num_sequences=len(to_train[i].sequences),
-                adapt_seconds=outcome.seconds,
-            )
-        for i, failed in outcomes.items():
-            if isinstance(failed, Diverged):
-                results[i] = replace(unadapted[i], condition=condition, failure=f"diverged: {failed.reason}")
-        return [results[i] for i in range(len(tasks))]
+        exams = [(tasks[jobs[i].place], outcome.adapter) for i, outcome in adapted.items()]
+        scores = dict(zip(adapted, self.attempting.examine(exams, EVERYTHING), strict=True))
+        results = []
+        for i, job in enumerate(jobs):
+            result = replace(unadapted[job.place], condition=job.condition, edit=job.edit)
+            outcome = outcomes.get(i)
+            if isinstance(job.plan, str):
+                result = replace(result, failure=job.plan)
+            elif isinstance(outcome, Diverged):
+                result = replace(result, failure=f"diverged: {outcome.reason}")
+            elif isinstance(outcome, Adapted):
+                result = replace(
+                    result,
+                    scores=scores[i],
+                    num_steps=len(outcome.losses),
+                    num_sequences=len(job.plan.sequences),
+                    adapt_seconds=outcome.seconds,
+                )
+            results.append(result)
+        return results
 
     def _unadapted(
         self, condition: Condition, round_index: int, tasks: Sequence[Task], exams: Sequence[Sequence[ExamPrompt]]
@@ -179,3 +213,12 @@ class Evaluation:
             ConditionResult(condition=condition, round=round_index, task_id=task.task_id, scores=score)
             for task, score in zip(tasks, scores, strict=True)
         ]
+
+
+def _mean_steps(results: Sequence[ConditionResult]) -> dict[str, int]:
+    """By task, the optimiser steps of its self-edits (0 of a failed one): their mean, rounded."""
+    steps: dict[str, list[int]] = {}
+    for result in results:
+        if result.condition is Condition.SELF_EDIT:
+            steps.setdefault(result.task_id, []).append(result.num_steps)
+    return {task_id: round(sum(found) / len(found)) for task_id, found in steps.items()}

@@ -6,39 +6,79 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from seal_lightning.errors import MalformedEdit
 from seal_lightning.seams import AnyDomain, Engine, Writer
+from seal_lightning.seeds import derive_seed
 from seal_lightning.types import GenerationRequest, SamplingSpec, SelfEdit, Task
 
 
 class PolicyWriter(Writer):
-    """Samples edits from the engine's model, all edits of all given tasks in one call."""
+    """Samples edits from the engine's model, all edits of all given tasks in one call.
 
-    def __init__(self, domain: AnyDomain, engine: Engine, sampling: SamplingSpec) -> None:
+    Args:
+        domain: asks for edits and says which are malformed.
+        engine: asks the policy.
+        sampling: how edits are sampled.
+        num_retries: ≥ 0, how often an edit the domain refuses is sampled again, all refused ones in one call; the last
+            one stays. With 0 the domain is not asked.
+    """
+
+    def __init__(self, domain: AnyDomain, engine: Engine, sampling: SamplingSpec, num_retries: int = 0) -> None:
         self.domain = domain
         self.engine = engine
         self.sampling = sampling
+        self.num_retries = num_retries
         self.tokens_per_second: float | None = None
-        """Of the last call."""
+        """Of the last call, edits thrown away included."""
 
     def write(self, tasks: Sequence[Task], num_edits: int, seeds: Mapping[tuple[str, int], int]) -> Sequence[SelfEdit]:
         """``num_edits`` edits for each task, task by task; ``seeds`` are by (task id, edit index)."""
-        sampling = replace(self.sampling, stop=(*self.sampling.stop, *self.domain.edit_stop()))
         slots = [(task, index) for task in tasks for index in range(num_edits)]
-        requests = [
-            GenerationRequest(prompt=self.domain.edit_prompt(task), sampling=sampling, seed=seeds[task.task_id, index])
-            for task, index in slots
-        ]
+        prompts = {task.task_id: self._request(task) for task in tasks}
+        requests = [replace(prompts[task.task_id], seed=seeds[task.task_id, index]) for task, index in slots]
         start = time.perf_counter()
-        completions = self.engine.generate(requests)
-        self.tokens_per_second = sum(len(c.token_ids) for c in completions) / (time.perf_counter() - start)
+        edits = self._written(slots, requests)
+        num_tokens = sum(len(edit.token_ids) for edit in edits)
+        open_slots = list(range(len(slots)))
+        for retry in range(1, self.num_retries + 1):
+            open_slots = [i for i in open_slots if self._is_malformed(slots[i][0], edits[i])]
+            if not open_slots:
+                break
+            seeded = [replace(requests[i], seed=derive_seed(requests[i].seed, "retry", retry)) for i in open_slots]
+            again = self._written([slots[i] for i in open_slots], seeded)
+            num_tokens += sum(len(edit.token_ids) for edit in again)
+            for i, edit in zip(open_slots, again, strict=True):
+                edits[i] = replace(edit, seed=requests[i].seed, num_retries=retry)
+        self.tokens_per_second = num_tokens / (time.perf_counter() - start)
+        return edits
+
+    def _request(self, task: Task) -> GenerationRequest:
+        """What asks for a task's edit, but for its seed."""
+        sampling = replace(self.sampling, stop=(*self.sampling.stop, *self.domain.edit_stop()))
+        return GenerationRequest(
+            prompt=self.domain.edit_prompt(task), sampling=sampling, schema=self.domain.edit_schema(task)
+        )
+
+    def _is_malformed(self, task: Task, edit: SelfEdit) -> bool:
+        try:
+            self.domain.plan(task, edit)
+        except MalformedEdit:
+            return True
+        return False
+
+    def _written(self, slots: Sequence[tuple[Task, int]], requests: Sequence[GenerationRequest]) -> list[SelfEdit]:
+        """One edit a slot (task and edit index), in one call of the engine."""
         return [
             SelfEdit(
                 task_id=task.task_id,
                 edit_index=index,
                 text=completion.text,
                 token_ids=completion.token_ids,
+                chosen=completion.chosen,
+                log_prob=completion.log_prob,
                 finish_reason=completion.finish_reason,
                 seed=request.seed,
+                directives=dict(completion.choices or {}),
             )
-            for (task, index), completion, request in zip(slots, completions, requests, strict=True)
+            for (task, index), completion, request in zip(slots, self.engine.generate(requests), requests, strict=True)
         ]

@@ -5,9 +5,8 @@ Shapes: B requests of a batch, T tokens left-padded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,17 +14,27 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, St
 
 from seal_lightning import interruption
 from seal_lightning.errors import ConfigError, DataError, shown
+from seal_lightning.generation.batching import by_adapter, joined, left_padded, one_row_each, positions
 from seal_lightning.generation.kv_cache import keep_rows, roomy_cache
 from seal_lightning.generation.sampling import RowStops, SeededSampling
+from seal_lightning.generation.schema_tokens import SchemaTokens
+from seal_lightning.generation.slot_filling import SlotRow, fill_slots
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import LoraAdapter, Share, routed
 from seal_lightning.out_of_memory import in_halves
 from seal_lightning.packed import TokenizedSequence, pack
 from seal_lightning.packed.rows import grouped_within
 from seal_lightning.seams import Engine
-from seal_lightning.types import Adapter, Completion, FinishReason, GenerationRequest, SamplingSpec, ScoreRequest
-
-ItemT = TypeVar("ItemT")
+from seal_lightning.types import (
+    Adapter,
+    ChoiceScoreRequest,
+    Completion,
+    FinishReason,
+    GenerationRequest,
+    SamplingSpec,
+    ScoreRequest,
+    TextSchema,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +72,14 @@ class TransformersEngine(Engine):
 
     @torch.no_grad()
     def generate(self, requests: Sequence[GenerationRequest]) -> Sequence[Completion]:
-        """One completion a request, in order."""
+        """One completion a request, in order.
+
+        A request with a schema is always answered by the whole text and its end token: ``max_new_tokens``, ``top_p`` and
+        ``stop`` do not touch it. Raises what :class:`SchemaTokens` refuses, and :class:`DataError` for a schema that does
+        not fit the model's context behind its prompt.
+        """
+        slots = self._slot_rows({i: request for i, request in enumerate(requests) if request.schema is not None})
+        completions = {row.index: completion for row, completion in self._filled(slots)}
         rows = [
             _Row(
                 index=index,
@@ -73,17 +89,30 @@ class TransformersEngine(Engine):
                 seed=request.seed,
             )
             for index, request in enumerate(requests)
+            if request.schema is None
             for prompt in [self.language_model.encode_prompt(request.prompt)]
         ]
         rows.sort(key=lambda row: (len(row.prompt), row.index))  # like lengths together: little is padded
-        completions: dict[int, Completion] = {}
         for start in range(0, len(rows), self.max_batch_size):
-            batch = _by_adapter(rows[start : start + self.max_batch_size], lambda row: row.adapter)
+            batch = by_adapter(rows[start : start + self.max_batch_size], lambda row: row.adapter)
             written = in_halves(batch, self._generate_batch)
             completions |= {
                 row.index: self._completion(ids, row.sampling) for row, ids in zip(batch, written, strict=True)
             }
         return [completions[index] for index in range(len(requests))]
+
+    @torch.no_grad()
+    def score_choices(self, requests: Sequence[ChoiceScoreRequest]) -> Sequence[float]:
+        """The log-probability (nats) of given choices, request by request, in order: as ``generate`` would make them.
+
+        Raises what :class:`SchemaTokens` refuses, and :class:`DataError` as ``generate`` does.
+        """
+        rows = self._slot_rows(dict(enumerate(requests)))
+        found: dict[int, float] = {}
+        for row, completion in self._filled(rows):
+            assert completion.log_prob is not None
+            found[row.index] = completion.log_prob
+        return [found[index] for index in range(len(requests))]
 
     @torch.no_grad()
     def score(self, requests: Sequence[ScoreRequest]) -> Sequence[Sequence[float]]:
@@ -93,7 +122,7 @@ class TransformersEngine(Engine):
         """
         adapters = [_lora(request.adapter) for request in requests]
         sequences = [self._with_target(request) for request in requests]
-        order = _by_adapter(list(range(len(requests))), lambda index: adapters[index])
+        order = by_adapter(list(range(len(requests))), lambda index: adapters[index])
         scores: dict[int, list[float]] = {}
         position = 0
         for group in grouped_within([sequences[i] for i in order], self.max_tokens_per_pass):
@@ -102,6 +131,35 @@ class TransformersEngine(Engine):
             found = in_halves(indices, lambda part: self._score_batch([(sequences[i], adapters[i]) for i in part]))
             scores |= dict(zip(indices, found, strict=True))
         return [scores[index] for index in range(len(requests))]
+
+    def _slot_rows(self, requests: Mapping[int, GenerationRequest | ChoiceScoreRequest]) -> list[SlotRow]:
+        rows = []
+        schemas: dict[TextSchema, SchemaTokens] = {}
+        for index, request in requests.items():
+            assert request.schema is not None
+            if request.schema not in schemas:
+                schemas[request.schema] = SchemaTokens(request.schema, self.language_model)
+            schema, prompt = schemas[request.schema], self.language_model.encode_prompt(request.prompt)
+            if len(prompt) + schema.max_tokens > self.language_model.max_length:
+                raise DataError(
+                    f"a prompt of {len(prompt)} tokens and a schema of up to {schema.max_tokens} do not fit the model's "
+                    f"context of {self.language_model.max_length}: {shown(request.schema)}"
+                )
+            row = SlotRow(index=index, prompt=prompt, schema=schema, adapter=_lora(request.adapter))
+            if isinstance(request, ChoiceScoreRequest):
+                row = replace(row, given=schema.token_ids(request.choices))
+            else:
+                row = replace(row, temperature=request.sampling.temperature, seed=request.seed)
+            rows.append(row)
+        return sorted(rows, key=lambda row: (len(row.prompt), row.index))
+
+    def _filled(self, rows: list[SlotRow]) -> Iterator[tuple[SlotRow, Completion]]:
+        for start in range(0, len(rows), self.max_batch_size):
+            batch = by_adapter(rows[start : start + self.max_batch_size], lambda row: row.adapter)
+            yield from zip(batch, in_halves(batch, self._fill_batch), strict=True)
+
+    def _fill_batch(self, batch: Sequence[SlotRow]) -> list[Completion]:
+        return fill_slots(batch, self.language_model)
 
     def _with_target(self, request: ScoreRequest) -> TokenizedSequence:
         prompt = self.language_model.encode_prompt(request.prompt)
@@ -119,22 +177,15 @@ class TransformersEngine(Engine):
         row = pack([sequence for sequence, _ in batch], self.language_model.device)
         forward = self.language_model.packed
         shares = [Share(size=len(sequence.token_ids), adapter=adapter) for sequence, adapter in batch]
-        with routed(self.language_model.model, _joined(shares)):
+        with routed(self.language_model.model, joined(shares)):
             losses = forward(row).losses
         return [[-loss for loss in part.tolist()] for part in torch.split(losses, list(row.num_targets))]
 
-    def _left_padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Token ids [B, T] and attention mask [B, T] of rows that all end in the last column."""
-        width = max(map(len, rows))
-        pads = [width - len(row) for row in rows]
-        ids = [[self.language_model.pad_id] * n + list(row) for n, row in zip(pads, rows, strict=True)]
-        mask = [[0] * n + [1] * (width - n) for n in pads]
-        device = self.language_model.device
-        return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
-
     def _generate_batch(self, batch: Sequence[_Row]) -> list[list[int]]:
         """What each row wrote, its own end and perhaps more; rows that are done leave the batch when half of it is."""
-        ids_BT, mask_BT = self._left_padded([row.prompt for row in batch])
+        ids_BT, mask_BT = left_padded(
+            [row.prompt for row in batch], self.language_model.pad_id, self.language_model.device
+        )
         width = ids_BT.shape[1]
         cache = self._prefilled(batch, ids_BT, mask_BT)
         left = list(range(len(batch)))
@@ -162,7 +213,7 @@ class TransformersEngine(Engine):
         rooms = [self.language_model.max_length - len(row.prompt) for row in rows]
         stops = RowStops(specs, self.language_model.eos_ids, prompt_width, rooms, self.language_model.decode)
         longest = max(spec.max_new_tokens for spec in specs) - (ids_BT.shape[1] - prompt_width)
-        shares = _joined([Share(size=1, adapter=row.adapter) for row in rows])
+        shares = one_row_each([row.adapter for row in rows])
         with routed(self.language_model.model, shares):
             ids: Tensor = self.language_model.model.generate(
                 input_ids=ids_BT,
@@ -193,11 +244,11 @@ class TransformersEngine(Engine):
             return cache
         rows = sorted(first_row.values())
         mask_UT = mask_BT[rows, :-1]
-        with routed(model, _joined([Share(size=1, adapter=batch[i].adapter) for i in rows])):
+        with routed(model, one_row_each([batch[i].adapter for i in rows])):
             model(
                 input_ids=ids_BT[rows, :-1],
                 attention_mask=mask_UT,
-                position_ids=(mask_UT.cumsum(dim=1) - 1).clamp(min=0),
+                position_ids=positions(mask_UT),
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
@@ -233,20 +284,3 @@ class TransformersEngine(Engine):
 def _lora(adapter: Adapter | None) -> LoraAdapter | None:
     assert adapter is None or isinstance(adapter, LoraAdapter)
     return adapter
-
-
-def _by_adapter(items: list[ItemT], adapter_of: Callable[[ItemT], LoraAdapter | None]) -> list[ItemT]:
-    """Items with the same adapter side by side, adapters in the order of their first item."""
-    first = {id(adapter_of(item)): place for place, item in reversed(list(enumerate(items)))}
-    return sorted(items, key=lambda item: first[id(adapter_of(item))])
-
-
-def _joined(shares: Sequence[Share]) -> list[Share]:
-    """Neighbouring shares of one adapter as one."""
-    joined: list[Share] = []
-    for share in shares:
-        if joined and joined[-1].adapter is share.adapter:
-            joined[-1] = replace(share, size=joined[-1].size + share.size)
-        else:
-            joined.append(share)
-    return joined

@@ -6,10 +6,19 @@ Every record is frozen and keyword-only, knows no tensor and no model, and (adap
 JSON. Section numbers refer to the paper, arXiv 2506.10943.
 """
 
-from seal_lightning.types.asking import Completion, GenerationRequest, SamplingSpec, ScoreRequest
+from seal_lightning.types.asking import (
+    Choice,
+    ChoiceScoreRequest,
+    Completion,
+    GenerationRequest,
+    SamplingSpec,
+    ScoreRequest,
+    TextSchema,
+)
 from seal_lightning.types.editing import JSON, ChatMessage, FinishReason, Prompt, SelfEdit, Task
 from seal_lightning.types.examining import (
     AnsweredQuestion,
+    ConditionNames,
     ExamPrompt,
     ExamScores,
     Measurement,
@@ -42,7 +51,10 @@ __all__ = [
     "BufferRow",
     "Candidate",
     "ChatMessage",
+    "Choice",
+    "ChoiceScoreRequest",
     "Completion",
+    "ConditionNames",
     "Diverged",
     "ExamPrompt",
     "ExamScores",
@@ -59,6 +71,7 @@ __all__ = [
     "Segment",
     "SelfEdit",
     "Task",
+    "TextSchema",
     "TrainingSequence",
     "Trial",
     "Verdict",

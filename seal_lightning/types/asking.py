@@ -30,6 +30,23 @@ class SamplingSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A place in a text that is one of several things."""
+
+    name: str
+    options: tuple[str, ...]
+    """≥ 2 different texts, none of them empty."""
+
+    def __post_init__(self) -> None:
+        distinct = len(set(self.options)) == len(self.options) >= 2 and all(self.options)
+        require(distinct, f"choice {self.name!r}", self.options, "at least 2 different options, none empty")
+
+
+TextSchema = tuple[str | Choice, ...]
+"""A text with choices in it: literal texts, and choices between them that the model makes by its own probabilities."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
     """One completion that is asked for."""
 
@@ -38,6 +55,8 @@ class GenerationRequest:
     adapter: Adapter | None = None
     seed: int = 0
     """Seeds this request's own generator: its neighbours in a batch change nothing but rounding."""
+    schema: TextSchema | None = None
+    """Constrained decoding: the completion is this text, its choices filled in. Of ``sampling``, the temperature counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +66,12 @@ class Completion:
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
+    chosen: tuple[bool, ...] | None = None
+    """With a schema: for each token, whether the model chose it among several (and it was not given). None: it chose all."""
+    choices: dict[str, str] | None = None
+    """With a schema: the option taken, by the choice's name."""
+    log_prob: float | None = None
+    """With a schema: the log-probability (nats, ≤ 0) of the choices made, among what the schema allows, at temperature 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,4 +80,15 @@ class ScoreRequest:
 
     prompt: Prompt
     target: str
+    adapter: Adapter | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceScoreRequest:
+    """Choices whose log-probability after a prompt is asked for, see :attr:`Completion.log_prob`."""
+
+    prompt: Prompt
+    schema: TextSchema
+    choices: dict[str, str]
+    """The option of every choice of the schema, by the choice's name."""
     adapter: Adapter | None = None

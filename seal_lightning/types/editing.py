@@ -50,6 +50,13 @@ class SelfEdit:
     token_ids: tuple[int, ...] = ()
     """The tokens the policy chose, the stop token among them when it chose to stop; empty when a file or another model
     wrote the edit. The M-step trains on exactly these."""
+    chosen: tuple[bool, ...] | None = None
+    """Of an edit by constrained decoding: which of its tokens the policy chose; only those are trained. None: all."""
+    log_prob: float | None = None
+    """Of an edit by constrained decoding: nats of the policy's choices among those allowed, at temperature 1."""
     finish_reason: FinishReason | None = None
     seed: int = 0
+    num_retries: int = 0
+    """How many malformed edits were sampled in its place before."""
     directives: dict[str, JSON] = field(default_factory=dict)
+    """Update directives by name, as a schema's choices were filled in."""

@@ -29,8 +29,28 @@ class AnsweredQuestion:
     question_id: str
     question: str
     gold_answers: tuple[str, ...]
-    """At least one; matching any of them is right."""
+    """Matching any of them is right; with none the answer cannot be scored."""
     answer: str
+    further_answers: tuple[str, ...] = ()
+    """Where a question allows several attempts: those after the first. One right attempt is enough."""
+    exact: bool = False
+    """Right is only what equals a gold answer as it is written (a grid); no grader is asked."""
+    partial_credit: float | None = None
+    """How nearly right the answer is, in [0, 1], where the domain can tell (the share of a grid's cells)."""
+    num_views: int = 1
+    """From how many views of the question the answer was made."""
+    num_invalid: int = 0
+    """In how many of them the model's text was no answer at all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConditionNames:
+    """What a domain calls the ways in which a held-out task is met."""
+
+    unadapted: str = "no adaptation"
+    in_context: str = "context in the prompt (a reference)"
+    without_edit: str = "context only"
+    self_edit: str = "self-edit"
 
 
 class VerdictStatus(StrEnum):
@@ -59,11 +79,17 @@ class QuestionScore:
     """Mean log-probability (nats) of the gold answer's tokens, ≤ 0."""
     num_target_tokens: int = 0
     answer: str | None = None
+    further_answers: tuple[str, ...] = ()
     verdict: Verdict | None = None
     exact_match: float | None = None
     """0 or 1, after SQuAD normalisation."""
     f1: float | None = None
     """Token overlap in [0, 1], after SQuAD normalisation."""
+    partial_credit: float | None = None
+    """In [0, 1], see :attr:`AnsweredQuestion.partial_credit`."""
+    num_views: int = 0
+    num_invalid: int = 0
+    """See :attr:`AnsweredQuestion.num_invalid`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +118,24 @@ class ExamScores:
     def f1(self) -> float | None:
         """Mean token F1; None if no text was generated."""
         return mean([q.f1 for q in self.questions if q.f1 is not None])
+
+    @property
+    def solved(self) -> float | None:
+        """1 when every question is correct, else 0 (a task of ARC); None if one could not be scored, or none was."""
+        statuses = [q.verdict.status for q in self.questions if q.verdict is not None]
+        if not statuses or VerdictStatus.UNSCORED in statuses:
+            return None
+        return float(all(s is VerdictStatus.CORRECT for s in statuses))
+
+    @property
+    def partial_credit(self) -> float | None:
+        """Mean partial credit; None where the domain gives none."""
+        return mean([q.partial_credit for q in self.questions if q.partial_credit is not None])
+
+    @property
+    def num_invalid(self) -> int:
+        """Texts of the model, over all views, that were no answer at all."""
+        return sum(q.num_invalid for q in self.questions)
 
     @property
     def num_unscored(self) -> int:

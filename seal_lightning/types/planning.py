@@ -16,6 +16,9 @@ class Segment:
     text: str
     trained: bool = True
     """Whether the loss counts this segment's tokens."""
+    role: Literal["system", "user", "assistant"] | None = None
+    """With roles (all segments of a sequence have one, or none has), segments are the turns of a chat. A trained answer's
+    end token is trained too; what else the chat template writes is trained where all segments are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,9 @@ class OptimizerSpec:
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Decay from the peak to zero over all steps."""
     warmup_steps: int = 0
+    """≥ 0, steps over which the rate rises from zero to the peak."""
+    warmup_ratio: float = 0.0
+    """In [0, 1): without ``warmup_steps``, the share of all steps that warms up, rounded up."""
     weight_decay: float = 0.0
     max_grad_norm: float | None = 1.0
     """Clip the gradient's 2-norm; None never clips."""
@@ -75,6 +81,7 @@ class OptimizerSpec:
         require(self.batch_size >= 1, "optimizer.batch_size", self.batch_size, "at least 1")
         require(self.max_steps is None or self.max_steps >= 1, "optimizer.max_steps", self.max_steps, "at least 1")
         require(self.warmup_steps >= 0, "optimizer.warmup_steps", self.warmup_steps, "at least 0")
+        require(0 <= self.warmup_ratio < 1, "optimizer.warmup_ratio", self.warmup_ratio, "in [0, 1)")
         require(0 <= self.weight_decay < math.inf, "optimizer.weight_decay", self.weight_decay, "at least 0, finite")
         clip = self.max_grad_norm
         require(clip is None or 0 < clip < math.inf, "optimizer.max_grad_norm", clip, "above 0 and finite, or null")

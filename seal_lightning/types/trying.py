@@ -111,3 +111,5 @@ class BufferRow:
     token_ids: tuple[int, ...]
     """What the M-step trains on, see :attr:`SelfEdit.token_ids`."""
     reward: float
+    chosen: tuple[bool, ...] | None = None
+    """See :attr:`SelfEdit.chosen`."""

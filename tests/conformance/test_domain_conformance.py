@@ -125,7 +125,7 @@ def test_methods_are_pure(case: Case, domain: AnyDomain) -> None:
             of.edit_prompt(case.task),
             of.edit_stop(),
             of.plan(case.task, edit_of(case, case.edit)),
-            of.passage_plan(case.task),
+            of.plan_without_edit(case.task),
             exam,
             list(of.in_context_exam(case.task)),
             list(of.answered(case.task, answers_to(exam))),
@@ -157,11 +157,11 @@ def test_an_edit_and_the_settings_are_in_its_plan(case: Case, domain: AnyDomain)
     assert plan.dropped_sequences == 0
     trained = "\n".join(segment.text for s in plan.sequences for segment in s.segments if segment.trained)
     assert "rye" in trained.lower()
-    assert plan != domain.passage_plan(case.task)
+    assert plan != domain.plan_without_edit(case.task)
 
 
-def test_the_passage_plan_has_the_context(case: Case, domain: AnyDomain) -> None:
-    plan = domain.passage_plan(case.task)
+def test_the_plan_without_edit_has_the_context(case: Case, domain: AnyDomain) -> None:
+    plan = domain.plan_without_edit(case.task)
     _check(plan)
     assert case.context in "".join(segment.text for s in plan.sequences for segment in s.segments if segment.trained)
 

@@ -9,12 +9,15 @@ import torch
 from fakes import weights_hash
 from implementations import ENGINES, assert_all_registered, cases
 
+from seal_lightning.errors import ConfigError
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import LoraAdapter, init_adapter
 from seal_lightning.seams import Engine
 from seal_lightning.types import (
     AdapterSpec,
     ChatMessage,
+    Choice,
+    ChoiceScoreRequest,
     Completion,
     FinishReason,
     GenerationRequest,
@@ -80,6 +83,7 @@ def test_nothing_asked_nothing_answered(make: Make, tiny: LanguageModel) -> None
     engine = bound(make, tiny)
     assert list(engine.generate([])) == []
     assert list(engine.score([])) == []
+    assert list(engine.score_choices([])) == []
 
 
 @cases(ENGINES)
@@ -130,6 +134,40 @@ def test_the_probabilities_of_all_first_tokens_sum_to_one(make: Make, tiny64: La
     logits = tiny64.model(input_ids=torch.tensor([tiny64.encode_prompt("The stone")])).logits[0, -1]
     expected = torch.softmax(logits, dim=-1)[ids].sum().item()
     assert torch.tensor(scores, dtype=torch.float64).exp().sum().item() == pytest.approx(expected, abs=1e-10)
+
+
+@cases(ENGINES)
+def test_what_a_schema_allows_is_written_and_its_probabilities_sum_to_one(make: Make, tiny64: LanguageModel) -> None:
+    """Beside free requests; an engine without constrained decoding says so."""
+    first, second = Choice(name="first", options=("red", "1", "10")), Choice(name="second", options=("a", "bc"))
+    schema = ("The ", first, " is ", second, ".")
+    texts = {f"The {x} is {y}.": {"first": x, "second": y} for x in first.options for y in second.options}
+    engine, adapter = bound(make, tiny64), adapter_of(tiny64)
+    asked = [
+        ChoiceScoreRequest(prompt=PROMPTS[1], schema=schema, choices=choices, adapter=a)
+        for a in (None, adapter)
+        for choices in texts.values()
+    ]
+    try:
+        scores = engine.score_choices(asked)
+    except ConfigError:
+        pytest.skip("no constrained decoding")
+    sums = torch.tensor(scores, dtype=torch.float64).view(2, -1).exp().sum(dim=1).tolist()
+    assert sums == pytest.approx([1.0, 1.0], abs=1e-9)
+    of_schema = [
+        GenerationRequest(prompt=PROMPTS[1], sampling=SamplingSpec(), schema=schema, seed=seed) for seed in range(4)
+    ]
+    free = text_requests(tiny64)
+    completions = engine.generate([*of_schema, *free])
+    assert list(completions[4:]) == list(engine.generate(free))
+    for completion in completions[:4]:
+        assert completion.choices == texts[completion.text]
+        assert completion.log_prob == pytest.approx(scores[list(texts).index(completion.text)], abs=1e-9)
+        assert completion.chosen is not None
+        assert len(completion.chosen) == len(completion.token_ids)
+        assert 2 <= sum(completion.chosen) < len(completion.chosen)
+        assert completion.token_ids[-1] in tiny64.eos_ids
+        assert tiny64.decode(list(completion.token_ids)) == completion.text
 
 
 @cases(ENGINES)

@@ -113,7 +113,7 @@ def test_a_result_says_what_was_done(make: Make, tiny: LanguageModel) -> None:
 def test_training_makes_the_trained_text_likelier(make: Make, tiny: LanguageModel) -> None:
     task = ToyTasks(1).load()[0]
     optimizer = OptimizerSpec(learning_rate=2e-2, num_epochs=10)
-    plan = ToyDomain(AdapterSpec(rank=4, alpha=8.0), optimizer).passage_plan(task)
+    plan = ToyDomain(AdapterSpec(rank=4, alpha=8.0), optimizer).plan_without_edit(task)
     (result,) = bound(make, tiny).adapt([plan], [3])
     assert isinstance(result, Adapted)
     engine = TransformersEngine()

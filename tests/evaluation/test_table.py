@@ -36,10 +36,10 @@ def test_rows_and_paired_differences() -> None:
         result(Condition.SELF_EDIT, 0, "b", -6.0, num_steps=8, failure="malformed: empty"),
         result(Condition.SELF_EDIT, 1, "b", -3.0),
         result(Condition.SELF_EDIT, 1, "a", -3.5),
-        result(Condition.PASSAGE_MATCHED, 0, "a", -3.0),
-        result(Condition.PASSAGE_MATCHED, 0, "b", -3.0),
-        result(Condition.PASSAGE_MATCHED, 1, "a", -3.25),
-        result(Condition.PASSAGE_MATCHED, 1, "b", -2.75),
+        result(Condition.WITHOUT_EDIT_MATCHED, 0, "a", -3.0),
+        result(Condition.WITHOUT_EDIT_MATCHED, 0, "b", -3.0),
+        result(Condition.WITHOUT_EDIT_MATCHED, 1, "a", -3.25),
+        result(Condition.WITHOUT_EDIT_MATCHED, 1, "b", -2.75),
     ]
     rows = {(row.condition, row.round): row for row in condition_table(results)}
     before, after = rows[Condition.SELF_EDIT, 0], rows[Condition.SELF_EDIT, 1]
@@ -57,7 +57,7 @@ def test_rows_and_paired_differences() -> None:
     assert after.log_prob_vs_matched.mean == pytest.approx(-0.25)
     assert after.log_prob_vs_untrained is not None
     assert after.log_prob_vs_untrained.mean == pytest.approx(1.75)
-    assert rows[Condition.PASSAGE_MATCHED, 1].log_prob_vs_matched is None
+    assert rows[Condition.WITHOUT_EDIT_MATCHED, 1].log_prob_vs_matched is None
 
 
 def test_the_order_of_results_changes_nothing() -> None:

@@ -15,6 +15,7 @@ from seal_lightning.types import (
     AdaptationPlan,
     AdapterSpec,
     AnsweredQuestion,
+    ConditionNames,
     ExamPrompt,
     OptimizerSpec,
     Prompt,
@@ -117,7 +118,7 @@ class KnowledgeDomain(Domain[Passage]):
             sequences.append(self._sequence(task, task.context))
         return self._plan(sequences, dropped=len(pieces) - len(kept))
 
-    def passage_plan(self, task: Passage) -> AdaptationPlan:
+    def plan_without_edit(self, task: Passage) -> AdaptationPlan:
         """The passage as the only sequence, whatever ``append_passage`` says."""
         return self._plan([self._sequence(task, task.context)])
 
@@ -139,6 +140,15 @@ class KnowledgeDomain(Domain[Passage]):
                 answer=answers[question.question_id, "identity"].strip(),
             )
             for question in task.questions
+        )
+
+    @property
+    def condition_names(self) -> ConditionNames:
+        """In terms of passages."""
+        return ConditionNames(
+            in_context="passage in context (a reference)",
+            without_edit="passage only",
+            self_edit="passage + self-edit" if self.append_passage else "self-edit",
         )
 
     def _exam(self, task: Passage, *, with_passage: bool) -> tuple[ExamPrompt, ...]:

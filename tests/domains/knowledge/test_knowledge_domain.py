@@ -67,9 +67,9 @@ def test_one_sequence(passage, edit):
 
 
 @pytest.mark.parametrize("append", [True, False])
-def test_passage_plan(passage, append):
+def test_plan_without_edit(passage, append):
     domain = KnowledgeDomain(append_passage=append, adapter=AdapterSpec(rank=2))
-    plan = domain.passage_plan(passage)
+    plan = domain.plan_without_edit(passage)
     assert texts(plan) == [f"Mill of Tarnow\n{passage.context}"]
     assert (plan.adapter, plan.optimizer) == (domain.adapter, domain.optimizer)
 

@@ -1,0 +1,94 @@
+"""Whether an M-step moved the policy's choices to those that were kept; for edits written by constrained decoding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from seal_lightning.attempt_store import AttemptStore
+from seal_lightning.datamodule import SealDataModule
+from seal_lightning.evaluation.table import Estimate, estimate
+from seal_lightning.module import SealModule
+from seal_lightning.rundir import RunDir
+from seal_lightning.types import ChoiceScoreRequest, SelfEdit
+
+
+class ChoiceProbabilities(Callback):
+    """Logs how probable a round's configurations were to the policy that chose them, and are to the one trained on it.
+
+    By task, the probabilities of its different kept configurations are summed, and those of the others that were tried; what
+    is shown is the mean over tasks that had both kinds. Read from the journals, so that a resumed M-step reports too.
+    """
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report when an M-step ended."""
+        module = cast(SealModule, pl_module)
+        if module.in_e_step or not trainer.is_global_zero:
+            return
+        edits = self._edits(trainer, module)
+        data = cast(SealDataModule, trainer.datamodule)  # type: ignore[attr-defined]
+        kept = {(row.task_id, row.edit_index) for row in data.buffer}
+        if not edits:
+            return
+        before = [math.exp(cast(float, edit.log_prob)) for edit in edits]
+        after = [math.exp(log_prob) for log_prob in self._log_probs(trainer, module, edits)]
+        figures = {
+            f"{kind}_probability_{when}": _mean_mass(edits, kept, values, is_kept)
+            for kind, is_kept in (("kept", True), ("other", False))
+            for when, values in (("before", before), ("after", after))
+        }
+        known = {name: figure for name, figure in figures.items() if figure is not None}
+        if len(known) < len(figures):
+            return
+        module.print(
+            f"Round {module.round_index}: the policy's probability of the configurations it kept went from "
+            f"{_shown(known['kept_probability_before'])} to {_shown(known['kept_probability_after'])}, of the others it tried "
+            f"from {_shown(known['other_probability_before'])} to {_shown(known['other_probability_after'])} "
+            f"(mean of {known['kept_probability_before'].n} tasks)"
+        )
+        if trainer.logger is not None:
+            metrics = {f"round/{name}": figure.mean for name, figure in known.items()}
+            trainer.logger.log_metrics(metrics, step=module.round_index)
+
+    @staticmethod
+    def _edits(trainer: Trainer, module: SealModule) -> list[SelfEdit]:
+        """The round's different configurations, task by task; of equal ones a kept one where there is one."""
+        data = cast(SealDataModule, trainer.datamodule)  # type: ignore[attr-defined]
+        kept = {(row.task_id, row.edit_index) for row in data.buffer}
+        stored = AttemptStore(RunDir.of(trainer).round(module.round_index)).all()
+        edits = [a.edit for a in stored if a.edit.log_prob is not None and a.edit.directives]
+        edits.sort(key=lambda edit: ((edit.task_id, edit.edit_index) in kept, -edit.edit_index))
+        different = {(edit.task_id, edit.text): edit for edit in edits}  # the last of equal ones stays
+        return sorted(different.values(), key=lambda edit: (edit.task_id, edit.edit_index))
+
+    @staticmethod
+    def _log_probs(trainer: Trainer, module: SealModule, edits: Sequence[SelfEdit]) -> Sequence[float]:
+        data = cast(SealDataModule, trainer.datamodule)  # type: ignore[attr-defined]
+        tasks = {task.task_id: task for task in data.train_tasks()}
+        requests = []
+        for edit in edits:
+            schema = module.domain.edit_schema(tasks[edit.task_id])
+            assert schema is not None
+            prompt = module.domain.edit_prompt(tasks[edit.task_id])
+            requests.append(ChoiceScoreRequest(prompt=prompt, schema=schema, choices=edit.directives))
+        return module.engine.score_choices(requests)
+
+
+def _mean_mass(
+    edits: Sequence[SelfEdit], kept: set[tuple[str, int]], values: Sequence[float], is_kept: bool
+) -> Estimate | None:
+    """Mean over tasks with both kinds of configurations of the summed probability of one kind."""
+    mass: dict[bool, dict[str, float]] = {True: {}, False: {}}
+    for edit, value in zip(edits, values, strict=True):
+        of_kind = mass[(edit.task_id, edit.edit_index) in kept]
+        of_kind[edit.task_id] = of_kind.get(edit.task_id, 0.0) + value
+    both = [task_id for task_id in mass[True] if task_id in mass[False]]
+    return estimate([mass[is_kept][task_id] for task_id in both])
+
+
+def _shown(value: Estimate) -> str:
+    error = "" if value.standard_error is None else f" ± {value.standard_error:.3f}"
+    return f"{value.mean:.3f}{error}"

@@ -1,0 +1,193 @@
+"""ARC self-edits as JSON: strictly read, and as a schema whose slots a policy fills by its own probabilities.
+
+Two schemas: ``paper`` is that of §4.2 to the letter; ``extended``, marked ``"version": 2``, adds the geometric
+augmentations and the loss on all outputs, which are not in the paper.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NoReturn, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from seal_lightning.domains.arc.directives import ArcDirectives, Loss
+from seal_lightning.errors import MalformedEdit, shown
+from seal_lightning.types import Choice, TextSchema
+
+SchemaName = Literal["paper", "extended"]
+
+MAX_EDIT_BYTES = 4096
+"""An edit of the extended schema has about 350."""
+LEARNING_RATES = (1e-7, 0.1)
+"""Lowest and highest learning rate an edit may ask for."""
+MAX_EPOCHS = 375
+"""More would be over the cap of 375 steps whatever the data."""
+
+_FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*)\n```", re.DOTALL)
+
+_LOSSES: dict[str, Loss] = {
+    "train_using_all_tokens": "all_tokens",
+    "train_using_output_tokens": "last_output",
+    "train_using_all_outputs": "all_outputs",
+}
+_GROUPS = {f"use_{name}_augmentations": name for name in ("basic", "size", "chain", "repeat", "geometric")}
+_BOOLEANS = (" true", " false")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+class _PaperData(_Strict):
+    use_basic_augmentations: bool
+    use_size_augmentations: bool
+    use_chain_augmentations: bool
+    use_repeat_augmentations: bool
+
+
+class _ExtendedData(_PaperData):
+    use_geometric_augmentations: bool
+
+
+class _Optimizer(_Strict):
+    learning_rate: Annotated[float, Field(ge=LEARNING_RATES[0], le=LEARNING_RATES[1])]
+    num_train_epochs: Annotated[int, Field(ge=1, le=MAX_EPOCHS)]
+
+
+class _PaperTraining(_Optimizer):
+    strategy: Literal["train_using_all_tokens", "train_using_output_tokens"]
+
+
+class _ExtendedTraining(_Optimizer):
+    strategy: Literal["train_using_all_tokens", "train_using_output_tokens", "train_using_all_outputs"]
+
+
+class _PaperEdit(_Strict):
+    data_generation: _PaperData
+    training: _PaperTraining
+
+
+class _ExtendedEdit(_Strict):
+    version: Annotated[int, Field(ge=2, le=2)]  # Literal[2] would take 2.0
+    data_generation: _ExtendedData
+    training: _ExtendedTraining
+
+
+_EDITS: dict[SchemaName, type[_PaperEdit | _ExtendedEdit]] = {"paper": _PaperEdit, "extended": _ExtendedEdit}
+
+
+def read_edit(text: str, schema: SchemaName) -> ArcDirectives:
+    """What an edit says.
+
+    The text is one JSON object of the schema, in a Markdown fence or not, and nothing else. Raises :class:`MalformedEdit`:
+    ``too long``, ``not JSON``, ``duplicate key``, ``missing key``, ``extra key``, ``out of bounds`` or ``wrong value``.
+    """
+    if len(text) > MAX_EDIT_BYTES or len(text.encode(errors="replace")) > MAX_EDIT_BYTES:
+        raise MalformedEdit("too long", f"{len(text)} characters; allowed are {MAX_EDIT_BYTES} bytes")
+    bare = text.strip()
+    fenced = _FENCED.fullmatch(bare)
+    try:
+        content = json.loads(
+            fenced[1] if fenced else bare, object_pairs_hook=_without_duplicates, parse_constant=_no_constant
+        )
+    except (ValueError, RecursionError) as error:
+        raise MalformedEdit("not JSON", f"{str(error)[:80]}; it begins {shown(bare, 60)}") from error
+    try:
+        edit = _EDITS[schema].model_validate(content)
+    except ValidationError as error:
+        raise _malformed(error) from error
+    chosen = edit.data_generation.model_dump()
+    return ArcDirectives(
+        augmentations=tuple(name for key, name in _GROUPS.items() if chosen.get(key)),
+        loss=_LOSSES[edit.training.strategy],
+        learning_rate=edit.training.learning_rate,
+        num_epochs=edit.training.num_train_epochs,
+    )
+
+
+def write_edit(directives: ArcDirectives, schema: SchemaName) -> str:
+    """The edit that says this, as constrained decoding writes it: ``read_edit``'s inverse.
+
+    Raises :class:`MalformedEdit` for what the schema cannot say.
+    """
+    data_kind, _ = _parts(schema)
+    strategies = {loss: name for name, loss in _LOSSES.items()}
+    content: dict[str, Any] = {"version": 2} if schema == "extended" else {}
+    content["data_generation"] = {key: _GROUPS[key] in directives.augmentations for key in data_kind.model_fields}
+    content["training"] = {
+        "strategy": strategies[directives.loss],
+        "learning_rate": directives.learning_rate,
+        "num_train_epochs": directives.num_epochs,
+    }
+    text = json.dumps(content)
+    unsaid = {*directives.augmentations} - {*read_edit(text, schema).augmentations}
+    if unsaid:
+        raise MalformedEdit("extra key", f"the schema {schema} has no augmentations {', '.join(sorted(unsaid))}")
+    return text
+
+
+def edit_schema(schema: SchemaName, learning_rates: Sequence[float], epochs: Sequence[int]) -> TextSchema:
+    """The JSON with its slots: booleans, the strategy, and menus of learning rates and epochs."""
+    data_kind, training_kind = _parts(schema)
+    strategies = get_args(training_kind.model_fields["strategy"].annotation)
+    parts: list[str | Choice] = ['{"version": 2, ' if schema == "extended" else "{", '"data_generation": {']
+    for place, key in enumerate(data_kind.model_fields):
+        parts += [f'{", " if place else ""}"{key}":', Choice(name=key, options=_BOOLEANS)]
+    parts += ['}, "training": {"strategy": "', Choice(name="strategy", options=strategies)]
+    parts += ['", "learning_rate": ', Choice(name="learning_rate", options=tuple(map(repr, learning_rates)))]
+    parts += [', "num_train_epochs": ', Choice(name="num_train_epochs", options=tuple(map(str, epochs))), "}}"]
+    return _joined(parts)
+
+
+def _parts(schema: SchemaName) -> tuple[type[_PaperData], type[_PaperTraining | _ExtendedTraining]]:
+    return (_PaperData, _PaperTraining) if schema == "paper" else (_ExtendedData, _ExtendedTraining)
+
+
+def _joined(parts: Sequence[str | Choice]) -> TextSchema:
+    """Neighbouring literals as one: they are tokenised together."""
+    joined: list[str | Choice] = []
+    for part in parts:
+        if isinstance(part, str) and joined and isinstance(joined[-1], str):
+            joined[-1] += part
+        else:
+            joined.append(part)
+    return tuple(joined)
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise MalformedEdit("duplicate key", shown(key, 60))
+        found[key] = value
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise MalformedEdit("not JSON", f"{name} is no number of JSON")
+
+
+_KINDS = {
+    "missing": "missing key",
+    "extra_forbidden": "extra key",
+    "greater_than_equal": "out of bounds",
+    "less_than_equal": "out of bounds",
+}
+
+
+def _malformed(error: ValidationError) -> MalformedEdit:
+    first = error.errors(include_url=False, include_context=False)[0]
+    where = ".".join(shown(part, 40).strip("'") for part in first["loc"]) or "the edit"
+    message = "Input should be an object" if first["type"] == "model_type" else first["msg"][:120]
+    value = "" if first["type"] == "missing" else f"; it is {_shown(first['input'])}"
+    return MalformedEdit(_KINDS.get(first["type"], "wrong value"), f"{where}: {message}{value}")
+
+
+def _shown(value: object) -> str:
+    """Never what is inside: that may be nested deeper than the stack allows to write it."""
+    if isinstance(value, dict):
+        return "an object"
+    return "a list" if isinstance(value, list) else shown(value, 60)

@@ -1,0 +1,73 @@
+"""What a model is told: puzzles as chats, and the question for a self-edit."""
+
+from __future__ import annotations
+
+from seal_lightning.domains.arc.directives import Loss
+from seal_lightning.domains.arc.edits import SchemaName
+from seal_lightning.domains.arc.grid_text import GridText
+from seal_lightning.domains.arc.grids import Grid
+from seal_lightning.domains.arc.puzzles import Puzzle
+from seal_lightning.domains.arc.task import ArcTask, Demonstration
+from seal_lightning.types import ChatMessage, Prompt, Segment, TrainingSequence
+
+_TOOLS = {
+    "paper": (
+        "use_basic_augmentations: rotations, flips, mirrored copies, shifts, transposition",
+        "use_size_augmentations: grids twice as large, high or wide",
+        "use_chain_augmentations: a rotation, flip or transposition, then twice as large",
+        "use_repeat_augmentations: copies side by side",
+    ),
+    "extended": ("use_geometric_augmentations: rotations, flips and transposition only",),
+}
+_STRATEGIES = {
+    "paper": (
+        "train_using_all_tokens: learn the whole text",
+        "train_using_output_tokens: learn the last output only",
+    ),
+    "extended": ("train_using_all_outputs: learn every output",),
+}
+
+
+def solving_prompt(instruction: str, shown: tuple[Demonstration, ...], query: Grid, text: GridText) -> Prompt:
+    """A puzzle as a chat: each demonstration's input is a question, its output the answer; the query is the last question."""
+    turns = [ChatMessage(role="system", content=instruction)] if instruction else []
+    for demonstration in shown:
+        turns.append(ChatMessage(role="user", content=text.encode(demonstration.input)))
+        turns.append(ChatMessage(role="assistant", content=text.encode(demonstration.output)))
+    return (*turns, ChatMessage(role="user", content=text.encode(query)))
+
+
+def training_sequence(instruction: str, puzzle: Puzzle, loss: Loss, text: GridText) -> TrainingSequence:
+    """The same chat with the query's answer, and which of it is trained on."""
+    prompt = solving_prompt(instruction, puzzle.demonstrations, puzzle.query.input, text)
+    assert not isinstance(prompt, str)
+    every = loss == "all_tokens"
+    segments = [
+        Segment(
+            text=turn.content,
+            role=turn.role,
+            trained=every or (loss == "all_outputs" and turn.role == "assistant"),
+        )
+        for turn in prompt
+    ]
+    answer = Segment(text=text.encode(puzzle.query.output), role="assistant", trained=True)
+    return TrainingSequence(segments=(*segments, answer))
+
+
+def edit_prompt(task: ArcTask, schema: SchemaName, text: GridText) -> Prompt:
+    """The demonstrations and the tools, and the question for an edit in JSON (§4.2)."""
+    examples = "\n\n".join(
+        f"Input:\n{text.encode(one.input)}\nOutput:\n{text.encode(one.output)}" for one in task.demonstrations
+    )
+    kinds: tuple[SchemaName, ...] = ("paper",) if schema == "paper" else ("paper", "extended")
+    tools = "\n".join(f"- {line}" for kind in kinds for line in _TOOLS[kind])
+    strategies = "\n".join(f"- {line}" for kind in kinds for line in _STRATEGIES[kind])
+    version = ' It begins with "version": 2.' if schema == "extended" else ""
+    asked = (
+        "A small model will be finetuned on a puzzle before it solves it. Choose how.\n\n"
+        f"The puzzle's examples:\n\n{examples}\n\n"
+        f'Under "data_generation", true or false for each way to make more examples:\n{tools}\n'
+        f'Under "training", a "strategy", a "learning_rate" (a number) and "num_train_epochs" (an integer). '
+        f"Strategies:\n{strategies}\n\nAnswer with one JSON object and nothing else.{version}"
+    )
+    return (ChatMessage(role="user", content=asked),)

@@ -1,0 +1,93 @@
+"""From a task's demonstrations and the chosen augmentations to the puzzles that are trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from seal_lightning.domains.arc.augmenters import MENU
+from seal_lightning.domains.arc.grids import as_text
+from seal_lightning.domains.arc.puzzles import Puzzle, leave_out
+from seal_lightning.domains.arc.task import ArcTask
+from seal_lightning.domains.arc.transforms import random_colours
+from seal_lightning.errors import ConfigError, shown
+from seal_lightning.seeds import derive_seed
+from seal_lightning.types.bounds import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSet:
+    """The puzzles to train on, and how many were not taken."""
+
+    puzzles: tuple[Puzzle, ...]
+    """All different, in the order of training."""
+    num_dropped: int
+    """Different puzzles, small enough, that were over the allowed number."""
+    num_too_large: int
+    """Different puzzles over the allowed size; their recoloured twins, which are as large, are not made and not counted."""
+
+
+def training_puzzles(
+    task: ArcTask, groups: Sequence[str], *, leave_two_out: bool, max_puzzles: int, max_size: int, seed: int
+) -> TrainingSet:
+    """The puzzles of a self-edit (§3.2, "Few-shot learning").
+
+    The leave-out puzzles and what the augmenters of the groups make of each, but for what is too large; then each
+    different one once more with other colours and its demonstrations in another order (the released code skips this
+    when no group is chosen); all shuffled and cut to the allowed number.
+
+    Every variant has random draws of its own, so that a group's variants are the same whatever else is chosen; the order
+    and repetition of ``groups`` do not matter. A task of one demonstration has no puzzles.
+
+    Args:
+        task: only its demonstrations are used.
+        groups: keys of :data:`~seal_lightning.domains.arc.augmenters.MENU`.
+        leave_two_out: see :func:`~seal_lightning.domains.arc.puzzles.leave_out`.
+        max_puzzles: ≥ 0; the paper has 250.
+        max_size: of a puzzle, in :attr:`Puzzle.size`'s cells and rows; the paper allows 8192 tokens.
+        seed: with the task's id, of all that is random.
+
+    Raises:
+        ConfigError: a group is not on the menu, or ``max_puzzles`` is negative.
+    """
+    unknown = [group for group in groups if group not in MENU]
+    if unknown:
+        raise ConfigError(f"augmentations: {shown(unknown[0])} is not on the menu; allowed are {', '.join(MENU)}")
+    require(max_puzzles >= 0, "max_puzzles", max_puzzles, "at least 0")
+    variants = _variants(task, groups, leave_two_out, seed)
+    small = [variant for variant in variants if variant.size <= max_size]  # before the twins, which are as large
+    twins = [_recoloured_and_reordered(variant, _twin_seed(variant, task, seed)) for variant in small]
+    candidates = list(dict.fromkeys((*small, *twins)))
+    order = np.random.default_rng(derive_seed(seed, task.task_id, "order")).permutation(len(candidates))
+    taken = tuple(candidates[index] for index in order[:max_puzzles])
+    return TrainingSet(
+        puzzles=taken, num_dropped=len(candidates) - len(taken), num_too_large=len(variants) - len(small)
+    )
+
+
+def _variants(task: ArcTask, groups: Sequence[str], leave_two_out: bool, seed: int) -> list[Puzzle]:
+    """The leave-out puzzles, each followed by what the augmenters make of it, without duplicates."""
+    augmenters = [augmenter for group in MENU if group in groups for augmenter in MENU[group]]
+    variants: list[Puzzle | None] = []
+    for index, puzzle in enumerate(leave_out(task, leave_two_out)):
+        variants.append(puzzle)
+        for augmenter in augmenters:
+            rng = np.random.default_rng(derive_seed(seed, task.task_id, index, augmenter.name))
+            variants.append(augmenter(puzzle, rng))
+    return [variant for variant in dict.fromkeys(variants) if variant is not None]
+
+
+def _twin_seed(variant: Puzzle, task: ArcTask, seed: int) -> int:
+    """From the variant itself, not from how it was made: several augmenters may make the same, in some choices only."""
+    return derive_seed(seed, task.task_id, *map(as_text, variant.grids))
+
+
+def _recoloured_and_reordered(puzzle: Puzzle, seed: int) -> Puzzle:
+    rng = np.random.default_rng(seed)
+    recoloured = puzzle.mapped(random_colours(rng))
+    assert recoloured is not None  # colours do not change shapes
+    order = rng.permutation(len(puzzle.demonstrations))
+    demonstrations = tuple(recoloured.demonstrations[index] for index in order)
+    return Puzzle(demonstrations=demonstrations, query=recoloured.query)
