@@ -36,10 +36,19 @@ def check_tasks(trainer: Trainer, asked_by: Callback) -> None:
         arc_tasks(trainer, name, asked_by)
 
 
-def final_results(results: Sequence[ConditionResult], condition: Condition) -> dict[str, ConditionResult]:
-    """By task id, the results under a condition of the policy that was trained for the most rounds."""
+def final_results(results: Sequence[ConditionResult], condition: Condition) -> dict[str, list[ConditionResult]]:
+    """By task id, the results under a condition of the policy that was trained for the most rounds, by edit."""
     final = max((result.round for result in results), default=0)
-    return {r.task_id: r for r in results if r.condition is condition and r.round == final}
+    found: dict[str, list[ConditionResult]] = {}
+    for result in sorted(results, key=lambda r: 0 if r.edit is None else r.edit.edit_index):
+        if result.condition is condition and result.round == final:
+            found.setdefault(result.task_id, []).append(result)
+    return found
+
+
+def first_adapted(results: Sequence[ConditionResult]) -> ConditionResult:
+    """Of a task's results (at least one) the first that an adapter gave, else the first: no choice looks at the gold grid."""
+    return next((result for result in results if result.failure is None), results[0])
 
 
 def attempted_grids(scores: ExamScores) -> tuple[tuple[Grid | None, ...], ...]:

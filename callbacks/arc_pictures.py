@@ -10,7 +10,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.text import Text
 
-from seal_lightning.callbacks.arc_answers import arc_tasks, attempted_grids, check_tasks, final_results
+from seal_lightning.callbacks.arc_answers import (
+    arc_tasks,
+    attempted_grids,
+    check_tasks,
+    final_results,
+    first_adapted,
+)
 from seal_lightning.domains.arc.drawing import Answers, as_png, pixels, rich_task, task_figure
 from seal_lightning.domains.arc.task import ArcTask
 from seal_lightning.errors import ConfigError, shown
@@ -71,7 +77,10 @@ class ArcPictures(SealCallback):
             board.add_image(f"arc/training/{task.task_id}", picture, module.round_index, dataformats="HWC")
 
     def on_test_results(self, trainer: Trainer, pl_module: LightningModule, results: Sequence[ConditionResult]) -> None:
-        """Draw every held-out task with what the final policy's self-edit made of it, and without adaptation."""
+        """Draw every held-out task with what the final policy's self-edit made of it, and without adaptation.
+
+        Of several edits it is the first that an adapter could be trained on.
+        """
         edited = final_results(results, Condition.SELF_EDIT)
         if not trainer.is_global_zero or not edited:
             return
@@ -79,16 +88,17 @@ class ArcPictures(SealCallback):
         board, run, module = _board(trainer), RunDir.of(trainer), cast(SealModule, pl_module)
         paths = []
         for place, task in enumerate(arc_tasks(trainer, "test", self)):
-            if (result := edited.get(task.task_id)) is None:
+            if task.task_id not in edited:
                 continue
-            before = unadapted.get(task.task_id)
-            answers = _answers(module, result.scores, None if before is None else before.scores)
-            picture = pixels(task_figure(task, answers, _note(result)))
+            result, note = first_adapted(edited[task.task_id]), _note(edited[task.task_id])
+            before = [other.scores for other in unadapted.get(task.task_id, ())]
+            answers = _answers(module, result.scores, before[0] if before else None)
+            picture = pixels(task_figure(task, answers, note))
             paths.append(run.write_bytes_result(_file_name(task, place), "png", as_png(picture), folder="arc"))
             if board is not None:
                 board.add_image(f"arc/test/{task.task_id}", picture, result.round, dataformats="HWC")
             if self.show_in_terminal and place < self.max_tasks:
-                _print(task, answers, _note(result))
+                _print(task, answers, note)
         if paths:
             Console().print(Text(f"Pictures of {len(paths)} held-out tasks: {paths[0].parent}"), soft_wrap=True)
 
@@ -117,9 +127,13 @@ def _answers(module: SealModule, after: ExamScores, before: ExamScores | None) -
     return answers
 
 
-def _note(result: ConditionResult) -> str:
+def _note(results: Sequence[ConditionResult]) -> str:
+    """Of which policy and edit the attempts are, and what became of the task's other edits."""
+    result = first_adapted(results)
+    edit = f"edit {results.index(result)}, " if len(results) > 1 else ""
+    of_all = f" (solved by {sum(r.scores.solved == 1 for r in results)} of {len(results)} edits)" if edit else ""
     failed = "" if result.failure is None else f" · not adapted: {shown(result.failure, 60)}"
-    return f"policy of {result.round} rounds · {_SOLVED[result.scores.solved]}{failed}"
+    return f"after {result.round} rounds · {edit}{_SOLVED[result.scores.solved]}{of_all}{failed}"
 
 
 def _file_name(task: ArcTask, place: int) -> str:

@@ -9,7 +9,13 @@ from lightning.pytorch import LightningModule, Trainer
 from rich.console import Console
 from rich.text import Text
 
-from seal_lightning.callbacks.arc_answers import arc_tasks, attempted_grids, check_tasks, final_results
+from seal_lightning.callbacks.arc_answers import (
+    arc_tasks,
+    attempted_grids,
+    check_tasks,
+    final_results,
+    first_adapted,
+)
 from seal_lightning.domains.arc.grids import Grid
 from seal_lightning.evaluation import Condition, ConditionResult
 from seal_lightning.hooks import SealCallback
@@ -23,7 +29,8 @@ class ArcSubmission(SealCallback):
     """Writes ``results/submission.json`` from what the final policy's self-edits made of the held-out tasks.
 
     ``{task id: [{"attempt_1": rows, "attempt_2": rows}, … one for each test input]}``. Where there is one grid, it is
-    both attempts; where there is none, or the task was not examined, both are ``[[0]]``.
+    both attempts; where there is none, or the task was not examined, both are ``[[0]]``. Of several edits it is the first
+    that an adapter could be trained on.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -33,12 +40,15 @@ class ArcSubmission(SealCallback):
     def on_test_results(self, trainer: Trainer, pl_module: LightningModule, results: Sequence[ConditionResult]) -> None:
         """Write the file and say where it is."""
         edited = final_results(results, Condition.SELF_EDIT)
-        if not trainer.is_global_zero or not edited:
+        if not trainer.is_global_zero or not results:
+            return
+        if not edited:
+            Console().print("No Kaggle submission was written: the test did not try self-edits")
             return
         submission, num_inputs, num_missing = {}, 0, 0
         for task in arc_tasks(trainer, "test", self):
-            result = edited.get(task.task_id)
-            attempts = () if result is None else attempted_grids(result.scores)
+            tried = edited.get(task.task_id)
+            attempts = attempted_grids(first_adapted(tried).scores) if tried else ()
             by_test = [attempts[number] if number < len(attempts) else () for number in range(len(task.tests))]
             submission[task.task_id] = [_entry(grids) for grids in by_test]
             num_inputs += len(by_test)

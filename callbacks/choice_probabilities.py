@@ -45,7 +45,7 @@ class ChoiceProbabilities(Callback):
             return
         module.print(
             f"Round {module.round_index}: the policy's probability of the configurations it kept went from "
-            f"{_shown(known['kept_probability_before'])} to {_shown(known['kept_probability_after'])}, of the others it tried "
+            f"{_shown(known['kept_probability_before'])} to {_shown(known['kept_probability_after'])}, of others tried "
             f"from {_shown(known['other_probability_before'])} to {_shown(known['other_probability_after'])} "
             f"(mean of {known['kept_probability_before'].n} tasks)"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 import pytest
@@ -50,7 +51,7 @@ def test_a_warmup_ratio_is_a_share_of_all_steps_rounded_up(
     by_steps = OptimizerSpec(schedule=name, warmup_steps=warmup_steps)
     factors = [learning_rate_factor(by_ratio, step, num_steps) for step in range(num_steps)]
     assert factors == [learning_rate_factor(by_steps, step, num_steps) for step in range(num_steps)]
-    assert sum(b > a for a, b in zip(factors, factors[1:], strict=False)) == min(warmup_steps, num_steps - 1)
+    assert sum(b > a for a, b in pairwise(factors)) == min(warmup_steps, num_steps - 1)
 
 
 def test_warmup_steps_go_before_a_ratio() -> None:

@@ -36,7 +36,7 @@ class Condition(StrEnum):
     WITHOUT_EDIT = "without_edit"
     """Adapted on the context alone: the passage, or a fixed test-time-training configuration."""
     WITHOUT_EDIT_MATCHED = "without_edit_matched"
-    """The same for as many optimiser steps as the final round's edit gets on the same task."""
+    """The same for as many optimiser steps as the final round's edit gets on the same task; of several, their mean."""
     SELF_EDIT = "self_edit"
     """Adapted on one self-edit of the policy."""
 
@@ -76,7 +76,8 @@ class Evaluation:
     Args:
         attempting: how edits are proposed and tried.
         num_edits: ≥ 1, self-edits a held-out task (5 in the paper for ARC, §4.2); scores are means over them.
-        conditions: which of them to meet; the unadapted model is always examined.
+        conditions: which of them to meet; the unadapted model is always examined, and the step-matched control only beside
+            the self-edits whose steps it takes.
     """
 
     def __init__(
@@ -152,7 +153,7 @@ class Evaluation:
     def _matched_plan(self, task: Task) -> AdaptationPlan | str:
         steps = self.final_edit_steps[task.task_id]
         if steps == 0:
-            return "the final edit taught nothing, so its control trains nothing"
+            return "the final edits took 0 steps in the mean, so their control takes none"
         plan = self._without_edit(task)
         return plan if isinstance(plan, str) else replace(plan, optimizer=replace(plan.optimizer, max_steps=steps))
 

@@ -138,7 +138,7 @@ def test_pictures_of_a_test(run: Run, capsys: pytest.CaptureFixture[str]) -> Non
     assert run.results() == ["results/arc/a.png", "results/arc/b.png"]
     task = run.trainer.datamodule.tasks("test")[1]
     expected = pixels(
-        task_figure(task, {"SEAL": [[((1, 2), (3, 5))]], "in context": [[((1,),)]]}, "policy of 2 rounds · not solved")
+        task_figure(task, {"SEAL": [[((1, 2), (3, 5))]], "in context": [[((1,),)]]}, "after 2 rounds · not solved")
     )
     picture = decoded((run.path / "results" / "arc" / "b.png").read_bytes())
     assert np.array_equal(picture, expected)
@@ -146,16 +146,16 @@ def test_pictures_of_a_test(run: Run, capsys: pytest.CaptureFixture[str]) -> Non
     assert {tag: list(steps) for tag, steps in images.items()} == {"arc/test/a": [2], "arc/test/b": [2]}
     assert np.array_equal(images["arc/test/b"][2], picture)
     told = capsys.readouterr().out
-    assert "a  policy of 2 rounds · not solved" in told
+    assert "a  after 2 rounds · not solved" in told
     assert "attempt 1: wrong, 1 of 4 cells" in told
     assert "3 5x" in told, "digits where there are no colours"
     assert f"Pictures of 2 held-out tasks: {run.path}/results/arc" in told
-    assert told.index("a  policy") < told.index("b  policy")
+    assert told.index("a  after") < told.index("b  after")
 
 
 def test_results_of_another_round_are_not_shown_beside(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     ArcPictures().on_test_results(run.trainer, run.module, RESULTS)
-    first = capsys.readouterr().out.split("b  policy")[0]
+    first = capsys.readouterr().out.split("b  after")[0]
     assert "SEAL" in first
     assert "in context" not in first
 
@@ -172,11 +172,11 @@ def test_nothing_is_overwritten(run: Run) -> None:
 def test_the_terminal_shows_only_so_many(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     ArcPictures(max_tasks=1).on_test_results(run.trainer, run.module, RESULTS)
     told = capsys.readouterr().out
-    assert "a  policy" in told
-    assert "b  policy" not in told
+    assert "a  after" in told
+    assert "b  after" not in told
     assert len(run.results()) == 2
     ArcPictures(show_in_terminal=False).on_test_results(run.trainer, run.module, RESULTS)
-    assert "a  policy" not in capsys.readouterr().out
+    assert "a  after" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("callback", [ArcPictures(), ArcSubmission()])
@@ -195,7 +195,45 @@ def test_why_nothing_was_adapted_is_said(tmp_path: Path, capsys: pytest.CaptureF
     run = Run(tmp_path, Tasks(arc_task("t")), Tasks(arc_task("a")), logger=False)
     failed = result("a", scores("12\n34", right=True), failure="malformed: json: \n[/red]$x$" + "y" * 999)
     ArcPictures().on_test_results(run.trainer, run.module, [failed])
-    assert "policy of 2 rounds · solved · not adapted: 'malformed: json: \\n[/red]$x$yyy" in capsys.readouterr().out
+    assert "after 2 rounds · solved · not adapted: 'malformed: json: \\n[/red]$x$yyy" in capsys.readouterr().out
+
+
+def edit(task_id: str, edit_index: int) -> SelfEdit:
+    return SelfEdit(task_id=task_id, edit_index=edit_index, text="{}")
+
+
+SEVERAL = [
+    result("a", scores("3", right=True), edit=edit("a", 2)),
+    result("a", scores("0"), edit=edit("a", 0), failure="malformed: json"),
+    result("a", scores("2"), edit=edit("a", 1)),
+]
+
+
+def test_of_several_edits_the_first_that_was_adapted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not the one that is right: that would be a choice by the gold grid."""
+    run = Run(tmp_path, Tasks(arc_task("t")), Tasks(arc_task("a")), logger=False)
+    ArcPictures().on_test_results(run.trainer, run.module, SEVERAL)
+    assert "a  after 2 rounds · edit 1, not solved (solved by 1 of 3 edits)\n" in capsys.readouterr().out
+    ArcSubmission().on_test_results(run.trainer, run.module, SEVERAL)
+    path = run.path / "results" / "submission.json"
+    assert json.loads(path.read_text()) == {"a": [{"attempt_1": [[2]], "attempt_2": [[2]]}]}
+    assert run.results() == ["results/arc/a.png", "results/submission.json"]
+
+
+def test_where_no_edit_could_be_adapted_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(tmp_path, Tasks(arc_task("t")), Tasks(arc_task("a")), logger=False)
+    failed = [replace(r, failure="diverged: x") for r in SEVERAL]
+    ArcPictures().on_test_results(run.trainer, run.module, failed)
+    told = "edit 0, not solved (solved by 1 of 3 edits) · not adapted: 'diverged: x'"
+    assert told in capsys.readouterr().out
+
+
+def test_a_test_without_self_edits(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    unadapted = [result("a", scores("1", "1"), condition=Condition.NO_ADAPTATION)]
+    ArcPictures().on_test_results(run.trainer, run.module, unadapted)
+    ArcSubmission().on_test_results(run.trainer, run.module, unadapted)
+    assert capsys.readouterr().out == "No Kaggle submission was written: the test did not try self-edits\n"
+    assert not (run.path / "results").exists()
 
 
 @pytest.mark.parametrize("task_id", ["../../out", "/tmp/out", "con", "日本", "x" * 200, "$\\frac$", "[red]", ".hidden"])

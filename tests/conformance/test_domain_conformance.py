@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import pytest
 from implementations import implementations
 
+from seal_lightning.domains.arc import ArcDirectives, ArcDomain, ArcTask, Demonstration, GridText, TestPair
+from seal_lightning.domains.arc.edits import write_edit
 from seal_lightning.domains.knowledge import (
     ChainOfThought,
     Implications,
@@ -21,6 +23,7 @@ from seal_lightning.domains.knowledge import (
     SelfQA,
 )
 from seal_lightning.errors import MalformedEdit
+from seal_lightning.evaluation.configurations import configurations
 from seal_lightning.seams import AnyDomain, Domain
 from seal_lightning.types import (
     AdaptationPlan,
@@ -39,12 +42,22 @@ OPTIMIZER = OptimizerSpec(learning_rate=3e-3, num_epochs=7, batch_size=2)
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A domain with ``ADAPTER`` and ``OPTIMIZER``, one of its tasks, an edit that means something, the task's context."""
+    """A domain with ``ADAPTER`` and ``OPTIMIZER``, and one of its tasks, whose questions have different answers."""
 
     make: Callable[[], AnyDomain]
     task: Task
     edit: str
-    context: str
+    """One that means something."""
+    context: Sequence[str]
+    """The texts that the task's context consists of, as a model reads them."""
+    taught_by_edit: Sequence[str]
+    """What must be in the trained text of the edit's plan."""
+    taught_without_edit: Sequence[str]
+    """And in that of the plan without one."""
+    exam_has_context: bool = False
+    """Whether the exam shows the context; then there is no other exam that does."""
+    edit_sets_optimizer: bool = False
+    """Whether learning rate and epochs are what the edit says, and not what ``OPTIMIZER`` does."""
 
 
 MILL = Passage.named(
@@ -63,7 +76,44 @@ def knowledge(edit: str = LINES, **settings: object) -> Case:
     def make() -> KnowledgeDomain:
         return KnowledgeDomain(adapter=ADAPTER, optimizer=OPTIMIZER, **settings)  # type: ignore[arg-type]
 
-    return Case(make=make, task=MILL, edit=edit, context=MILL.context)
+    return Case(
+        make=make,
+        task=MILL,
+        edit=edit,
+        context=[MILL.context],
+        taught_by_edit=["rye"],
+        taught_without_edit=[MILL.context],
+    )
+
+
+FLIPS = ArcTask(
+    task_id="flips",
+    demonstrations=tuple(
+        Demonstration(input=rows, output=tuple(row[::-1] for row in rows))
+        for rows in (((1, 2), (3, 4)), ((5, 0, 0),), ((6, 0), (7, 0), (8, 9)))
+    ),
+    tests=(TestPair(input=((7, 8),), output=((8, 7),)), TestPair(input=((9, 1, 0),), output=((0, 1, 9),))),
+)
+DIGITS = GridText()
+LETTERS = GridText(symbols="abcdefghij", cell_separator=" ", row_start=" ")
+
+
+def arc(text: GridText = DIGITS, **settings: object) -> Case:
+    def make() -> ArcDomain:
+        return ArcDomain(adapter=ADAPTER, optimizer=OPTIMIZER, grid_text=text, **settings)  # type: ignore[arg-type]
+
+    directives = ArcDirectives(augmentations=("size",), learning_rate=5e-5, num_epochs=3)
+    outputs = [text.encode(one.output) for one in FLIPS.demonstrations]
+    return Case(
+        make=make,
+        task=FLIPS,
+        edit=write_edit(directives, make().schema),
+        context=[text.encode(one.input) for one in FLIPS.demonstrations] + outputs,
+        taught_by_edit=[*outputs, text.encode(((0, 0, 0, 0, 5, 5),) * 2)],
+        taught_without_edit=outputs,
+        exam_has_context=True,
+        edit_sets_optimizer=True,
+    )
 
 
 DOMAINS: dict[str, Case] = {
@@ -84,6 +134,10 @@ DOMAINS: dict[str, Case] = {
     "knowledge, rewrites without a cap": knowledge(format=Rewrites(), max_edit_chars=10**7),
     "knowledge, self-QA without a cap": knowledge(format=SelfQA(), max_edit_chars=10**7),
     "knowledge, thoughts without a cap": knowledge(LINES_AFTER_THOUGHT, format=ChainOfThought(), max_edit_chars=10**7),
+    "arc": arc(),
+    "arc, constrained": arc(constrained=True, max_steps=10**6),
+    "arc, extended": arc(schema="extended", constrained=True, max_steps=10**6),
+    "arc, letters": arc(LETTERS, instruction="", leave_two_out=False),
 }
 
 
@@ -112,8 +166,12 @@ def text_of(prompt: Prompt) -> str:
     return prompt if isinstance(prompt, str) else "\n".join(turn.content for turn in prompt)
 
 
-def answers_to(exam: list[ExamPrompt]) -> Mapping[tuple[str, str], str]:
-    return {(prompt.question_id, prompt.view): f"{i}: {prompt.target}\n" for i, prompt in enumerate(exam)}
+def trained_text(plan: AdaptationPlan) -> str:
+    return "\n".join(segment.text for s in plan.sequences for segment in s.segments if segment.trained)
+
+
+def right_answers(exam: Sequence[ExamPrompt]) -> Mapping[tuple[str, str], str]:
+    return {(prompt.question_id, prompt.view): f"{prompt.target}\n" for prompt in exam}
 
 
 def test_methods_are_pure(case: Case, domain: AnyDomain) -> None:
@@ -128,7 +186,9 @@ def test_methods_are_pure(case: Case, domain: AnyDomain) -> None:
             of.plan_without_edit(case.task),
             exam,
             list(of.in_context_exam(case.task)),
-            list(of.answered(case.task, answers_to(exam))),
+            of.edit_schema(case.task),
+            of.condition_names,
+            list(of.answered(case.task, right_answers(exam))),
         ]
 
     first = everything(domain)
@@ -137,7 +197,7 @@ def test_methods_are_pure(case: Case, domain: AnyDomain) -> None:
 
 
 def test_the_edit_prompt_shows_the_context_and_stops_are_text(case: Case, domain: AnyDomain) -> None:
-    assert case.context in text_of(domain.edit_prompt(case.task))
+    assert all(text in text_of(domain.edit_prompt(case.task)) for text in case.context)
     assert all(isinstance(stop, str) and stop for stop in domain.edit_stop())
 
 
@@ -153,22 +213,42 @@ def test_prompts_are_text_or_a_chat_that_awaits_an_answer(case: Case, domain: An
 
 def test_an_edit_and_the_settings_are_in_its_plan(case: Case, domain: AnyDomain) -> None:
     plan = domain.plan(case.task, edit_of(case, case.edit))
-    _check(plan)
+    _check(case, plan)
     assert plan.dropped_sequences == 0
-    trained = "\n".join(segment.text for s in plan.sequences for segment in s.segments if segment.trained)
-    assert "rye" in trained.lower()
+    assert all(text in trained_text(plan).lower() for text in case.taught_by_edit)
     assert plan != domain.plan_without_edit(case.task)
+    if case.edit_sets_optimizer:
+        assert (plan.optimizer.learning_rate, plan.optimizer.num_epochs) == (5e-5, 3)
 
 
 def test_the_plan_without_edit_has_the_context(case: Case, domain: AnyDomain) -> None:
     plan = domain.plan_without_edit(case.task)
-    _check(plan)
-    assert case.context in "".join(segment.text for s in plan.sequences for segment in s.segments if segment.trained)
+    _check(case, plan)
+    assert all(text in trained_text(plan) for text in case.taught_without_edit)
 
 
-def _check(plan: AdaptationPlan) -> None:
+def test_all_that_a_schema_can_produce_is_a_plan(case: Case, domain: AnyDomain) -> None:
+    schema = domain.edit_schema(case.task)
+    if schema is None:
+        return
+    drawn = configurations(schema, {}, limit=12)
+    assert len({one.text for one in drawn}) == 12
+    for one in drawn:
+        _check(case, domain.plan(case.task, one.edit(case.task.task_id)))
+
+
+def test_conditions_have_different_names(domain: AnyDomain) -> None:
+    names = domain.condition_names
+    said = [names.unadapted, names.in_context, names.without_edit, names.self_edit]
+    assert all(name.strip() for name in said)
+    assert len(set(said)) == len(said)
+
+
+def _check(case: Case, plan: AdaptationPlan) -> None:
     assert isinstance(plan, AdaptationPlan)
-    assert (plan.adapter, plan.optimizer) == (ADAPTER, OPTIMIZER)
+    assert plan.adapter == ADAPTER
+    free = {"learning_rate": 1.0, "num_epochs": 1} if case.edit_sets_optimizer else {}
+    assert replace(plan.optimizer, **free) == replace(OPTIMIZER, **free)
     assert plan.sequences
     for sequence in plan.sequences:
         assert any(segment.trained and segment.text.strip() for segment in sequence.segments)
@@ -223,14 +303,14 @@ def test_any_other_edit_is_a_plan_or_malformed(case: Case, domain: AnyDomain, te
         message = str(error)
     else:
         message = "a plan"
-        _check(plan)
+        _check(case, plan)
     assert 0 < len(message.encode()) < 1000  # it is stored with the attempt
 
 
 @pytest.mark.parametrize("in_context", [False, True])
 def test_every_question_is_asked_once_and_has_a_target(case: Case, domain: AnyDomain, in_context: bool) -> None:
     exam = list(domain.in_context_exam(case.task) if in_context else domain.exam(case.task))
-    assert exam
+    assert bool(exam) != (in_context and case.exam_has_context)
     assert len({(e.question_id, e.view) for e in exam}) == len(exam)
     identity = [e.question_id for e in exam if e.view == "identity"]
     assert sorted(identity) == sorted({e.question_id for e in exam})
@@ -240,19 +320,36 @@ def test_every_question_is_asked_once_and_has_a_target(case: Case, domain: AnyDo
         assert all(prompt.stop)
 
 
-def test_the_context_is_in_the_in_context_exam_only(case: Case, domain: AnyDomain) -> None:
+def test_one_exam_has_the_context(case: Case, domain: AnyDomain) -> None:
+    """The in-context exam, which is the other one with the context; or the other one, and there is no in-context exam."""
     exam, in_context = list(domain.exam(case.task)), list(domain.in_context_exam(case.task))
-    assert not any(case.context in text_of(e.prompt) for e in exam)
-    assert all(case.context in text_of(e.prompt) for e in in_context)
+    if case.exam_has_context:
+        assert not in_context
+        assert all(text in text_of(e.prompt) for e in exam if e.view == "identity" for text in case.context)
+        return
+    assert not any(text in text_of(e.prompt) for e in exam for text in case.context)
+    assert all(text in text_of(e.prompt) for e in in_context for text in case.context)
     assert [(e.question_id, e.view, e.target) for e in in_context] == [(e.question_id, e.view, e.target) for e in exam]
 
 
 def test_every_answer_reaches_its_question(case: Case, domain: AnyDomain) -> None:
     exam = list(domain.exam(case.task))
-    answered = domain.answered(case.task, answers_to(exam))
+    answered = domain.answered(case.task, right_answers(exam))
     assert [a.question_id for a in answered] == [e.question_id for e in exam if e.view == "identity"]
-    for i, (one, prompt) in enumerate(zip(answered, exam, strict=True)):
-        assert one.answer.startswith(f"{i}: ")
+    for one in answered:
         assert one.question.strip()
-        assert prompt.target.strip() in one.gold_answers
         assert all(gold.strip() for gold in one.gold_answers)
+        assert [one.answer in other.gold_answers for other in answered] == [other is one for other in answered]
+        assert not one.further_answers
+        assert one.num_views == sum(e.question_id == one.question_id for e in exam)
+        assert one.num_invalid == 0
+        assert one.partial_credit in (None, 1.0)
+
+
+@pytest.mark.parametrize("text", ["", " \n", "\0", "\ud800", "?" * 100_000], ids=ascii)
+def test_any_text_is_an_answer(case: Case, domain: AnyDomain, text: str) -> None:
+    """If no right one."""
+    exam = list(domain.exam(case.task))
+    for one in domain.answered(case.task, dict.fromkeys(right_answers(exam), text)):
+        assert one.answer not in one.gold_answers
+        assert 0 <= one.num_invalid <= one.num_views

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 from implementations import implementations
 
-from seal_lightning.rewards import AccuracyReward, GainReward, LikelihoodReward
+from seal_lightning.rewards import AccuracyReward, GainReward, LikelihoodReward, PartialCreditReward, SolvedReward
 from seal_lightning.seams import Reward
 from seal_lightning.types import (
     Attempt,
@@ -23,24 +23,51 @@ from seal_lightning.types import (
     VerdictStatus,
 )
 
-REWARDS: dict[str, Callable[[], Reward]] = {
-    "accuracy": AccuracyReward,
-    "likelihood": LikelihoodReward,
-    "gain in accuracy": lambda: GainReward(AccuracyReward()),
-    "gain in likelihood": lambda: GainReward(LikelihoodReward()),
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A reward, and in what it is not like the others."""
+
+    make: Callable[[], Reward]
+    for_the_breakdown: frozenset[Measurement] = frozenset()
+    """What it asks for without its value depending on it."""
+    all_or_nothing: bool = False
+    """Whether every question counts: then one unscored makes it None, and some right are worth no more than none."""
+
+
+REWARDS: dict[str, Case] = {
+    "accuracy": Case(make=AccuracyReward),
+    "likelihood": Case(make=LikelihoodReward),
+    "solved": Case(make=SolvedReward, for_the_breakdown=frozenset({Measurement.LIKELIHOOD}), all_or_nothing=True),
+    "solved, answers alone": Case(make=lambda: SolvedReward(log_likelihood=False), all_or_nothing=True),
+    "partial credit": Case(make=PartialCreditReward),
+    "gain in accuracy": Case(make=lambda: GainReward(AccuracyReward())),
+    "gain in likelihood": Case(make=lambda: GainReward(LikelihoodReward())),
+    "gain in partial credit": Case(make=lambda: GainReward(PartialCreditReward())),
 }
 
 
 def test_every_reward_of_the_package_is_held_to_this() -> None:
     found = implementations(Reward)
     assert found
-    missing = found - {type(make()) for make in REWARDS.values()}
+    missing = found - {type(case.make()) for case in REWARDS.values()}
     assert not missing, f"add a line to REWARDS for {sorted(kind.__qualname__ for kind in missing)}"
 
 
 @pytest.fixture(params=REWARDS)
-def reward(request: pytest.FixtureRequest) -> Reward:
-    return REWARDS[request.param]()
+def case(request: pytest.FixtureRequest) -> Case:
+    return REWARDS[request.param]
+
+
+@pytest.fixture
+def reward(case: Case) -> Reward:
+    return case.make()
+
+
+@pytest.fixture
+def decides(case: Case, reward: Reward) -> frozenset[Measurement]:
+    """What the reward's value is made from."""
+    return reward.needs - case.for_the_breakdown
 
 
 def exam(right: int, of: int, log_prob: float | None, measured: frozenset[Measurement]) -> ExamScores:
@@ -60,6 +87,7 @@ def exam(right: int, of: int, log_prob: float | None, measured: frozenset[Measur
                 else None,
                 exact_match=1.0 if answers else None,
                 f1=1.0 if answers else None,
+                partial_credit=float(i < right) if answers else None,
             )
             for i in range(of)
         )
@@ -99,18 +127,19 @@ def test_it_says_what_it_needs(reward: Reward) -> None:
 
 
 def test_what_it_needs_is_enough(reward: Reward) -> None:
-    """With that alone the score is a finite number, and the same as with everything measured."""
-    score = reward.score(measured(reward.needs))
+    """With that alone the score is a finite number, and the same as with everything measured (which may be shown)."""
+    score, with_all = reward.score(measured(reward.needs)), reward.score(measured(ALL))
     assert_plain(score)
     assert score.value is not None
-    assert reward.score(measured(ALL)) == score
+    assert score.value == with_all.value
+    assert score.breakdown.items() <= with_all.breakdown.items()
 
 
 @pytest.mark.parametrize("without", Measurement)
-def test_none_without_what_it_needs(reward: Reward, without: Measurement) -> None:
+def test_none_without_what_it_needs(reward: Reward, decides: frozenset[Measurement], without: Measurement) -> None:
     score = reward.score(measured(ALL - {without}))
     assert_plain(score)
-    assert (score.value is None) == (without in reward.needs)
+    assert (score.value is None) == (without in decides)
 
 
 @pytest.mark.parametrize("before", [None, ExamScores(questions=()), exam(1, 2, -2.0, ALL)])
@@ -126,35 +155,39 @@ def test_an_exam_before_that_says_nothing_is_no_error(reward: Reward, before: Ex
     assert_plain(reward.score(attempt(before, exam(1, 2, -2.0, ALL))))
 
 
-def test_unscored_answers_are_no_wrong_ones(reward: Reward) -> None:
-    """None where all are unscored and answers are needed; one beside scored ones changes nothing."""
+def test_unscored_answers_are_no_wrong_ones(case: Case, reward: Reward, decides: frozenset[Measurement]) -> None:
+    """None where all are unscored and answers are needed; one beside scored ones changes nothing, or all."""
 
     def with_unscored(exam_scores: ExamScores | None, keep: int) -> ExamScores:
         assert exam_scores is not None
         questions = [
-            replace(q, verdict=replace(q.verdict, status=VerdictStatus.UNSCORED)) if q.verdict and i >= keep else q
+            replace(q, verdict=replace(q.verdict, status=VerdictStatus.UNSCORED), partial_credit=None)
+            if q.verdict and i >= keep
+            else q
             for i, q in enumerate(exam_scores.questions)
         ]
         return ExamScores(questions=tuple(questions))
 
     whole = attempt(exam(1, 4, -3.0, ALL), exam(3, 3, -1.0, ALL))
     one_more = replace(whole, after=with_unscored(exam(3, 4, -1.0, ALL), keep=3))
-    assert reward.score(one_more).value == reward.score(whole).value
+    assert reward.score(one_more).value == (None if case.all_or_nothing else reward.score(whole).value)
     unscored = reward.score(replace(whole, after=with_unscored(whole.after, keep=0)))
-    assert (unscored.value is None) == (Measurement.ANSWERS in reward.needs)
+    assert (unscored.value is None) == (Measurement.ANSWERS in decides)
 
 
 @pytest.mark.parametrize("log_prob", [math.nan, -math.inf, math.inf])
-def test_no_number_that_is_not_finite_comes_out(reward: Reward, log_prob: float) -> None:
+def test_no_number_that_is_not_finite_comes_out(
+    reward: Reward, decides: frozenset[Measurement], log_prob: float
+) -> None:
     score = reward.score(attempt(exam(1, 2, -3.0, ALL), exam(1, 2, log_prob, ALL)))
     assert_plain(score)
-    assert (score.value is None) == (Measurement.LIKELIHOOD in reward.needs)
+    assert (score.value is None) == (Measurement.LIKELIHOOD in decides)
 
 
-def test_better_after_is_more(reward: Reward) -> None:
+def test_better_after_is_more(case: Case, reward: Reward) -> None:
     values = [reward.score(attempt(exam(1, 4, -3.0, ALL), exam(n, 4, n - 6.0, ALL))).value for n in range(5)]
     assert all(value is not None for value in values)
-    assert values == sorted(set(values), key=float)
+    assert values == ([0.0, 0.0, 0.0, 0.0, 1.0] if case.all_or_nothing else sorted(set(values), key=float))
 
 
 def test_scoring_twice_is_scoring_once(reward: Reward) -> None:

@@ -1,13 +1,16 @@
 """Means, standard errors and paired differences of the test's table."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
-from seal_lightning.callbacks.test_table import markdown
+from seal_lightning.callbacks.test_table import cells, markdown
 from seal_lightning.evaluation import Condition, ConditionResult, condition_table
 from seal_lightning.evaluation.table import estimate
-from seal_lightning.types import ExamScores, QuestionScore, Verdict, VerdictStatus
+from seal_lightning.types import ConditionNames, ExamScores, QuestionScore, Verdict, VerdictStatus
+
+NAMES = ConditionNames(unadapted="none", in_context="in context", without_edit="passage", self_edit="edit")
 
 
 def result(condition: Condition, round_index: int, task: str, log_prob: float, **more: object) -> ConditionResult:
@@ -41,7 +44,7 @@ def test_rows_and_paired_differences() -> None:
         result(Condition.WITHOUT_EDIT_MATCHED, 1, "a", -3.25),
         result(Condition.WITHOUT_EDIT_MATCHED, 1, "b", -2.75),
     ]
-    rows = {(row.condition, row.round): row for row in condition_table(results)}
+    rows = {(row.condition, row.round): row for row in condition_table(results, NAMES)}
     before, after = rows[Condition.SELF_EDIT, 0], rows[Condition.SELF_EDIT, 1]
     assert before.log_prob is not None
     assert before.log_prob.mean == -5.0
@@ -62,11 +65,101 @@ def test_rows_and_paired_differences() -> None:
 
 def test_the_order_of_results_changes_nothing() -> None:
     results = [result(Condition.SELF_EDIT, r, t, -float(r) - ord(t)) for r in (0, 1) for t in "abc"]
-    assert condition_table(results) == condition_table(results[::-1])
+    assert condition_table(results, NAMES) == condition_table(results[::-1], NAMES)
 
 
 def test_markdown_has_a_line_a_row() -> None:
-    lines = markdown(condition_table([result(Condition.IN_CONTEXT, 0, "a", -1.0)])).splitlines()
+    lines = markdown(condition_table([result(Condition.IN_CONTEXT, 0, "a", -1.0)], NAMES)).splitlines()
     assert len(lines) == 3
     assert "-1.00" in lines[2]
     assert len({line.count("|") for line in lines}) == 1
+
+
+def grids(
+    condition: Condition, task: str, solved: bool, share: float, num_steps: int, **more: object
+) -> ConditionResult:
+    """One question of six views, as ARC has them."""
+    status = VerdictStatus.CORRECT if solved else VerdictStatus.WRONG
+    question = QuestionScore(
+        question_id="0",
+        log_prob=-share,
+        verdict=Verdict(question_id="0", status=status),
+        partial_credit=share,
+        num_views=6,
+        num_invalid=2,
+    )
+    scores = ExamScores(questions=(question,))
+    return ConditionResult(condition=condition, round=0, task_id=task, scores=scores, num_steps=num_steps, **more)  # type: ignore[arg-type]
+
+
+def test_several_edits_are_a_mean_by_task_first() -> None:
+    edit = Condition.SELF_EDIT
+    results = [
+        grids(edit, "a", True, 1.0, 10),
+        grids(edit, "a", False, 0.5, 20),
+        grids(edit, "a", False, 0.0, 0, failure="malformed: not JSON"),
+        grids(edit, "b", True, 1.0, 30),
+    ]
+    results += [grids(Condition.WITHOUT_EDIT_MATCHED, task, False, 0.5, 10) for task in "ab"]
+    (row,) = (r for r in condition_table(results, NAMES) if r.condition is edit)
+    for found, of_a, of_b in (
+        (row.solved, 1 / 3, 1.0),
+        (row.accuracy, 1 / 3, 1.0),
+        (row.partial_credit, 0.5, 1.0),
+        (row.log_prob, -0.5, -1.0),
+        (row.num_steps, 10.0, 30.0),
+        (row.log_prob_vs_matched, 0.0, -0.5),
+    ):
+        assert found is not None
+        assert (found.mean, found.n) == (pytest.approx((of_a + of_b) / 2), 2)
+        assert found.standard_error == pytest.approx(abs(of_a - of_b) / 2)
+    assert (row.num_tasks, row.num_questions, row.num_failed) == (2, 2, 1)
+    assert (row.num_views, row.num_invalid) == (24, 8)
+
+
+def test_a_task_solved_in_part_is_not_solved_and_unscored_is_neither() -> None:
+    half = result(Condition.SELF_EDIT, 0, "a", -1.0)
+    (row,) = condition_table([half], NAMES)
+    assert row.solved is None  # one of its answers could not be scored
+    assert row.accuracy is not None
+    assert row.accuracy.mean == 0.5
+    scores = ExamScores(questions=half.scores.questions[:2])
+    (row,) = condition_table([replace(half, scores=scores)], NAMES)
+    assert row.solved is not None
+    assert row.solved.mean == 0.0
+
+
+def test_rows_have_the_domains_names_in_a_readers_order() -> None:
+    results = [result(c, r, "a", -1.0) for r in (2, 1, 0) for c in reversed(Condition) if r == 0 or c != "in_context"]
+    rows = condition_table([r for r in results if r.condition != "without_edit" or r.round == 0], NAMES)
+    trained = ("before training", "after round 1", "after round 2")
+    assert [row.label for row in rows] == [
+        *(f"none, policy {when}" for when in trained),
+        "in context",
+        "passage",
+        *(f"passage at the final edit's steps, policy {when}" for when in trained),
+        *(f"edit {when}" for when in trained),
+    ]
+
+
+def test_columns_with_nothing_in_them_are_left_out() -> None:
+    of_grids = [grids(Condition.SELF_EDIT, "a", True, 1.0, 3)]
+    headings, ((*line,),) = cells(condition_table(of_grids, NAMES))
+    shown = dict(zip(headings, line, strict=True))
+    assert (shown["solved"], shown["cells right"], shown["invalid"]) == ("1.000", "1.000", "2 of 6")
+    assert "F1" not in shown
+    texts = [result(Condition.SELF_EDIT, 0, "a", -1.0) for _ in range(5)]  # five edits of one task
+    for one in texts:
+        assert not any(q.num_invalid for q in one.scores.questions)
+    headings, _ = cells(condition_table([with_views(one) for one in texts], NAMES))
+    assert {"log-prob", "accuracy"} <= {*headings}
+    assert not {"solved", "cells right", "invalid"} & {*headings}
+
+
+def with_views(one: ConditionResult) -> ConditionResult:
+    """As a domain of one view a question has it."""
+    return replace(one, scores=ExamScores(questions=tuple(replace(q, num_views=1) for q in one.scores.questions)))
+
+
+def test_no_results_no_rows() -> None:
+    assert condition_table([], NAMES) == []

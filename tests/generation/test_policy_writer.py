@@ -127,7 +127,7 @@ def test_a_real_engine_s_retries_are_the_same_every_time(tiny: LanguageModel) ->
     writer = PolicyWriter(Picky(lambda edit: len(edit.text) % 3 == 0), engine, SAMPLING, 4)
     edits = writer.write(TASKS, 4, seeds_of(4))
     assert list(writer.write(TASKS, 4, seeds_of(4))) == list(edits)
-    assert {e.num_retries for e in edits} > {0, 1}
+    assert len({e.num_retries for e in edits}) >= 3
     assert writer.tokens_per_second is not None
     assert writer.tokens_per_second > 0
 

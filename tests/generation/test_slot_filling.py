@@ -300,7 +300,8 @@ def test_neighbours_and_free_requests_change_nothing(tiny64: LanguageModel) -> N
 
 
 def test_seeds_differ_and_tokens_of_a_schema_are_not_counted(tiny64: LanguageModel) -> None:
-    sampling = SamplingSpec(temperature=1.0, max_new_tokens=1, stop=("s",), top_p=1e-6)
+    """Nor does a temperature other than 1 change what a text's log-probability is."""
+    sampling = SamplingSpec(temperature=2.0, max_new_tokens=1, stop=("s",), top_p=1e-6)
     requests = [GenerationRequest(prompt=PROMPTS[0], sampling=sampling, schema=SCHEMA, seed=seed) for seed in range(20)]
     completions = engine_of(tiny64).generate(requests)
     assert len({completion.text for completion in completions}) > 8

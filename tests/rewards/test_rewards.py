@@ -1,10 +1,11 @@
 """Each reward on attempts with known scores."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
-from seal_lightning.rewards import AccuracyReward, GainReward, LikelihoodReward
+from seal_lightning.rewards import AccuracyReward, GainReward, LikelihoodReward, PartialCreditReward, SolvedReward
 from seal_lightning.types import (
     Attempt,
     AttemptStatus,
@@ -115,6 +116,58 @@ def test_gain_in_accuracy(before, after, value, breakdown):
     assert GainReward(AccuracyReward()).score(attempt(before, after)) == RewardScore(value=value, breakdown=breakdown)
 
 
+def cells(marks: str, *credit: float | None, log_prob: float | None = None) -> ExamScores:
+    """``graded``, each question with its partial credit."""
+    questions = graded(marks).questions
+    return ExamScores(
+        questions=tuple(replace(q, partial_credit=c, log_prob=log_prob) for q, c in zip(questions, credit, strict=True))
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "value", "breakdown"),
+    [
+        (graded("wc"), graded("cc"), 1.0, {"after": 1.0, "before": 0.0}),
+        (graded("cc"), graded("cw"), 0.0, {"after": 0.0, "before": 1.0}),
+        (graded("w"), graded("cu"), None, {"before": 0.0}),
+        (graded("u"), graded("wu"), None, {}),
+        (None, graded("--"), None, {}),
+        (None, graded("c-"), 1.0, {"after": 1.0}),
+        (graded("c"), None, None, {"before": 1.0}),
+        (None, None, None, {}),
+        (
+            cells("w", 0.0),
+            cells("w", 0.75, log_prob=-2.0),
+            0.0,
+            {"after": 0, "before": 0, "partial_credit": 0.75, "log_prob": -2},
+        ),
+        (None, cells("cu", 1.0, None, log_prob=-1.0), None, {"partial_credit": 1.0, "log_prob": -1.0}),
+        (None, cells("c", 1.0, log_prob=NAN), 1.0, {"after": 1.0, "partial_credit": 1.0}),
+        (None, likely(-2.0), None, {"log_prob": -2.0}),
+    ],
+)
+def test_solved(before, after, value, breakdown):
+    assert SolvedReward().score(attempt(before, after)) == RewardScore(value=value, breakdown=breakdown)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "value", "breakdown"),
+    [
+        (cells("w", 0.25), cells("cw", 1.0, 0.5), 0.75, {"after": 0.75, "before": 0.25, "solved": 0.0}),
+        (None, cells("c", 1.0), 1.0, {"after": 1.0, "solved": 1.0}),
+        (None, cells("cu", 0.5, None), 0.5, {"after": 0.5}),
+        (None, cells("w", 0.0), 0.0, {"after": 0.0, "solved": 0.0}),
+        (cells("w", 0.5), cells("u", None), None, {"before": 0.5}),
+        (graded("c"), graded("c"), None, {"solved": 1.0}),
+        (None, cells("w", NAN), None, {"solved": 0.0}),
+        (cells("w", 0.5), None, None, {"before": 0.5}),
+        (None, None, None, {}),
+    ],
+)
+def test_partial_credit(before, after, value, breakdown):
+    assert PartialCreditReward().score(attempt(before, after)) == RewardScore(value=value, breakdown=breakdown)
+
+
 def test_gain_of_a_reward_that_is_not_finite_is_unscored():
     class Infinite:
         needs = frozenset({Measurement.LIKELIHOOD})
@@ -136,6 +189,10 @@ def test_gain_leaves_the_attempt_as_it_was():
     [
         (LikelihoodReward(), {Measurement.LIKELIHOOD}),
         (AccuracyReward(), {Measurement.ANSWERS}),
+        (SolvedReward(), {Measurement.ANSWERS, Measurement.LIKELIHOOD}),
+        (SolvedReward(log_likelihood=False), {Measurement.ANSWERS}),
+        (PartialCreditReward(), {Measurement.ANSWERS}),
+        (GainReward(PartialCreditReward()), {Measurement.ANSWERS}),
         (GainReward(LikelihoodReward()), {Measurement.LIKELIHOOD}),
         (GainReward(AccuracyReward()), {Measurement.ANSWERS}),
     ],

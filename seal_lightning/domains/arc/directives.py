@@ -27,6 +27,7 @@ class ArcDirectives:
 
     def __post_init__(self) -> None:
         """Check the settings. Raises :class:`ConfigError`."""
-        require({*self.augmentations} <= {*MENU}, "augmentations", self.augmentations, f"some of {', '.join(MENU)}")
-        require(0 < self.learning_rate < math.inf, "learning_rate", self.learning_rate, "above 0 and finite")
-        require(self.num_epochs >= 1, "num_epochs", self.num_epochs, "at least 1")
+        known, rate = {*self.augmentations} <= {*MENU}, self.learning_rate
+        require(known, "without_edit.augmentations", self.augmentations, f"some of {', '.join(MENU)}")
+        require(0 < rate < math.inf, "without_edit.learning_rate", rate, "above 0 and finite")
+        require(self.num_epochs >= 1, "without_edit.num_epochs", self.num_epochs, "at least 1")

@@ -37,11 +37,11 @@ class ExamViews:
         repeated = len(set(self.transforms)) < len(self.transforms)
         if unknown or repeated or self.transforms[:1] != (IDENTITY,):
             raise ConfigError(
-                f"exam.transforms: {shown(self.transforms)} is not allowed; it must be {IDENTITY!r} and then any of "
+                f"views.transforms: {shown(self.transforms)} is not allowed; it must be {IDENTITY!r} and then any of "
                 f"{', '.join(name for name in TRANSFORMS if name != IDENTITY)}, each at most once"
             )
         if self.num_orders < 0:
-            raise ConfigError(f"exam.num_orders: {self.num_orders} is not allowed; it must be at least 0")
+            raise ConfigError(f"views.num_orders: {self.num_orders} is not allowed; it must be at least 0")
 
 
 @dataclass(frozen=True)

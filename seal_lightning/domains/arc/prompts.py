@@ -19,13 +19,8 @@ _TOOLS = {
     ),
     "extended": ("use_geometric_augmentations: rotations, flips and transposition only",),
 }
-_STRATEGIES = {
-    "paper": (
-        "train_using_all_tokens: learn the whole text",
-        "train_using_output_tokens: learn the last output only",
-    ),
-    "extended": ("train_using_all_outputs: learn every output",),
-}
+_LEARNT = {"paper": "all, or the last output only", "extended": "the last output, all outputs or all"}
+"""What a strategy is, without the strategies' names: a small model takes the first one it is shown."""
 
 
 def solving_prompt(instruction: str, shown: tuple[Demonstration, ...], query: Grid, text: GridText) -> Prompt:
@@ -61,13 +56,12 @@ def edit_prompt(task: ArcTask, schema: SchemaName, text: GridText) -> Prompt:
     )
     kinds: tuple[SchemaName, ...] = ("paper",) if schema == "paper" else ("paper", "extended")
     tools = "\n".join(f"- {line}" for kind in kinds for line in _TOOLS[kind])
-    strategies = "\n".join(f"- {line}" for kind in kinds for line in _STRATEGIES[kind])
     version = ' It begins with "version": 2.' if schema == "extended" else ""
     asked = (
         "A small model will be finetuned on a puzzle before it solves it. Choose how.\n\n"
         f"The puzzle's examples:\n\n{examples}\n\n"
         f'Under "data_generation", true or false for each way to make more examples:\n{tools}\n'
-        f'Under "training", a "strategy", a "learning_rate" (a number) and "num_train_epochs" (an integer). '
-        f"Strategies:\n{strategies}\n\nAnswer with one JSON object and nothing else.{version}"
+        f'Under "training", a "strategy" (which tokens to learn: {_LEARNT[schema]}), a "learning_rate" (a number) and '
+        f'"num_train_epochs" (an integer).\n\nAnswer with one JSON object and nothing else.{version}'
     )
     return (ChatMessage(role="user", content=asked),)
