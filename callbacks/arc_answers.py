@@ -8,14 +8,11 @@ from typing import Literal, cast
 from lightning.pytorch import Callback, Trainer
 
 from seal_lightning.datamodule import SealDataModule
-from seal_lightning.domains.arc.grids import MAX_SIDE, Grid, InvalidGrid, from_text
+from seal_lightning.domains.arc.grids import Grid, InvalidGrid, from_text
 from seal_lightning.domains.arc.task import ArcTask
 from seal_lightning.errors import ConfigError
 from seal_lightning.evaluation import Condition, ConditionResult
 from seal_lightning.types import ExamScores
-
-_MOST_CHARACTERS = MAX_SIDE * (MAX_SIDE + 1)
-"""Of a grid as text. A stored answer may be of any length, and millions of lines take seconds to be refused."""
 
 
 def arc_tasks(trainer: Trainer, name: Literal["train", "validation", "test"], asked_by: Callback) -> Sequence[ArcTask]:
@@ -60,8 +57,6 @@ def attempted_grids(scores: ExamScores) -> tuple[tuple[Grid | None, ...], ...]:
 
 
 def _grid(text: str) -> Grid | None:
-    if len(text) > _MOST_CHARACTERS:
-        return None
     try:
         return from_text(text)
     except InvalidGrid:

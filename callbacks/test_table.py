@@ -18,7 +18,7 @@ from seal_lightning.module import SealModule
 from seal_lightning.records import to_plain
 from seal_lightning.rundir import RunDir
 
-_MIN_WIDTH = 150
+_MIN_WIDTH = 180
 _NOTHING = "–"
 
 Cell = Callable[[ConditionRow], str]
@@ -70,7 +70,7 @@ def print_table(rows: Sequence[ConditionRow]) -> None:
     table = Table(title="Held-out tasks: mean ± standard error over tasks")
     headings, lines = cells(rows)
     for heading in headings:
-        table.add_column(heading, justify="left" if heading == "condition" else "right")
+        table.add_column(heading, justify="left" if heading == "condition" else "right", no_wrap=heading == "condition")
     for line in lines:
         table.add_row(*line)
     console.print(table)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from lightning.pytorch import LightningModule
@@ -20,7 +20,7 @@ from seal_lightning.attempting import Attempting
 from seal_lightning.batches import RowBatch, TaskBatch
 from seal_lightning.distributed import gather_objects
 from seal_lightning.errors import ConfigError, RunError
-from seal_lightning.evaluation.conditions import Condition, ConditionResult, Evaluation
+from seal_lightning.evaluation.conditions import ConditionName, ConditionResult, Evaluation
 from seal_lightning.generation import PolicyWriter, TransformersEngine
 from seal_lightning.grading import LocalRules
 from seal_lightning.hooks import seal_callbacks
@@ -82,7 +82,7 @@ class SealModule(LightningModule):
         candidates_per_call: int = 48,
         max_tokens_per_pass: int = 4096,
         test_edits: int = 1,
-        test_conditions: tuple[Condition, ...] | None = None,
+        test_conditions: tuple[ConditionName, ...] | None = None,
         seed: int = 1,
     ) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class SealModule(LightningModule):
         self.candidates_per_call = candidates_per_call
         self.max_tokens_per_pass = max_tokens_per_pass
         self.test_edits = test_edits
-        self.test_conditions = tuple(Condition) if test_conditions is None else test_conditions
+        self.test_conditions = get_args(ConditionName) if test_conditions is None else test_conditions
         self.seed = seed
         self.policy: Policy | None = None
         self.test_results: list[ConditionResult] = []

@@ -65,7 +65,7 @@ def tiny_tokenizer(begin_token: bool = False) -> PreTrainedTokenizerFast:
     )
 
 
-def write_tiny_model(folder: Path, seed: int = 0, begin_token: bool = False) -> Path:
+def write_tiny_model(folder: Path, seed: int = 0, begin_token: bool = False, max_length: int = MAX_LENGTH) -> Path:
     """Write a two-layer Llama with random weights and its tokenizer, as ``save_pretrained`` does; returns the folder."""
     tokenizer = tiny_tokenizer(begin_token)
     config = LlamaConfig(
@@ -75,7 +75,7 @@ def write_tiny_model(folder: Path, seed: int = 0, begin_token: bool = False) -> 
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=MAX_LENGTH,
+        max_position_embeddings=max_length,
         tie_word_embeddings=False,
         initializer_range=0.2,  # so that logits differ enough for greedy choices to be clear
         bos_token_id=tokenizer.bos_token_id,

@@ -63,7 +63,9 @@ def replay(run: RunDir, stored: Attempt) -> Attempt:
     if stored.round > 0:
         merged = merged_rounds(run)
         if len(merged) < stored.round:
-            raise RunError(f"{run.checkpoints}: {len(merged)} merged rounds; the attempt belongs to round {stored.round}")
+            raise RunError(
+                f"{run.checkpoints}: {len(merged)} merged rounds; the attempt belongs to round {stored.round}"
+            )
         module.loaded_policy.load_merged_states(merged[: stored.round])
     data.setup("fit")
     tasks = {task.task_id: task for task in data.train_tasks()}

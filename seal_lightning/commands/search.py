@@ -25,6 +25,8 @@ from seal_lightning.rundir import RunDir
 from seal_lightning.seeds import attempt_id
 from seal_lightning.types import Attempt, ChoiceScoreRequest, Task
 
+_MIN_WIDTH = 120
+
 
 def main(args: Sequence[str]) -> int:
     """Exit code 0 when all configurations were tried."""
@@ -52,9 +54,15 @@ def main(args: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="seal search", description="Try configurations of the self-edit's schema.")
     parser.add_argument("run", help="the run directory")
-    parser.add_argument("--tasks", choices=("train", "validation", "test"), default="test", help="which of the run's tasks")
-    parser.add_argument("--limit", type=_positive, help="try so many configurations a task, drawn at random; default all")
-    parser.add_argument("--only", nargs="+", default=[], metavar="CHOICE=OPTION[,OPTION]", help="stay with these options")
+    parser.add_argument(
+        "--tasks", choices=("train", "validation", "test"), default="test", help="which of the run's tasks"
+    )
+    parser.add_argument(
+        "--limit", type=_positive, help="try so many configurations a task, drawn at random; default all"
+    )
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="CHOICE=OPTION[,OPTION]", help="stay with these options"
+    )
     parser.add_argument("--at_once", type=_positive, default=8, help="configurations handed to the inner loop at once")
     return parser
 
@@ -147,7 +155,9 @@ def _content(tried: Sequence[_Tried], shares: Sequence[dict[str, float]]) -> dic
 
 
 def _print(tried: Sequence[_Tried], shares: Sequence[dict[str, float]]) -> None:
-    table = Table(title="Configurations tried on the pretrained model, and the policy's probability of those that solve")
+    table = Table(
+        title="Configurations tried on the pretrained model, and the policy's probability of those that solve"
+    )
     rounds = ["before training", *(f"after round {r}" for r in range(1, len(shares)))]
     for heading in ("task", "tried", "solve", "failed", "best log-prob", *rounds):
         table.add_column(heading, justify="left" if heading == "task" else "right")
@@ -165,12 +175,11 @@ def _print(tried: Sequence[_Tried], shares: Sequence[dict[str, float]]) -> None:
     means = [estimate([share[task_id] for task_id in solvable]) for share in shares]
     table.add_section()
     table.add_row(f"mean of {len(solvable)} solvable", "", "", "", "", *map(_shown, means))
-    Console().print(table)
+    console = Console()
+    Console(width=max(console.width, _MIN_WIDTH)).print(table)  # a log file would get 80 columns
 
 
 def _shown(value: Estimate | None) -> str:
     if value is None:
         return "–"
     return f"{value.mean:.3f}" + ("" if value.standard_error is None else f" ± {value.standard_error:.3f}")
-
-

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from seal_lightning.attempting import Attempting
 from seal_lightning.errors import MalformedEdit
@@ -25,6 +25,9 @@ from seal_lightning.types import (
 )
 
 EVERYTHING = frozenset(Measurement)
+
+ConditionName = Literal["in_context", "without_edit", "without_edit_matched", "self_edit"]
+"""A :class:`Condition` that can be left out, as configurations say it."""
 
 
 class Condition(StrEnum):
@@ -81,7 +84,7 @@ class Evaluation:
     """
 
     def __init__(
-        self, attempting: Attempting, num_edits: int = 1, conditions: Collection[Condition] = tuple(Condition)
+        self, attempting: Attempting, num_edits: int = 1, conditions: Collection[str] = tuple(Condition)
     ) -> None:
         self.attempting = attempting
         self.num_edits = num_edits

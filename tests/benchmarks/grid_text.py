@@ -38,7 +38,10 @@ def of_tiktoken(path: str) -> Encode:
         with TemporaryDirectory() as folder, zipfile.ZipFile(path) as wheel:
             name = next(n for n in wheel.namelist() if n.endswith("llama3/tokenizer.model"))
             return of_tiktoken(wheel.extract(name, folder))
-    pattern = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    pattern = (  # Llama 3's
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+        r"|\s+(?!\S)|\s+"
+    )
     tokenizer = TikTokenConverter(vocab_file=path, pattern=pattern).converted()
     return lambda text: tokenizer.encode(text, add_special_tokens=False).ids
 

@@ -42,6 +42,8 @@ def test_all_of_them_with_the_first_choice_changing_slowest() -> None:
     assert found[5].choices == {"colour": " green", "size": "1", "open": " false"}
     assert found[5].text == "colour: green, size: 1, open: false."
     assert configurations(SCHEMA, {}) == found
+    of_arc = configurations(edit_schema("extended", (1e-5, 1e-4, 1e-3), (1, 2, 3, 4)), {})
+    assert [c.index for c in of_arc] == list(range(2**5 * 3 * 3 * 4))
 
 
 def test_as_a_self_edit() -> None:

@@ -11,6 +11,7 @@ from seal_lightning.errors import shown
 
 MAX_SIDE = 30
 NUM_COLOURS = 10
+_LONGEST_TEXT = MAX_SIDE * (MAX_SIDE + 1) - 1
 
 Grid = tuple[tuple[int, ...], ...]
 """Rows of colours; hashable, so that tasks can be compared and duplicates found. What is computed on grids uses arrays."""
@@ -60,6 +61,8 @@ def as_text(grid: Grid) -> str:
 
 def from_text(text: str) -> Grid:
     """The inverse of :func:`as_text`. Raises :class:`InvalidGrid`."""
+    if len(text) > _LONGEST_TEXT:
+        raise InvalidGrid(f"it has {len(text)} characters; the largest grid has {_LONGEST_TEXT}")
     if not text.isascii() or not text.replace("\n", "").isdigit():
         raise InvalidGrid(f"it must be rows of digits; it is {shown(text, 60)}")
     return checked_grid([[int(digit) for digit in row] for row in text.split("\n")])
