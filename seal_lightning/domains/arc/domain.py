@@ -110,7 +110,7 @@ class ArcDomain(Domain[ArcTask]):
 
     def edit_prompt(self, task: ArcTask) -> Prompt:
         """A chat with the demonstrations and the tools to choose from."""
-        return edit_prompt(task, self.schema, self.grid_text)
+        return edit_prompt(task, self.schema, self.grid_text, self.constrained)
 
     def edit_stop(self) -> tuple[str, ...]:
         """None: an edit ends with its turn."""

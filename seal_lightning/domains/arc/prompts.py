@@ -21,6 +21,11 @@ _TOOLS = {
 }
 _LEARNT = {"paper": "all, or the last output only", "extended": "the last output, all outputs or all"}
 """What a strategy is, without the strategies' names: a small model takes the first one it is shown."""
+_NAMED = {
+    "paper": "train_using_all_tokens, or train_using_output_tokens for the last output only",
+    "extended": "train_using_output_tokens for the last one, train_using_all_outputs or train_using_all_tokens",
+}
+"""The same with their names, for a model that writes the edit freely: it cannot guess them."""
 
 
 def solving_prompt(instruction: str, shown: tuple[Demonstration, ...], query: Grid, text: GridText) -> Prompt:
@@ -49,19 +54,20 @@ def training_sequence(instruction: str, puzzle: Puzzle, loss: Loss, text: GridTe
     return TrainingSequence(segments=(*segments, answer))
 
 
-def edit_prompt(task: ArcTask, schema: SchemaName, text: GridText) -> Prompt:
+def edit_prompt(task: ArcTask, schema: SchemaName, text: GridText, constrained: bool) -> Prompt:
     """The demonstrations and the tools, and the question for an edit in JSON (§4.2)."""
     examples = "\n\n".join(
         f"Input:\n{text.encode(one.input)}\nOutput:\n{text.encode(one.output)}" for one in task.demonstrations
     )
     kinds: tuple[SchemaName, ...] = ("paper",) if schema == "paper" else ("paper", "extended")
     tools = "\n".join(f"- {line}" for kind in kinds for line in _TOOLS[kind])
+    learnt = _LEARNT[schema] if constrained else _NAMED[schema]
     version = ' It begins with "version": 2.' if schema == "extended" else ""
     asked = (
         "A small model will be finetuned on a puzzle before it solves it. Choose how.\n\n"
         f"The puzzle's examples:\n\n{examples}\n\n"
         f'Under "data_generation", true or false for each way to make more examples:\n{tools}\n'
-        f'Under "training", a "strategy" (which tokens to learn: {_LEARNT[schema]}), a "learning_rate" (a number) and '
+        f'Under "training", a "strategy" (which tokens to learn: {learnt}), a "learning_rate" (a number) and '
         f'"num_train_epochs" (an integer).\n\nAnswer with one JSON object and nothing else.{version}'
     )
     return (ChatMessage(role="user", content=asked),)
