@@ -8,12 +8,13 @@ from typing import cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from seal_lightning import interruption
 from seal_lightning.attempt_store import AttemptStore
 from seal_lightning.datamodule import SealDataModule
 from seal_lightning.evaluation.table import Estimate, estimate
 from seal_lightning.module import SealModule
 from seal_lightning.rundir import RunDir
-from seal_lightning.types import ChoiceScoreRequest, SelfEdit
+from seal_lightning.types import Choice, ChoiceScoreRequest, SelfEdit, Task
 
 
 class ChoiceProbabilities(Callback):
@@ -26,8 +27,15 @@ class ChoiceProbabilities(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report when an M-step ended."""
         module = cast(SealModule, pl_module)
-        if module.in_e_step or not trainer.is_global_zero:
+        if module.in_e_step:
             return
+        if trainer.is_global_zero:
+            self._report(trainer, module)
+        interruption.gather(
+            []
+        )  # the others wait here, where they hear of a stop, and not in the checkpoint's collective
+
+    def _report(self, trainer: Trainer, module: SealModule) -> None:
         edits = self._edits(trainer, module)
         data = cast(SealDataModule, trainer.datamodule)  # type: ignore[attr-defined]
         kept = {(row.task_id, row.edit_index) for row in data.buffer}
@@ -55,11 +63,19 @@ class ChoiceProbabilities(Callback):
 
     @staticmethod
     def _edits(trainer: Trainer, module: SealModule) -> list[SelfEdit]:
-        """The round's different configurations, task by task; of equal ones a kept one where there is one."""
+        """The round's different configurations, task by task; of equal ones a kept one where there is one.
+
+        Of a resumed run whose settings were changed on the way, those that the run still has.
+        """
         data = cast(SealDataModule, trainer.datamodule)  # type: ignore[attr-defined]
         kept = {(row.task_id, row.edit_index) for row in data.buffer}
+        tasks = {task.task_id: task for task in data.train_tasks()}
         stored = AttemptStore(RunDir.of(trainer).round(module.round_index)).all()
-        edits = [a.edit for a in stored if a.edit.log_prob is not None and a.edit.directives]
+        edits = [
+            a.edit
+            for a in stored
+            if a.edit.log_prob is not None and a.task_id in tasks and _can_say(module, tasks[a.task_id], a.edit)
+        ]
         edits.sort(key=lambda edit: ((edit.task_id, edit.edit_index) in kept, -edit.edit_index))
         different = {(edit.task_id, edit.text): edit for edit in edits}  # the last of equal ones stays
         return sorted(different.values(), key=lambda edit: (edit.task_id, edit.edit_index))
@@ -75,6 +91,13 @@ class ChoiceProbabilities(Callback):
             prompt = module.domain.edit_prompt(tasks[edit.task_id])
             requests.append(ChoiceScoreRequest(prompt=prompt, schema=schema, choices=edit.directives))
         return module.engine.score_choices(requests)
+
+
+def _can_say(module: SealModule, task: Task, edit: SelfEdit) -> bool:
+    """Whether the task's schema still has the edit's choices."""
+    schema = module.domain.edit_schema(task)
+    options = {} if schema is None else {part.name: part.options for part in schema if isinstance(part, Choice)}
+    return options.keys() == edit.directives.keys() and all(edit.directives[name] in options[name] for name in options)
 
 
 def _mean_mass(

@@ -100,7 +100,12 @@ def round_summary(round_index: int, candidates: Sequence[Candidate], buffer: Seq
     ended = ", ".join(f"{statuses[s]} {s.value}" for s in AttemptStatus if statuses[s])
     kinds = Counter(kind for a in attempts if (kind := a.failure_kind) is not None)
     failed = "; failed: " + ", ".join(f"{kind} {count}" for kind, count in kinds.most_common()) if kinds else ""
-    return f"Round {round_index}: {len(attempts)} attempts ({ended}{failed}); {len(buffer)} of {len(candidates)} edits kept"
+    refused = Counter(kind for c in candidates for kind in c.attempts[0].edit.refused)
+    again = ", ".join(f"{kind} {count}" for kind, count in refused.most_common())
+    return (
+        f"Round {round_index}: {len(attempts)} attempts ({ended}{failed}); {len(buffer)} of {len(candidates)} edits kept"
+        + (f"; malformed and sampled again: {again}" if again else "")
+    )
 
 
 def round_metrics(candidates: Sequence[Candidate], buffer: Sequence[BufferRow]) -> dict[str, float]:
@@ -129,8 +134,10 @@ def round_metrics(candidates: Sequence[Candidate], buffer: Sequence[BufferRow]) 
     log_probs = [edit.log_prob for edit in edits if edit.log_prob is not None]
     if log_probs:
         metrics["edit_log_prob_mean"] = sum(log_probs) / len(log_probs)
-    if any(edit.num_retries for edit in edits):
-        metrics["retries_mean"] = sum(edit.num_retries for edit in edits) / len(edits)
+    num_refused = sum(len(edit.refused) for edit in edits)
+    if edits:
+        malformed = sum(c.attempts[0].status is AttemptStatus.MALFORMED for c in candidates)
+        metrics["valid_sample_rate"] = 1 - (malformed + num_refused) / (len(edits) + num_refused)
     if buffer:
         metrics["reward_kept_mean"] = sum(row.reward for row in buffer) / len(buffer)
     return metrics

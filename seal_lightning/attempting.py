@@ -93,8 +93,16 @@ class Attempting:
         """The inner loop's seed of an attempt."""
         return derive_seed(self.seed, round_index, task_id, edit_index, repeat)
 
-    def attempt(self, trials: Sequence[Trial], before: Mapping[str, ExamScores]) -> list[Attempt]:
-        """Try each edit: one attempt a trial, in order. ``before`` holds each task's exam without adaptation."""
+    def attempt(
+        self,
+        trials: Sequence[Trial],
+        before: Mapping[str, ExamScores],
+        needs: frozenset[Measurement] = frozenset(),
+    ) -> list[Attempt]:
+        """Try each edit: one attempt a trial, in order.
+
+        ``before`` holds each task's exam without adaptation; ``needs`` is what to measure beside what the reward needs.
+        """
         plans: dict[int, AdaptationPlan] = {}
         attempts: dict[int, Attempt] = {}
         for i, trial in enumerate(trials):
@@ -111,7 +119,8 @@ class Attempting:
                 attempts[i] = replace(failed, plan=_summary(plans[i], 0), adapt_seconds=outcome.seconds)
         adapted = {i: outcome for i, outcome in outcomes.items() if isinstance(outcome, Adapted)}
         start = time.perf_counter()
-        exams = self._exams_that_fit([(trials[i].task, a.adapter) for i, a in adapted.items()])
+        needs |= self.reward.needs
+        exams = self._exams_that_fit([(trials[i].task, a.adapter) for i, a in adapted.items()], needs)
         seconds = (time.perf_counter() - start) / max(len(adapted), 1)
         for (i, outcome), after in zip(adapted.items(), exams, strict=True):
             if after is None:
@@ -123,16 +132,18 @@ class Attempting:
                 attempts[i] = self._scored(trials[i], before, plans[i], outcome, after, seconds)
         return [attempts[i] for i in range(len(trials))]
 
-    def _exams_that_fit(self, candidates: Sequence[tuple[Task, Adapter | None]]) -> Sequence[ExamScores | None]:
+    def _exams_that_fit(
+        self, candidates: Sequence[tuple[Task, Adapter | None]], needs: frozenset[Measurement]
+    ) -> Sequence[ExamScores | None]:
         """The exams; where they do not fit the memory together, each alone, and None for one that does not fit even so."""
         try:
-            return self.examine(candidates, self.reward.needs)
+            return self.examine(candidates, needs)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
         if len(candidates) == 1:
             return [None]
-        return [exam for candidate in candidates for exam in self._exams_that_fit([candidate])]
+        return [exam for candidate in candidates for exam in self._exams_that_fit([candidate], needs)]
 
     def examine(
         self, candidates: Sequence[tuple[Task, Adapter | None]], needs: frozenset[Measurement]

@@ -15,6 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from seal_lightning.errors import ModelError
 
+_DATE = "26 Jul 2024"
+"""What Llama 3's template writes where it is not told today's date: a run that goes on tomorrow has the same prompts."""
 _LEFT_PAD, _RIGHT_PAD = "\n ", " \n"
 _STRIPPED = {2: "", 1: "\n", 0: None}
 """How many characters of a pad a template leaves, and so what it strips: nothing, line ends, all white space."""
@@ -81,12 +83,14 @@ class ChatFrames:
     def _rendered(self, roles: tuple[str, ...], contents: list[str], answer_next: bool) -> str:
         if self.tokenizer.chat_template is None:
             raise ModelError(
-                "the prompt is a chat but the model's tokenizer has no chat template: "
-                "set `model.domain.init_args.style: base`, or use an instruction-tuned model"
+                "the prompt is a chat but the model's tokenizer has no chat template: use an instruction-tuned model, or, "
+                "for passages, `model.domain.init_args.style: base`"
             )
         turns = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
         try:
-            text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=answer_next, tokenize=False)
+            text = self.tokenizer.apply_chat_template(
+                turns, add_generation_prompt=answer_next, tokenize=False, date_string=_DATE
+            )
         except TemplateError as error:
             raise ModelError(f"the chat template refuses a chat of {', '.join(roles)}: {error}") from error
         return str(text)

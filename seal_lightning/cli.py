@@ -21,7 +21,8 @@ USAGE = """usage: seal COMMAND …
   seal validate --run RUN              reward of one self-edit a validation task
   seal predict --run RUN               write self-edits for tasks
   seal replay RUN ATTEMPT_ID           redo one stored attempt alone
-  seal search RUN                      try configurations of the edit's schema: what could be solved, and how likely
+  seal search RUN                      try configurations of the edit's schema: what could be solved, and how likely;
+                                       on the CPU
   seal attempts RUN                    list, filter and show stored attempts; repair a damaged journal
 
 RUN is a run directory. `seal fit --help`, `seal test --help` … list every setting."""
@@ -47,10 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"seal {args[0]}: {kind}{error}{notes}\n")
         return error.exit_code
     except OSError as error:
-        sys.stderr.write(
-            f"seal {args[0]}: error: {error}. What was stored is kept; go on with `seal fit --resume RUN`\n"
-        )
+        again = "`seal fit --resume RUN`" if args[0] == "fit" else "the same command"
+        sys.stderr.write(f"seal {args[0]}: error: {error}. What was stored is kept; go on with {again}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"seal {args[0]}: interrupted. What was stored is kept\n")
+        return 130
     except ArgumentError as error:
         sys.stderr.write(f"seal {args[0]}: error: {error}\nAll settings: seal {args[0]} --help\n")
         return 2

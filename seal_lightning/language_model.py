@@ -107,16 +107,17 @@ class LanguageModel:
         Raises :class:`ModelError` for chat turns on a tokenizer without a chat template, and for a prompt of no tokens:
         nothing would predict the first token behind it; :class:`DataError` for one that leaves no room in the context.
         """
-        ids = self._prompt_ids(prompt)
+        ids = self.prompt_ids(prompt)
         if len(ids) >= self.max_length:
             text = prompt if isinstance(prompt, str) else prompt[-1].content
             raise DataError(
                 f"a prompt of {len(ids)} tokens leaves no room in the model's context of {self.max_length}: "
-                f"{shown(text)}. Split the passage, or use fewer worked examples"
+                f"{shown(text)}. Split the passage, use fewer worked examples, or leave the task out"
             )
         return ids
 
-    def _prompt_ids(self, prompt: Prompt) -> list[int]:
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """As :meth:`encode_prompt`, but of any length."""
         if isinstance(prompt, str):
             ids = self.bos_ids + self.encode_text(prompt)
             if not ids:

@@ -28,6 +28,7 @@ from seal_lightning.loops import SelfEditLoop
 from seal_lightning.lora import applied
 from seal_lightning.policy import Policy
 from seal_lightning.pretrained import Pretrained
+from seal_lightning.prompt_lengths import check_prompts_fit
 from seal_lightning.random_state import random_state, restore_random_state
 from seal_lightning.reinforcement import num_trained_tokens, pack_rows
 from seal_lightning.rewards import LikelihoodReward
@@ -98,6 +99,10 @@ class SealModule(LightningModule):
                 raise ConfigError(f"model.{name}: {value} is not allowed; it must be at least 1")
         if not 0 <= edit_retries <= 100:
             raise ConfigError(f"model.edit_retries: {edit_retries} is not allowed; it must be from 0 to 100")
+        if "without_edit_matched" in (test_conditions or ()) and "self_edit" not in (test_conditions or ()):
+            raise ConfigError(
+                "model.test_conditions: without_edit_matched takes the steps of self_edit, which must be there too"
+            )
         if reinforce.max_steps is not None:
             raise ConfigError("model.reinforce.max_steps is not used by the M-step; set num_epochs (passes) instead")
         self.automatic_optimization = False
@@ -232,6 +237,16 @@ class SealModule(LightningModule):
 
     # --- validation, test, predict
 
+    def on_fit_start(self) -> None:
+        """Refuse tasks that do not fit the model before anything is computed. Raises :class:`DataError`."""
+        self._check_prompts("train", "validation", "test")
+
+    def _check_prompts(self, *names: str) -> None:
+        for name in names:
+            tasks = self.trainer.datamodule.tasks(name)  # type: ignore[attr-defined]
+            in_context = name == "test" and "in_context" in self.test_conditions
+            check_prompts_fit(self.domain, tasks, self.loaded_policy.language_model, in_context=in_context)
+
     def on_validation_epoch_start(self) -> None:
         """Forget an earlier validation."""
         self._validated: list[Attempt] = []
@@ -263,7 +278,8 @@ class SealModule(LightningModule):
             self.log("validation/reward", sum(rewards) / len(rewards))
 
     def on_test_start(self) -> None:
-        """Forget an earlier test."""
+        """Forget an earlier test; refuse tasks that do not fit the model. Raises :class:`DataError`."""
+        self._check_prompts("test")
         self.evaluation = self._new_evaluation()
         self.test_results = []
 

@@ -1,4 +1,4 @@
-"""Few-shot ARC through the command line on a tiny model: fit, resume, test, search; files, figures and errors."""
+"""Few-shot ARC through the command line on a tiny model: fit, test, search; files, figures and errors."""
 
 from __future__ import annotations
 
@@ -99,7 +99,9 @@ def test_the_buffer_trains_chosen_tokens_only(run: Path) -> None:
         assert set(attempt.edit.directives) >= {"strategy", "learning_rate", "num_train_epochs"}
 
 
-def test_the_m_step_makes_what_it_kept_likelier(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_m_step_makes_what_it_kept_likelier(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The better edit of each task is kept; the run's own charts say what became of both kinds' probability."""
     path = config(folder, tmp_path / "run")
     chosen = yaml.safe_load(path.read_text())
@@ -152,7 +154,7 @@ def test_search_reports_every_configuration_and_goes_on_where_it_ended(
     found = json.loads((run / "results" / "search_test.json").read_text())
     for task in TEST:
         assert len(found[task]["configurations"]) == 3
-        assert len(found[task]["probability_of_solving_by_round"]) == 2
+        assert len(found[task]["probability_tried_by_round"]) == 2
     size = (run / "search" / "attempts.rank0.jsonl").stat().st_size
     assert main(command) == 0
     assert (run / "search" / "attempts.rank0.jsonl").stat().st_size == size
@@ -186,7 +188,7 @@ def test_free_edits_of_a_tiny_model_are_malformed_and_the_run_says_so(
     assert "not JSON" in printed.out
     assert "the buffer of round 0 is empty" in printed.err
     stored = AttemptStore(RunDir(tmp_path / "run").round(0)).all()
-    assert [a.edit.num_retries for a in stored] == [1] * 4
+    assert [a.edit.refused for a in stored] == [("not JSON",)] * 4
 
 
 def test_a_task_that_gives_no_sequence_is_said(

@@ -86,3 +86,12 @@ def test_a_pattern_of_roles_is_rendered_once() -> None:
 def test_a_template_that_keeps_not_every_turn_is_refused(template: str | None, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         frames_of(template).frame(ROLES, answer_next=True)
+
+
+def test_a_template_that_writes_the_date_writes_the_same_every_day() -> None:
+    """Llama 3's does, where it is given none."""
+    dated = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    frame = frames_of(dated + "{{ date_string }}\n" + CHATML.replace("CONTENT", "message.content")).frame(
+        ("user",), answer_next=True
+    )
+    assert frame.texts[0].startswith("26 Jul 2024\n")

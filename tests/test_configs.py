@@ -17,6 +17,7 @@ BASES = {
     "knowledge/smollm2.yaml": "quickstart.yaml",
     "knowledge/qwen2.5-7b.yaml": "knowledge/paper.yaml",
     "knowledge/llama-3.2-1b-instruct.yaml": "knowledge/paper.yaml",
+    "arc/llama-3.2-1b.yaml": "arc/paper.yaml",
 }
 NAMES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
 

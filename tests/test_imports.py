@@ -38,7 +38,7 @@ LEVELS: list[set[str]] = [
     {"policy"},
     {"seams"},
     {"domains", "generation", "adaptation", "grading", "rewards"},  # peers
-    {"attempting", "reinforcement"},
+    {"attempting", "prompt_lengths", "reinforcement"},
     {"evaluation", "loops"},
     {"hooks"},
     {"module"},

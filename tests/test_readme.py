@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from fakes import write_tiny_model
+from test_arc_end_to_end import config as arc_config
 from test_end_to_end import config
 
 from seal_lightning.cli import TRAINER_SUBCOMMANDS, main
@@ -48,8 +50,19 @@ def finished_run(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return run_dir
 
 
+@pytest.fixture(scope="module")
+def finished_arc_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("readme_arc")
+    tiny = write_tiny_model(folder / "tiny", max_length=4096)
+    path = arc_config(tiny, folder / "run")
+    assert main(["fit", "-c", str(path)]) == 0
+    return folder / "run"
+
+
 @pytest.mark.parametrize("command", dict.fromkeys(SEAL_COMMANDS))
-def test_a_command_runs_shrunk(command: str, finished_run: Path, tmp_path: Path) -> None:
+def test_a_command_runs_shrunk(
+    command: str, finished_run: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """Each `seal` line of the README, its run, model and configs replaced by tiny ones."""
     words = shlex.split(command.removeprefix(".venv/bin/").replace("[", "").replace("…]", "").replace("]", ""))[1:]
     files = [ROOT / word for word in words if word.startswith("configs/")]
@@ -60,8 +73,14 @@ def test_a_command_runs_shrunk(command: str, finished_run: Path, tmp_path: Path)
         assert options or files or "CONFIG" in words
         assert main(["fit", "-c", str(tiny), "--run_dir", str(tmp_path / "run")]) == 0
         return
+    if words[0] == "search":
+        run = str(request.getfixturevalue("finished_arc_run"))
+        assert words[1] in ("RUN", "runs/arc-smollm2")
+        assert main(["search", run, *words[2:], *([] if "--limit" in words else ["--limit", "2"])]) == 0
+        return
     attempt = (finished_run / "round_0" / "attempts.rank0.jsonl").read_text().split('"attempt_id":"')[1].split('"')[0]
     names = {"RUN": str(finished_run), "runs/quickstart": str(finished_run), "ATTEMPT_ID": attempt}
+    names["runs/arc-smollm2"] = str(finished_run)
     assert words[0] in (*TRAINER_SUBCOMMANDS, "replay", "attempts")
     assert main([names.get(word, word) for word in words]) == 0
 
@@ -72,7 +91,7 @@ def test_class_paths_exist() -> None:
     for path in paths:
         module, name = path.rsplit(".", 1)
         assert hasattr(import_module(module), name), path
-    for path in re.findall(r"`(seams|types|hooks|callbacks|domains\.knowledge)\.([A-Z]\w+)`", README):
+    for path in re.findall(r"`(seams|types|hooks|callbacks|domains\.knowledge|domains\.arc)\.([A-Z]\w+)`", README):
         assert hasattr(import_module(f"seal_lightning.{path[0]}"), path[1]), path
 
 

@@ -66,3 +66,9 @@ def test_warmup_steps_go_before_a_ratio() -> None:
 def test_a_warmup_ratio_leaves_something_to_train(ratio: float) -> None:
     with pytest.raises(ConfigError, match="warmup_ratio"):
         OptimizerSpec(warmup_ratio=ratio)
+
+
+@pytest.mark.parametrize("warmup", [{"warmup_steps": 11}, {"warmup_ratio": 0.1}])
+def test_a_single_step_is_not_warmed_up(warmup: dict[str, float]) -> None:
+    """transformers would train it with a learning rate of 0."""
+    assert learning_rate_factor(OptimizerSpec(schedule="cosine", **warmup), 0, 1) == 1.0  # type: ignore[arg-type]

@@ -70,14 +70,21 @@ class BatchedInnerLoop(InnerLoop):
         """One result a plan, in order; the base weights are not touched."""
         results: dict[int, Adapted | Diverged] = {}
         candidates = []
+        num_empty = 0
         for index, (plan, seed) in enumerate(zip(plans, seeds, strict=True)):
             sequences = [tokenize(sequence, self.language_model) for sequence in plan.sequences]
             if not sequences:
                 results[index] = Diverged(reason="the plan has no sequences", step=0)
             elif empty := [i for i, s in enumerate(sequences) if not s.token_ids]:
                 results[index] = Diverged(reason=f"sequence {empty[0]} of the plan has no tokens", step=0)
+            elif not (whole := [s for s in sequences if any(s.trained) or not s.truncated]):
+                reason = f"the {len(sequences)} sequences are over the model's context and end before what is trained"
+                results[index] = Diverged(reason=reason, step=0)
             else:
-                candidates.append(QueuedPlan(index=index, plan=plan, seed=seed, sequences=sequences))
+                num_empty += len(sequences) - len(whole)
+                candidates.append(QueuedPlan(index=index, plan=plan, seed=seed, sequences=whole))
+        if num_empty:
+            _logger.warning("%d sequences were left out: cut, they end before what is trained", num_empty)
         if cut := sum(s.truncated for candidate in candidates for s in candidate.sequences):
             _logger.warning("%d sequences over the model's %d tokens were cut", cut, self.language_model.max_length)
         results |= self._train(candidates)

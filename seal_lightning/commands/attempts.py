@@ -83,9 +83,10 @@ def _run(options: argparse.Namespace) -> None:
     for name in ("min_reward", "max_reward"):
         value = getattr(options, name)
         require(value is None or not math.isnan(value), f"--{name.replace('_', '-')}", value, "a number")
-    folders = round_folders(RunDir.named(options.run, "RUN"))
+    run = RunDir.named(options.run, "RUN")
+    folders = round_folders(run)
     if options.repair:
-        _repair(folders)
+        _repair([*folders, *([run.search] if journals(run.search) else [])])
         return
     stored = [attempt for folder in folders for attempt in AttemptStore(folder).all()]
     if not stored:

@@ -103,8 +103,9 @@ class Evaluation:
         unadapted = self._unadapted(Condition.NO_ADAPTATION, round_index, tasks, [domain.exam(task) for task in tasks])
         results = list(unadapted)
         if round_index == 0 and Condition.IN_CONTEXT in self.conditions:
-            exams = [domain.in_context_exam(task) for task in tasks]
-            results += self._unadapted(Condition.IN_CONTEXT, 0, tasks, exams) if all(exams) else []
+            in_context = [(task, exam) for task in tasks if (exam := domain.in_context_exam(task))]
+            with_one, exams = [task for task, _ in in_context], [exam for _, exam in in_context]
+            results += self._unadapted(Condition.IN_CONTEXT, 0, with_one, exams)
         jobs = self._edit_jobs(tasks) if Condition.SELF_EDIT in self.conditions else []
         if round_index == 0 and Condition.WITHOUT_EDIT in self.conditions:
             jobs += [_Job(Condition.WITHOUT_EDIT, i, self._without_edit(task)) for i, task in enumerate(tasks)]
@@ -112,9 +113,8 @@ class Evaluation:
         results += adapted
         if round_index == final_round:
             self.final_edit_steps |= _mean_steps(adapted)
-        if round_index in (0, final_round) and {Condition.WITHOUT_EDIT_MATCHED, Condition.SELF_EDIT} <= {
-            *self.conditions
-        }:
+        matched = {Condition.WITHOUT_EDIT_MATCHED, Condition.SELF_EDIT} <= {*self.conditions}
+        if matched and round_index in (0, final_round):
             results += self._matched(tasks, unadapted, adapted)
         return results
 
@@ -184,7 +184,7 @@ class Evaluation:
     ) -> list[ConditionResult]:
         """Each job's task after adaptation, all in one call; where there was none the scores are unadapted."""
         plans = {i: job.plan for i, job in enumerate(jobs) if isinstance(job.plan, AdaptationPlan)}
-        seeds = [derive_seed(self.attempting.seed, "test", tasks[jobs[i].place].task_id) for i in plans]
+        seeds = [inner_seed(self.attempting.seed, tasks[jobs[i].place].task_id) for i in plans]
         outcomes = dict(zip(plans, self.attempting.inner_loop.adapt(list(plans.values()), seeds), strict=True))
         adapted = {i: outcome for i, outcome in outcomes.items() if isinstance(outcome, Adapted)}
         exams = [(tasks[jobs[i].place], outcome.adapter) for i, outcome in adapted.items()]
@@ -217,6 +217,11 @@ class Evaluation:
             ConditionResult(condition=condition, round=round_index, task_id=task.task_id, scores=score)
             for task, score in zip(tasks, scores, strict=True)
         ]
+
+
+def inner_seed(seed: int, task_id: str) -> int:
+    """The inner loop's seed of a held-out task, the same under all conditions and in a search."""
+    return derive_seed(seed, "test", task_id)
 
 
 def _mean_steps(results: Sequence[ConditionResult]) -> dict[str, int]:

@@ -29,16 +29,17 @@ class ConditionRow:
     num_tasks: int
     num_questions: int
     num_failed: int
-    """Malformed edits and diverged adapters, each edit of a task for itself; counted with the scores without adaptation."""
+    """Malformed edits and diverged adapters, each edit of a task for itself; counted with the scores without adaptation,
+    but never as solved."""
     num_unscored: int
     """Answers the grader could not score; left out of the accuracy."""
     num_views: int
-    """Texts the model wrote as answers, over all views of all questions."""
+    """Texts the model wrote as answers, over all views of all questions; none where nothing could be learned."""
     num_invalid: int
     """How many of them were no answer at all (a grid that does not decode)."""
     log_prob: Estimate | None
     solved: Estimate | None
-    """Share of tasks all of whose questions are answered right."""
+    """Share of tasks all of whose questions are answered right; where nothing could be learned, nothing is solved."""
     accuracy: Estimate | None
     exact_match: Estimate | None
     f1: Estimate | None
@@ -79,6 +80,7 @@ def _row(
     results: Sequence[ConditionResult], condition: Condition, round_index: int, final_round: int, label: str
 ) -> ConditionRow:
     rows = [r for r in results if r.condition is condition and r.round == round_index]
+    learned = [r for r in rows if r.failure is None]
     is_edit = condition is Condition.SELF_EDIT
     compared = is_edit and round_index in (0, final_round)
     matched = [r for r in results if r.condition is Condition.WITHOUT_EDIT_MATCHED and r.round == round_index]
@@ -97,10 +99,10 @@ def _row(
         num_questions=sum(len(r.scores.questions) for r in {r.task_id: r for r in rows}.values()),
         num_failed=sum(r.failure is not None for r in rows),
         num_unscored=sum(r.scores.num_unscored for r in rows),
-        num_views=sum(q.num_views for r in rows for q in r.scores.questions),
-        num_invalid=sum(r.scores.num_invalid for r in rows),
+        num_views=sum(q.num_views for r in learned for q in r.scores.questions),
+        num_invalid=sum(r.scores.num_invalid for r in learned),
         log_prob=over_tasks(lambda r: r.scores.log_prob),
-        solved=over_tasks(lambda r: r.scores.solved),
+        solved=over_tasks(_solved),
         accuracy=over_tasks(lambda r: r.scores.accuracy),
         exact_match=over_tasks(lambda r: r.scores.exact_match),
         f1=over_tasks(lambda r: r.scores.f1),
@@ -115,6 +117,11 @@ def _paired(rows: Sequence[ConditionResult], others: Sequence[ConditionResult]) 
     """How much better the rows' log-probability is than the others', over the tasks that both have."""
     ours, theirs = (_by_task(results, lambda r: r.scores.log_prob) for results in (rows, others))
     return estimate([ours[task_id] - theirs[task_id] for task_id in ours if task_id in theirs])
+
+
+def _solved(result: ConditionResult) -> float | None:
+    solved = result.scores.solved
+    return solved if solved is None or result.failure is None else 0.0
 
 
 def _by_task(results: Sequence[ConditionResult], score: Callable[[ConditionResult], float | None]) -> dict[str, float]:

@@ -41,14 +41,15 @@ class PolicyWriter(Writer):
         num_tokens = sum(len(edit.token_ids) for edit in edits)
         open_slots = list(range(len(slots)))
         for retry in range(1, self.num_retries + 1):
-            open_slots = [i for i in open_slots if self._is_malformed(slots[i][0], edits[i])]
-            if not open_slots:
+            refused = {i: kind for i in open_slots if (kind := self._refusal(slots[i][0], edits[i])) is not None}
+            if not refused:
                 break
-            seeded = [replace(requests[i], seed=derive_seed(requests[i].seed, "retry", retry)) for i in open_slots]
-            again = self._written([slots[i] for i in open_slots], seeded)
+            seeded = [replace(requests[i], seed=derive_seed(requests[i].seed, "retry", retry)) for i in refused]
+            again = self._written([slots[i] for i in refused], seeded)
             num_tokens += sum(len(edit.token_ids) for edit in again)
-            for i, edit in zip(open_slots, again, strict=True):
-                edits[i] = replace(edit, seed=requests[i].seed, num_retries=retry)
+            for (i, kind), edit in zip(refused.items(), again, strict=True):
+                edits[i] = replace(edit, seed=requests[i].seed, refused=(*edits[i].refused, kind))
+            open_slots = list(refused)
         self.tokens_per_second = num_tokens / (time.perf_counter() - start)
         return edits
 
@@ -59,12 +60,13 @@ class PolicyWriter(Writer):
             prompt=self.domain.edit_prompt(task), sampling=sampling, schema=self.domain.edit_schema(task)
         )
 
-    def _is_malformed(self, task: Task, edit: SelfEdit) -> bool:
+    def _refusal(self, task: Task, edit: SelfEdit) -> str | None:
+        """The kind of a malformed edit."""
         try:
             self.domain.plan(task, edit)
-        except MalformedEdit:
-            return True
-        return False
+        except MalformedEdit as error:
+            return error.kind
+        return None
 
     def _written(self, slots: Sequence[tuple[Task, int]], requests: Sequence[GenerationRequest]) -> list[SelfEdit]:
         """One edit a slot (task and edit index), in one call of the engine."""

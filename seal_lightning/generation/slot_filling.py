@@ -1,6 +1,7 @@
 """Constrained decoding: a schema's texts are given, and the model chooses at its choices only.
 
-What lies between two choices is fed as one chunk, so a batch takes as many passes as its longest row has choices. Rows
+What is certain up to the next place where allowed texts part is fed as one chunk, so a batch takes as many passes as its
+longest row has such places: one a choice, where its options differ in their first token. Rows
 take different options, hence chunks of different lengths; they are padded on the left, and the pads, which stay in the
 cache as holes, are masked.
 

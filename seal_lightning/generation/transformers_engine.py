@@ -27,6 +27,7 @@ from seal_lightning.packed.rows import grouped_within
 from seal_lightning.seams import Engine
 from seal_lightning.types import (
     Adapter,
+    ChatMessage,
     ChoiceScoreRequest,
     Completion,
     FinishReason,
@@ -162,8 +163,7 @@ class TransformersEngine(Engine):
         return fill_slots(batch, self.language_model)
 
     def _with_target(self, request: ScoreRequest) -> TokenizedSequence:
-        prompt = self.language_model.encode_prompt(request.prompt)
-        target = self.language_model.encode_text(request.target)
+        prompt, target = self._prompt_and_target(request)
         if len(prompt) + len(target) > self.language_model.max_length:
             raise DataError(
                 f"a prompt of {len(prompt)} tokens and its answer of {len(target)} do not fit the model's context of "
@@ -171,6 +171,14 @@ class TransformersEngine(Engine):
             )
         trained = (False,) * len(prompt) + (True,) * len(target)
         return TokenizedSequence(token_ids=(*prompt, *target), trained=trained)
+
+    def _prompt_and_target(self, request: ScoreRequest) -> tuple[list[int], list[int]]:
+        """Their ids; behind a chat those of an answer, stripped as the template strips it, and so those that are trained."""
+        prompt = self.language_model.encode_prompt(request.prompt)
+        if isinstance(request.prompt, str):
+            return prompt, self.language_model.encode_text(request.target)
+        answer = ChatMessage(role="assistant", content=request.target)
+        return prompt, self.language_model.encode_chat((*request.prompt, answer), answer_next=False)[-2]
 
     def _score_batch(self, batch: Sequence[tuple[TokenizedSequence, LoraAdapter | None]]) -> list[list[float]]:
         interruption.check()

@@ -56,7 +56,7 @@ class SelfEdit:
     """Of an edit by constrained decoding: nats of the policy's choices among those allowed, at temperature 1."""
     finish_reason: FinishReason | None = None
     seed: int = 0
-    num_retries: int = 0
-    """How many malformed edits were sampled in its place before."""
+    refused: tuple[str, ...] = ()
+    """The kinds of the malformed edits that were sampled in its place before, in order."""
     directives: dict[str, JSON] = field(default_factory=dict)
     """Update directives by name, as a schema's choices were filled in."""

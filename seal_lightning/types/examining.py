@@ -82,7 +82,7 @@ class QuestionScore:
     further_answers: tuple[str, ...] = ()
     verdict: Verdict | None = None
     exact_match: float | None = None
-    """0 or 1, after SQuAD normalisation."""
+    """0 or 1, after SQuAD normalisation; of an answer that is right only as it is written, whether the verdict is right."""
     f1: float | None = None
     """Token overlap in [0, 1], after SQuAD normalisation."""
     partial_credit: float | None = None

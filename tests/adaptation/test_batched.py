@@ -197,6 +197,23 @@ def test_a_sequence_over_the_context_is_cut_and_told(tiny: LanguageModel, caplog
     assert list(cut.token_ids) == tiny.encode_text(long)[:MAX_LENGTH]
 
 
+def test_a_sequence_that_is_cut_before_what_is_trained_is_left_out(
+    tiny: LanguageModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    optimizer = OptimizerSpec(learning_rate=1e-2, num_epochs=2)
+    long, short = (("The stone 3 is red. " * 100, False), ("red", True)), (("Stone 3:", False), (" red", True))
+    with caplog.at_level(logging.WARNING):
+        left_out = adapt_one(tiny, plan_of((long, short), optimizer=optimizer))
+    assert "1 sequences were left out" in caplog.text
+    assert len(left_out.losses) == 4  # as many steps as planned, on what there is
+    assert min(left_out.losses) > 0
+    loop = BatchedInnerLoop()
+    loop.bind(tiny)
+    (nothing,) = loop.adapt([plan_of((long,), optimizer=optimizer)], [1])
+    assert isinstance(nothing, Diverged)
+    assert "end before what is trained" in nothing.reason
+
+
 # --- seeds, steps ------------------------------------------------------------------------------------------------------
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pytest
+from arc_edits import write_edit
 from implementations import implementations
 
 from seal_lightning.domains.arc import ArcDirectives, ArcDomain, ArcTask, Demonstration, GridText, TestPair
-from seal_lightning.domains.arc.edits import write_edit
 from seal_lightning.domains.knowledge import (
     ChainOfThought,
     Implications,

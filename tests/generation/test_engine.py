@@ -13,6 +13,7 @@ import torch
 from decoders import decoder
 from fakes import tiny_tokenizer, weights_hash, write_tiny_model
 
+from seal_lightning.adaptation.tokenizing import tokenize
 from seal_lightning.errors import ConfigError, DataError, ModelError
 from seal_lightning.generation import TransformersEngine
 from seal_lightning.generation import sampling as token_sampling
@@ -29,6 +30,8 @@ from seal_lightning.types import (
     Prompt,
     SamplingSpec,
     ScoreRequest,
+    Segment,
+    TrainingSequence,
 )
 
 PROMPTS = (
@@ -382,3 +385,25 @@ def test_the_cache_gives_up_its_room_with_its_rows(tiny64: LanguageModel) -> Non
     assert torch.equal(keys[:, :, :6], torch.cat([first, second], dim=2)[[2, 0, 2]])
     assert torch.equal(values[:, :, 7:], -third)
     assert cache.get_seq_length() == 77
+
+
+def test_a_chats_target_is_scored_on_the_tokens_that_are_trained(tiny: LanguageModel) -> None:
+    """A template that trims answers, as Llama 3's does, takes the blank before a target's first symbol."""
+    tiny.tokenizer.chat_template = (
+        "{% for message in messages %}{{ message.role }}: {{ message.content | trim }}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    prompt = (ChatMessage(role="user", content=" a b\n c d"),)
+    engine = engine_of(tiny)
+    (log_probs,) = engine.score([ScoreRequest(prompt=prompt, target=" b c\n d e")])
+    segments = (Segment(text=" a b\n c d", trained=False, role="user"), Segment(text=" b c\n d e", role="assistant"))
+    trained = tokenize(TrainingSequence(segments=segments), tiny)
+    ids = torch.tensor([trained.token_ids])
+    log_probs_TV = torch.log_softmax(tiny.model(ids).logits[0], dim=-1)
+    wanted = [
+        log_probs_TV[i - 1, token].item()
+        for i, (token, is_trained) in enumerate(zip(trained.token_ids, trained.trained, strict=True))
+        if is_trained
+    ]
+    assert log_probs == pytest.approx(wanted[:-1], abs=1e-5)  # the end token is trained, and no part of a target
+    assert tiny.tokenizer.decode(trained.token_ids).count("assistant: b c") == 1

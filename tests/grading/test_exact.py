@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
+from arc_edits import write_edit
 
 from seal_lightning.attempting import Attempting
 from seal_lightning.domains.arc import ArcDirectives, ArcDomain, ArcTask, Demonstration, ExamViews, TestPair
-from seal_lightning.domains.arc.edits import write_edit
 from seal_lightning.domains.arc.grids import from_text
 from seal_lightning.grading.exact import exact_verdict
 from seal_lightning.rewards import PartialCreditReward, SolvedReward

@@ -1,4 +1,4 @@
-"""The menu of augmentations a self-edit chooses from (§3.2, "Few-shot learning"; Appendix A).
+"""The menu of augmentations a self-edit chooses from (§3.2, "Few-shot learning").
 
 An augmenter draws one map of grids for a puzzle and applies it to all of the puzzle's grids, inputs and outputs alike, so
 that the rule that leads from one to the other stays as like the task's as it can.

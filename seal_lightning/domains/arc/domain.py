@@ -41,9 +41,10 @@ class ArcDomain(Domain[ArcTask]):
         schema: ``paper``, or ``extended`` with what is not in the paper (geometric augmentations, loss on all outputs).
         constrained: Write edits by constrained decoding: the policy fills the schema's slots by its own probabilities.
         learning_rates: ≥ 2, the menu of constrained decoding. (Free edits may ask for any from 1e-7 to 0.1.)
-        epochs: ≥ 2, the menu of constrained decoding, each 1 to 375.
+        epochs: ≥ 2, the menu of constrained decoding, each 1 to 375. Three epochs of 250 sequences by twos are 375 steps.
         adapter: The inner loop's adapter; the default is the paper's.
-        optimizer: The inner loop's batch size, schedule and clipping; learning rate and epochs are the edit's.
+        optimizer: The inner loop's batch size, schedule and clipping; learning rate and epochs are the edit's, and so
+            ``max_steps`` stays unset.
         without_edit: The fixed configuration that edits are compared with.
         max_steps: ≥ 1; an edit that asks for more is malformed (the release trains nothing then, silently).
         max_puzzles: ≥ 1, training sequences; the rest is dropped and counted.
@@ -66,7 +67,7 @@ class ArcDomain(Domain[ArcTask]):
         schema: SchemaName = "paper",
         constrained: bool = False,
         learning_rates: tuple[float, ...] = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3),
-        epochs: tuple[int, ...] = (1, 2, 3, 4, 5),
+        epochs: tuple[int, ...] = (1, 2, 3),
         adapter: AdapterSpec = _ADAPTER,
         optimizer: OptimizerSpec = _OPTIMIZER,
         without_edit: ArcDirectives = _FIXED,
@@ -88,6 +89,11 @@ class ArcDomain(Domain[ArcTask]):
         ):
             if count < 1:
                 raise ConfigError(f"ArcDomain: {name} is {shown(count)}; allowed is 1 or more")
+        if optimizer.max_steps is not None:
+            raise ConfigError(
+                f"ArcDomain: optimizer.max_steps is {shown(optimizer.max_steps)}, by which an edit's epochs would mean "
+                "nothing; the bound on an edit's steps is ArcDomain's own max_steps"
+            )
         if schema not in _SCHEMAS:
             raise ConfigError(f"ArcDomain: schema is {shown(schema)}; allowed are {', '.join(_SCHEMAS)}")
         _check_menu("learning_rates", learning_rates, *LEARNING_RATES)

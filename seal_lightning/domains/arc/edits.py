@@ -108,27 +108,6 @@ def read_edit(text: str, schema: SchemaName) -> ArcDirectives:
     )
 
 
-def write_edit(directives: ArcDirectives, schema: SchemaName) -> str:
-    """The edit that says this, as constrained decoding writes it: ``read_edit``'s inverse.
-
-    Raises :class:`MalformedEdit` for what the schema cannot say.
-    """
-    data_kind, _ = _parts(schema)
-    strategies = {loss: name for name, loss in _LOSSES.items()}
-    content: dict[str, Any] = {"version": 2} if schema == "extended" else {}
-    content["data_generation"] = {key: _GROUPS[key] in directives.augmentations for key in data_kind.model_fields}
-    content["training"] = {
-        "strategy": strategies[directives.loss],
-        "learning_rate": directives.learning_rate,
-        "num_train_epochs": directives.num_epochs,
-    }
-    text = json.dumps(content)
-    unsaid = {*directives.augmentations} - {*read_edit(text, schema).augmentations}
-    if unsaid:
-        raise MalformedEdit("extra key", f"the schema {schema} has no augmentations {', '.join(sorted(unsaid))}")
-    return text
-
-
 def edit_schema(schema: SchemaName, learning_rates: Sequence[float], epochs: Sequence[int]) -> TextSchema:
     """The JSON with its slots: booleans, the strategy, and menus of learning rates and epochs."""
     data_kind, training_kind = _parts(schema)

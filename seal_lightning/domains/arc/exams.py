@@ -27,7 +27,7 @@ class ExamViews:
     transforms: tuple[str, ...] = (IDENTITY, "transpose", "flip_lr", "flip_ud", "rot90", "rot180")
     """Names of :data:`seal_lightning.domains.arc.transforms.TRANSFORMS`, the identity first: ties are its."""
     num_orders: int = 1
-    """≥ 0, other orders of the demonstrations, beside the given one."""
+    """≥ 0, other orders of the demonstrations, beside the given one; fewer where the task has no more."""
     leave_one_out: bool = True
     """Also show the demonstrations without each one of them (where two or more are left)."""
 
@@ -139,15 +139,26 @@ class Exam:
         """The demonstrations as given, in other orders, and without each of them; none twice."""
         given = task.demonstrations
         found = [("", given)]
-        for number in range(self.views.num_orders):
-            order = np.random.default_rng(derive_seed(task.task_id, "order", number)).permutation(len(given))
-            found.append((f", order {number + 1}", tuple(given[i] for i in order)))
+        found += [(f", order {number + 1}", order) for number, order in enumerate(self._other_orders(task))]
         if self.views.leave_one_out and len(given) > 2:
             found += [(f", without {i}", given[:i] + given[i + 1 :]) for i in range(len(given))]
         names: dict[tuple[Demonstration, ...], str] = {}
         for name, demonstrations in found:
             names.setdefault(demonstrations, name)
         return [(name, demonstrations) for demonstrations, name in names.items()]
+
+    def _other_orders(self, task: ArcTask) -> list[tuple[Demonstration, ...]]:
+        """Different ones, none the given one; fewer than asked for where there are no more, or chance does not find them."""
+        given = task.demonstrations
+        orders: list[tuple[Demonstration, ...]] = []
+        for number in range(20 * self.views.num_orders):
+            draw = np.random.default_rng(derive_seed(task.task_id, "order", number)).permutation(len(given))
+            order = tuple(given[i] for i in draw)
+            if order not in (given, *orders):
+                orders.append(order)
+            if len(orders) == self.views.num_orders:
+                break
+        return orders
 
 
 def _question_id(task: ArcTask, index: int) -> str:

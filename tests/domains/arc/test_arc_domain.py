@@ -5,15 +5,16 @@ import json
 
 import numpy as np
 import pytest
+from arc_edits import write_edit
 from jsonargparse import ArgumentParser
 
 from seal_lightning.domains.arc import ArcDirectives, ArcDomain, ArcTask, Demonstration, ExamViews, GridText, TestPair
-from seal_lightning.domains.arc.edits import edit_schema, write_edit
+from seal_lightning.domains.arc.edits import edit_schema
 from seal_lightning.domains.arc.grids import as_text, from_text
 from seal_lightning.domains.arc.puzzles import leave_out
 from seal_lightning.errors import ConfigError, MalformedEdit
 from seal_lightning.seams import Domain
-from seal_lightning.types import AdapterSpec, Choice, SelfEdit
+from seal_lightning.types import AdapterSpec, Choice, OptimizerSpec, SelfEdit
 
 PAIRS = [("12/34", "21/43"), ("500", "005"), ("60/70/80", "06/07/08"), ("1/2", "3/4")]
 LETTERS = GridText(symbols="abcdefghij", cell_separator=" ", row_start=" ")
@@ -293,6 +294,7 @@ def test_the_default_answer_has_room_for_the_largest_grid():
         ({"epochs": (1, 376)}, "epochs is .*; allowed are 2 or more different values from 1 to 375"),
         ({"epochs": (0, 1)}, "epochs"),
         ({"epochs": (3,)}, "epochs"),
+        ({"optimizer": OptimizerSpec(max_steps=9)}, "optimizer.max_steps is 9"),
     ],
 )
 def test_bounds(settings, message):

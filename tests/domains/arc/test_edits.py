@@ -6,6 +6,7 @@ from bisect import bisect_left
 from itertools import pairwise
 
 import pytest
+from arc_edits import write_edit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +17,6 @@ from seal_lightning.domains.arc.edits import (
     MAX_EPOCHS,
     edit_schema,
     read_edit,
-    write_edit,
 )
 from seal_lightning.errors import ConfigError, MalformedEdit
 from seal_lightning.evaluation.configurations import configurations
@@ -24,7 +24,7 @@ from seal_lightning.types import Choice
 
 SCHEMAS = ("paper", "extended")
 KINDS = {"too long", "not JSON", "duplicate key", "missing key", "extra key", "out of bounds", "wrong value"}
-MOST_SECONDS = 0.5
+MOST_SECONDS = 0.05
 """Generous. Measured on one busy core: 0.02 to 0.3 ms a text, 10 MB and 10,000 braces under 0.05 ms, 500 keys 2 ms."""
 
 PAPER = """{
@@ -360,23 +360,6 @@ def test_nesting_within_the_cap(opening, closing):
 
 
 # --- writing
-
-
-@pytest.mark.parametrize(
-    "directives",
-    [
-        ArcDirectives(augmentations=("geometric",)),
-        ArcDirectives(augmentations=("basic", "geometric")),
-        ArcDirectives(loss="all_outputs"),
-        ArcDirectives(learning_rate=1.0),
-        ArcDirectives(learning_rate=1e-8),
-        ArcDirectives(num_epochs=376),
-    ],
-    ids=str,
-)
-def test_what_a_schema_cannot_say_is_not_written(directives):
-    with pytest.raises(MalformedEdit):
-        write_edit(directives, "paper")
 
 
 def test_the_order_of_augmentations_is_the_menus():
