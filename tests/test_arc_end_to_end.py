@@ -16,6 +16,8 @@ from seal_lightning.cli import main
 from seal_lightning.rundir import RunDir
 from seal_lightning.types import AttemptStatus
 
+pytestmark = pytest.mark.slow
+
 TRAIN, TEST = ["25ff71a9", "5582e5ca"], ["3c9b0459", "6150a2bd"]
 
 

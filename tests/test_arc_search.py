@@ -16,6 +16,8 @@ from seal_lightning.cli import main
 from seal_lightning.evaluation.conditions import inner_seed
 from seal_lightning.rundir import RunDir
 
+pytestmark = pytest.mark.slow
+
 LEARNS, LEARNS_NOT = "0.02", "1e-07"
 NAMES = {"train": ("two", "three", "four"), "test": ("five", "six")}
 
