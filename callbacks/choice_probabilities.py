@@ -113,5 +113,5 @@ def _mean_mass(
 
 
 def _shown(value: Estimate) -> str:
-    error = "" if value.standard_error is None else f" ± {value.standard_error:.3f}"
-    return f"{value.mean:.3f}{error}"
+    error = "" if value.standard_error is None else f" ± {value.standard_error:.4f}"
+    return f"{value.mean:.4f}{error}"
