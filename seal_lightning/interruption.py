@@ -28,6 +28,9 @@ def begin(board: Board) -> None:
     """A run starts: its ranks share this board."""
     global _board, _signal, _ending
     _board, _signal, _ending = board, None, False
+    for number in list(_replaced):
+        if signal.getsignal(number) is not _receive:
+            del _replaced[number]  # of an earlier run; it was put back
 
 
 def listen() -> None:
@@ -51,7 +54,6 @@ def end(leave_within_s: float = 2.0) -> None:
     for number, before in _replaced.items():
         if signal.getsignal(number) is _receive:
             signal.signal(number, before)
-    _replaced.clear()
 
 
 def called_off() -> bool:
@@ -116,6 +118,10 @@ def gather(local: list[T]) -> list[T]:
 
 def _receive(number: int, frame: FrameType | None) -> None:
     global _signal
+    if _board is None:  # Lightning puts this handler back behind a run that failed
+        signal.signal(number, _replaced.get(signal.Signals(number), signal.SIG_DFL))
+        os.kill(os.getpid(), number)
+        return
     if _signal is not None:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)

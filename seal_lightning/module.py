@@ -87,24 +87,6 @@ class SealModule(LightningModule):
         seed: int = 1,
     ) -> None:
         super().__init__()
-        for name, value in {
-            "rounds": rounds,
-            "num_edits": num_edits,
-            "num_repeats": num_repeats,
-            "candidates_per_call": candidates_per_call,
-            "max_tokens_per_pass": max_tokens_per_pass,
-            "test_edits": test_edits,
-        }.items():
-            if value < 1:
-                raise ConfigError(f"model.{name}: {value} is not allowed; it must be at least 1")
-        if not 0 <= edit_retries <= 100:
-            raise ConfigError(f"model.edit_retries: {edit_retries} is not allowed; it must be from 0 to 100")
-        if "without_edit_matched" in (test_conditions or ()) and "self_edit" not in (test_conditions or ()):
-            raise ConfigError(
-                "model.test_conditions: without_edit_matched takes the steps of self_edit, which must be there too"
-            )
-        if reinforce.max_steps is not None:
-            raise ConfigError("model.reinforce.max_steps is not used by the M-step; set num_epochs (passes) instead")
         self.automatic_optimization = False
         self.strict_loading = False  # a checkpoint holds the LoRAs, not the base
         self.domain = domain
@@ -127,8 +109,24 @@ class SealModule(LightningModule):
         self.seed = seed
         self.policy: Policy | None = None
         self.test_results: list[ConditionResult] = []
+        self._check_settings()
 
     # --- setting up
+
+    def _check_settings(self) -> None:
+        counts = ("rounds", "num_edits", "num_repeats", "candidates_per_call", "max_tokens_per_pass", "test_edits")
+        for name in counts:
+            value = getattr(self, name)
+            if value < 1:
+                raise ConfigError(f"model.{name}: {value} is not allowed; it must be at least 1")
+        if not 0 <= self.edit_retries <= 100:
+            raise ConfigError(f"model.edit_retries: {self.edit_retries} is not allowed; it must be from 0 to 100")
+        if "without_edit_matched" in self.test_conditions and "self_edit" not in self.test_conditions:
+            raise ConfigError(
+                "model.test_conditions: without_edit_matched takes the steps of self_edit, which must be there too"
+            )
+        if self.reinforce.max_steps is not None:
+            raise ConfigError("model.reinforce.max_steps is not used by the M-step; set num_epochs (passes) instead")
 
     def configure_model(self) -> None:
         """Load the policy, once; each fit has a self-edit loop of its own."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import yaml
 from fakes import ToyDomain, ToyTasks
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from test_end_to_end import attempts, config, fit
 
 from seal_lightning import interruption
@@ -48,8 +50,22 @@ def module(tiny_folder: Path) -> SealModule:
     )
 
 
-def trainer(folder: Path) -> Trainer:
-    callbacks = [BestOfK(k=1), *(c for c in default_callbacks() if "Progress" not in type(c).__name__)]
+@pytest.fixture(autouse=True)
+def default_signals() -> Iterator[None]:
+    """Those of a fresh process, whatever the tests before left."""
+    fresh = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in fresh.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def signal_handlers() -> tuple[object, object]:
+    return signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+
+
+def trainer(folder: Path, more: Sequence[Callback] = ()) -> Trainer:
+    callbacks = [BestOfK(k=1), *more, *(c for c in default_callbacks() if "Progress" not in type(c).__name__)]
     return Trainer(
         accelerator="cpu",
         devices=1,
@@ -69,13 +85,27 @@ def data(**sources: ToyTasks) -> SealDataModule:
 
 def test_one_module_in_several_runs(module: SealModule, tmp_path: Path) -> None:
     """Validate, then fit, then fit elsewhere: each run has attempts of its own, and signals are as they were."""
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    before = signal_handlers()
     trainer(tmp_path / "v").validate(module, data(validation=ToyTasks(1, offset=9)))
     for name in ("first", "second"):
         trainer(tmp_path / name).fit(module, data())
         assert len(attempts(tmp_path / name, 0)) == 4
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    assert signal_handlers() == before
     assert not interruption.called_off()
+
+
+def test_signals_behind_a_run_that_failed_do_what_they_did_before(module: SealModule, tmp_path: Path) -> None:
+    class Fails(Callback):
+        def on_train_batch_start(self, *args: object) -> None:
+            raise ValueError("no")
+
+    before = signal_handlers()
+    with pytest.raises(ValueError, match="no"):
+        trainer(tmp_path / "failed", [Fails()]).fit(module, data())
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+    trainer(tmp_path / "next").fit(module, data())
+    assert signal_handlers() == before
 
 
 def test_another_seed_s_attempts_are_not_taken_over(module: SealModule, tmp_path: Path) -> None:

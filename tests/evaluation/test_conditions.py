@@ -11,9 +11,11 @@ import pytest
 from fakes import ToyDomain, ToyTask, ToyTasks
 
 from seal_lightning.attempting import Attempting
+from seal_lightning.errors import ConfigError
 from seal_lightning.evaluation import Condition, ConditionResult, condition_table
 from seal_lightning.evaluation.conditions import Evaluation
 from seal_lightning.grading import LocalRules
+from seal_lightning.module import SealModule
 from seal_lightning.rewards import LikelihoodReward
 from seal_lightning.seams import Writer
 from seal_lightning.types import (
@@ -254,3 +256,8 @@ def test_edits_are_written_down_without_training() -> None:
     assert rows[0]["sequences"][0] == "stone 0: line"
     assert rows[1]["malformed"].startswith("empty")
     assert loop.calls == []
+
+
+def test_the_steps_of_edits_need_edits() -> None:
+    with pytest.raises(ConfigError, match="without_edit_matched takes the steps of self_edit"):
+        SealModule(domain=ToyDomain(), test_conditions=("without_edit", "without_edit_matched"))
