@@ -77,7 +77,7 @@ def ranks(
     ]
 
 
-def wait_until(happened: Callable[[], object], timeout_s: float = 90.0) -> None:
+def wait_until(happened: Callable[[], object], timeout_s: float = 30.0) -> None:
     """Wait until a condition holds."""
     deadline = time.monotonic() + timeout_s
     while not happened():
