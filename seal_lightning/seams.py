@@ -84,6 +84,10 @@ class Domain(ABC, Generic[TaskT]):
     def answered(self, task: TaskT, answers: Mapping[tuple[str, str], str]) -> Sequence[AnsweredQuestion]:
         """One answer a question, to be graded, from the answers by (question id, view): views are inverted and voted on."""
 
+    def context_text(self, task: TaskT) -> str:
+        """What is to be learned, as a reader of a report sees it; empty where a domain has no text of it."""
+        return ""
+
     @property
     def condition_names(self) -> ConditionNames:
         """What a reader of a table calls the conditions of a test."""
@@ -92,6 +96,9 @@ class Domain(ABC, Generic[TaskT]):
 
 class Writer(ABC):
     """Who writes self-edits. The policy is one writer; files and other models are others."""
+
+    def bind(self, domain: AnyDomain, engine: Engine) -> None:  # noqa: B027 - a file needs neither
+        """Use the run's domain, and the engine that asks the policy as it then is. Called once, before anything else."""
 
     @abstractmethod
     def write(self, tasks: Sequence[Task], num_edits: int, seeds: Mapping[tuple[str, int], int]) -> Sequence[SelfEdit]:

@@ -19,13 +19,14 @@ from test_end_to_end import attempts
 from test_signals import settings_of, write
 
 TIMEOUT_S = 5
+COLD_START_S = 30  # a strategy's timeout also bounds how long a rank waits at the start for the others' imports
 
 
-def impatient(folder: Path, run_dir: Path) -> dict:
+def impatient(folder: Path, run_dir: Path, timeout_s: int = TIMEOUT_S) -> dict:
     settings = settings_of(folder, run_dir)
     settings["trainer"]["strategy"] = {
         "class_path": "lightning.pytorch.strategies.DDPStrategy",
-        "init_args": {"timeout": f"0:00:0{TIMEOUT_S}"},
+        "init_args": {"timeout": f"0:00:{timeout_s:02d}"},
     }
     return settings
 
@@ -110,19 +111,20 @@ def launch_and_hurt(victim: str, model: Path, folder: Path) -> None:
     """A cold start of two ranks; nothing of it may be left running."""
     folder.mkdir()
     run_dir = folder / "run"
-    path = write(folder, impatient(model, run_dir))
+    path = write(folder, impatient(model, run_dir, COLD_START_S))
     paths = f"{TESTS / 'faults'}:{TESTS}:{TESTS.parent}"
     environment = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
     with (folder / "log").open("w") as log:
         command = [sys.executable, "-m", "seal_lightning", "fit", "-c", str(path)]
         parent = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
-        wait_until(lambda: len(acknowledged(run_dir)) >= 4, 90)
+        wait_until(lambda: len(acknowledged(run_dir)) >= 4 or parent.poll() is not None, 90)
+        assert parent.poll() is None, (folder / "log").read_text()[-3000:]
         (child,) = [p for p in psutil.Process(parent.pid).children() if str(path) in " ".join(p.cmdline())]
         hurt = psutil.Process(parent.pid) if victim == "parent" else child
         hurt.send_signal(signal.SIGSTOP if victim == "stopped child" else signal.SIGKILL)
-        wait_until(lambda: parent.poll() is not None, TIMEOUT_S + 20)
-        wait_until(lambda: not running(path), TIMEOUT_S + 10)
+        wait_until(lambda: parent.poll() is not None, COLD_START_S + 20)
+        wait_until(lambda: not running(path), COLD_START_S + 10)
         assert parent.returncode != 0
     finally:
         for process in running(path):

@@ -9,7 +9,7 @@ from seal_lightning.domains.arc.directives import ArcDirectives
 from seal_lightning.domains.arc.edits import LEARNING_RATES, MAX_EPOCHS, SchemaName, edit_schema, read_edit
 from seal_lightning.domains.arc.exams import Exam, ExamViews
 from seal_lightning.domains.arc.grid_text import GridText
-from seal_lightning.domains.arc.prompts import edit_prompt, training_sequence
+from seal_lightning.domains.arc.prompts import demonstrations_text, edit_prompt, training_sequence
 from seal_lightning.domains.arc.task import ArcTask
 from seal_lightning.domains.arc.training_set import training_puzzles
 from seal_lightning.errors import ConfigError, MalformedEdit, shown
@@ -149,6 +149,10 @@ class ArcDomain(Domain[ArcTask]):
     def answered(self, task: ArcTask, answers: Mapping[tuple[str, str], str]) -> Sequence[AnsweredQuestion]:
         """Two attempts a test input, by vote over the views' answers. Raises :class:`KeyError` for an answer not given."""
         return self._exam.answered(task, answers)
+
+    def context_text(self, task: ArcTask) -> str:
+        """The demonstrations, one below the other."""
+        return demonstrations_text(task, self.grid_text)
 
     @property
     def condition_names(self) -> ConditionNames:

@@ -54,11 +54,16 @@ def training_sequence(instruction: str, puzzle: Puzzle, loss: Loss, text: GridTe
     return TrainingSequence(segments=(*segments, answer))
 
 
-def edit_prompt(task: ArcTask, schema: SchemaName, text: GridText, constrained: bool) -> Prompt:
-    """The demonstrations and the tools, and the question for an edit in JSON (§4.2)."""
-    examples = "\n\n".join(
+def demonstrations_text(task: ArcTask, text: GridText) -> str:
+    """The demonstrations, one below the other."""
+    return "\n\n".join(
         f"Input:\n{text.encode(one.input)}\nOutput:\n{text.encode(one.output)}" for one in task.demonstrations
     )
+
+
+def edit_prompt(task: ArcTask, schema: SchemaName, text: GridText, constrained: bool) -> Prompt:
+    """The demonstrations and the tools, and the question for an edit in JSON (§4.2)."""
+    examples = demonstrations_text(task, text)
     kinds: tuple[SchemaName, ...] = ("paper",) if schema == "paper" else ("paper", "extended")
     tools = "\n".join(f"- {line}" for kind in kinds for line in _TOOLS[kind])
     learnt = _LEARNT[schema] if constrained else _NAMED[schema]

@@ -142,6 +142,10 @@ class KnowledgeDomain(Domain[Passage]):
             for question in task.questions
         )
 
+    def context_text(self, task: Passage) -> str:
+        """Title and passage."""
+        return f"{task.title}\n{task.context}"
+
     @property
     def condition_names(self) -> ConditionNames:
         """In terms of passages."""
