@@ -37,7 +37,7 @@ def final_results(results: Sequence[ConditionResult], condition: Condition) -> d
     """By task id, the results under a condition of the policy that was trained for the most rounds, by edit."""
     final = max((result.round for result in results), default=0)
     found: dict[str, list[ConditionResult]] = {}
-    for result in sorted(results, key=lambda r: 0 if r.edit is None else r.edit.edit_index):
+    for result in sorted(results, key=lambda r: r.edits[0].edit_index if r.edits else 0):
         if result.condition is condition and result.round == final:
             found.setdefault(result.task_id, []).append(result)
     return found

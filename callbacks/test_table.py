@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
@@ -11,12 +11,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
 
+from seal_lightning.callbacks.test_record import test_record
 from seal_lightning.evaluation import ConditionResult, ConditionRow, condition_table
-from seal_lightning.evaluation.table import Estimate
+from seal_lightning.evaluation.matrix import MatrixEstimate
+from seal_lightning.evaluation.table import Estimate, arm_label
 from seal_lightning.hooks import SealCallback
 from seal_lightning.module import SealModule
-from seal_lightning.records import to_plain
 from seal_lightning.rundir import RunDir
+from seal_lightning.types import ConditionNames
 
 _MIN_WIDTH = 180
 _NOTHING = "–"
@@ -28,6 +30,8 @@ COLUMNS: dict[str, Cell] = {
     "log-prob": lambda row: _shown(row.log_prob, 2),
     "accuracy": lambda row: _shown(row.accuracy, 3),
     "F1": lambda row: _shown(row.f1, 3),
+    "log-prob after own step": lambda row: _shown(row.log_prob_after_own_step, 2),
+    "accuracy after own step": lambda row: _shown(row.accuracy_after_own_step, 3),
     "solved": lambda row: _shown(row.solved if row.partial_credit else None, 3),
     "cells right": lambda row: _shown(row.partial_credit, 3),
     "steps": lambda row: f"{row.num_steps.mean:.1f}",
@@ -46,14 +50,21 @@ class TestTable(SealCallback):
 
     __test__ = False  # pytest: not a test case
 
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._start = time.perf_counter()
+
     def on_test_results(self, trainer: Trainer, pl_module: LightningModule, results: Sequence[ConditionResult]) -> None:
         """Write and print on the first rank."""
-        rows = condition_table(results, cast(SealModule, pl_module).domain.condition_names)
+        module = cast(SealModule, pl_module)
+        names = module.domain.condition_names
+        rows = condition_table(results, names)
         if not trainer.is_global_zero or not rows:
             return
-        content = {"table": [asdict(row) for row in rows], "results": to_plain(results, ConditionResult)}
+        content = test_record(trainer, module, rows, results, time.perf_counter() - self._start)
         path = RunDir.of(trainer).write_result("test", content)
         print_table(rows)
+        print_matrices(module.test_matrices, names)
         Console().print(
             f"Per-task results and the edits: {path}\nCharts: tensorboard --logdir {path.parent.parent}", soft_wrap=True
         )
@@ -75,9 +86,31 @@ def print_table(rows: Sequence[ConditionRow]) -> None:
         table.add_row(*line)
     console.print(table)
     console.print(
-        "vs equal steps: paired difference in log-prob from adaptation without an edit at as many steps, same policy · vs "
-        "untrained: from the self-edit before training · failed: malformed or diverged, scored without adaptation"
+        "Over sequences, where tasks are learned one after another. Vs equal steps: paired difference in log-prob from "
+        "adaptation without an edit at as many steps, same policy; vs untrained: from the self-edit before training. Failed: "
+        "malformed or diverged, scored without adaptation"
     )
+
+
+def print_matrices(matrices: Mapping[str, Sequence[MatrixEstimate]], names: ConditionNames) -> None:
+    """Print what is known of each task after each step, where there are several steps."""
+    console = Console()
+    console = Console(width=max(console.width, _MIN_WIDTH))
+    for score, estimates in matrices.items():
+        for matrix in estimates:
+            if len(matrix.mean) <= 2:
+                continue
+            table = Table(title=f"{arm_label(names, matrix.arm)}: {score} of each task after each step")
+            for heading in ("after", *(f"task {place + 1}" for place in range(len(matrix.mean[0])))):
+                table.add_column(heading, justify="right")
+            for step, (means, errors) in enumerate(zip(matrix.mean, matrix.standard_error, strict=True)):
+                cells = [_cell(mean, error) for mean, error in zip(means, errors, strict=True)]
+                table.add_row(f"step {step}" if step else "before", *cells)
+            console.print(table)
+
+
+def _cell(mean: float | None, error: float | None) -> str:
+    return "" if mean is None else f"{mean:.3f}" + ("" if error is None else f" ± {error:.3f}")
 
 
 def markdown(rows: Sequence[ConditionRow]) -> str:

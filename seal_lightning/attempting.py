@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 from seal_lightning.errors import MalformedEdit, RunError
@@ -38,6 +39,7 @@ from seal_lightning.types import (
     Trial,
     Verdict,
     VerdictStatus,
+    WholeModel,
 )
 
 
@@ -73,8 +75,13 @@ class Attempting:
         self.reward = reward
         self.seed = seed
 
-    def propose(self, tasks: Sequence[Task], num_edits: int, round_name: int | str) -> Sequence[SelfEdit]:
-        """``num_edits`` self-edits for each task, task by task. ``round_name`` keeps rounds' seeds apart."""
+    def propose(
+        self, tasks: Sequence[Task], num_edits: int, round_name: int | str, writer: Writer | None = None
+    ) -> Sequence[SelfEdit]:
+        """``num_edits`` edits for each task, task by task, by the policy or another writer.
+
+        ``round_name`` keeps rounds' seeds apart.
+        """
         if not tasks:
             return []
         seeds = {
@@ -82,7 +89,7 @@ class Attempting:
             for task in tasks
             for index in range(num_edits)
         }
-        return self.writer.write(tasks, num_edits, seeds)
+        return (writer or self.writer).write(tasks, num_edits, seeds)
 
     def trial(self, task: Task, edit: SelfEdit, round_index: int, repeat: int) -> Trial:
         """An edit to be tried, with the inner loop's seed made from its names."""
@@ -157,7 +164,28 @@ class Attempting:
         exams: Sequence[tuple[Task, Sequence[ExamPrompt], Adapter | None]],
         needs: frozenset[Measurement],
     ) -> list[ExamScores]:
-        """Put exams' prompts to the model: all of them in one engine call for each kind of measurement."""
+        """Put exams' prompts to the model: all of them in one engine call for each kind of measurement.
+
+        Those of a whole model's weights are sat apart, while it is installed.
+        """
+        whole = {id(adapter): adapter for _, _, adapter in exams if isinstance(adapter, WholeModel)}
+        scores: dict[int, ExamScores] = {}
+        for weights in [None, *whole.values()]:
+            apart = {i: exam for i, exam in enumerate(exams) if _weights_of(exam[2]) is weights}
+            with weights.installed() if weights is not None else nullcontext():
+                asked = [
+                    (task, prompts, adapter if weights is None else None) for task, prompts, adapter in apart.values()
+                ]
+                scores |= dict(zip(apart, self._sat(asked, needs), strict=True))
+        return [scores[i] for i in range(len(exams))]
+
+    def _sat(
+        self,
+        exams: Sequence[tuple[Task, Sequence[ExamPrompt], Adapter | None]],
+        needs: frozenset[Measurement],
+    ) -> list[ExamScores]:
+        if not exams:
+            return []
         likelihoods = self._likelihoods(exams) if Measurement.LIKELIHOOD in needs else [{} for _ in exams]
         answers = self._graded_answers(exams) if Measurement.ANSWERS in needs else [{} for _ in exams]
         scores = []
@@ -259,6 +287,10 @@ class Attempting:
             failure=failure,
             before=before.get(trial.task.task_id),
         )
+
+
+def _weights_of(adapter: Adapter | None) -> WholeModel | None:
+    return adapter if isinstance(adapter, WholeModel) else None
 
 
 def _score(

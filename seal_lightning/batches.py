@@ -6,7 +6,8 @@ Orders come from seeds and names, never from a global generator, so a resumed ep
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -21,25 +22,31 @@ class TaskBatch:
         self.tasks = list(tasks)
 
 
-class TaskBatches:
-    """The tasks in batches, in the data's order; whole batches are dealt out to the ranks, and every rank has as many.
+BatchT = TypeVar("BatchT")
+ItemT = TypeVar("ItemT")
 
-    Which tasks share a batch does not depend on the number of ranks, as long as each has a batch: what is computed together
+
+class _Dealt(Generic[ItemT, BatchT]):
+    """Items in batches, in the data's order; whole batches are dealt out to the ranks, and every rank has as many.
+
+    Which items share a batch does not depend on the number of ranks, as long as each has a batch: what is computed together
     moves roundings, so a run that goes on with another number of ranks still ends with the same bits.
     """
 
-    def __init__(self, tasks: Sequence[Task], batch_size: int, rank: int, world_size: int) -> None:
-        batch_size = max(1, min(batch_size, math.ceil(len(tasks) / world_size)))  # smaller ones, rather than idle ranks
-        batches = [list(tasks[start : start + batch_size]) for start in range(0, len(tasks), batch_size)]
+    batch: Callable[[Sequence[ItemT]], BatchT]
+
+    def __init__(self, items: Sequence[ItemT], batch_size: int, rank: int, world_size: int) -> None:
+        batch_size = max(1, min(batch_size, math.ceil(len(items) / world_size)))  # smaller ones, rather than idle ranks
+        batches = [list(items[start : start + batch_size]) for start in range(0, len(items), batch_size)]
         self.share = batches[rank::world_size]
         self.num_batches = math.ceil(len(batches) / world_size)
 
     def __len__(self) -> int:
         return self.num_batches
 
-    def __iter__(self) -> Iterator[TaskBatch]:
+    def __iter__(self) -> Iterator[BatchT]:
         for index in range(self.num_batches):
-            yield TaskBatch(self.share[index] if index < len(self.share) else [])
+            yield type(self).batch(self.share[index] if index < len(self.share) else [])
 
     def state_dict(self) -> dict[str, int]:
         """Nothing: a resumed epoch of tasks starts at its first batch and skips what is stored."""
@@ -47,6 +54,25 @@ class TaskBatches:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Nothing to load."""
+
+
+class TaskBatches(_Dealt[Task, TaskBatch]):
+    """Tasks in batches."""
+
+    batch = TaskBatch
+
+
+class EpisodeBatch:
+    """Some episodes of a protocol; none where another rank has one more."""
+
+    def __init__(self, episodes: Sequence[Any]) -> None:
+        self.episodes = list(episodes)
+
+
+class EpisodeBatches(_Dealt[Any, EpisodeBatch]):
+    """Episodes in batches."""
+
+    batch = EpisodeBatch
 
 
 class RowBatch:

@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 
 from lightning.pytorch import LightningDataModule
 
-from seal_lightning.batches import RowBatches, TaskBatches
+from seal_lightning.batches import EpisodeBatches, RowBatches, TaskBatches
 from seal_lightning.errors import ConfigError, DataError, RunError, shown
 from seal_lightning.module import SealModule
 from seal_lightning.records import from_plain, to_plain
@@ -105,9 +105,13 @@ class SealDataModule(LightningDataModule):
         """Which policy each test loader examines: the final one, then the pretrained one and those between."""
         return [self.final_round, *range(self.final_round)]
 
-    def test_dataloader(self) -> list[TaskBatches]:
-        """The test tasks, once for each policy round of :attr:`test_rounds`."""
-        return [self._batches("test") for _ in self.test_rounds]
+    def test_dataloader(self) -> list[EpisodeBatches]:
+        """The protocol's episodes over the test tasks, once for each policy round of :attr:`test_rounds`."""
+        module = self._module
+        episodes = module.test_episodes
+        at_once = module.protocol.num_at_once(self.tasks_per_batch)
+        rank, world_size = (0, 1) if module.protocol.spread else (self._rank, self._world_size)
+        return [EpisodeBatches(episodes, at_once, rank, world_size) for _ in self.test_rounds]
 
     def predict_dataloader(self) -> TaskBatches:
         """The tasks to write self-edits for."""

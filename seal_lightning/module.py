@@ -7,25 +7,32 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast, get_args
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torch.nn import ModuleDict
 
 from seal_lightning import interruption
 from seal_lightning.adaptation import BatchedInnerLoop
 from seal_lightning.attempting import Attempting
-from seal_lightning.batches import RowBatch, TaskBatch
+from seal_lightning.batches import EpisodeBatch, RowBatch, TaskBatch
 from seal_lightning.distributed import gather_objects
 from seal_lightning.errors import ConfigError, RunError
-from seal_lightning.evaluation.conditions import ConditionName, ConditionResult, Evaluation
+from seal_lightning.evaluation.conditions import ConditionName, ConditionResult
+from seal_lightning.evaluation.episodes import Evaluation
+from seal_lightning.evaluation.matrix import SCORES, EpisodeMatrix, MatrixEstimate
+from seal_lightning.evaluation.protocols import Episode, Protocol, SinglePassage
 from seal_lightning.generation import PolicyWriter, TransformersEngine
 from seal_lightning.grading import LocalRules
 from seal_lightning.hooks import seal_callbacks
+from seal_lightning.language_model import LanguageModel
 from seal_lightning.loops import SelfEditLoop
-from seal_lightning.lora import applied
+from seal_lightning.lora import applied, load_adapter
 from seal_lightning.policy import Policy
 from seal_lightning.pretrained import Pretrained
 from seal_lightning.prompt_lengths import check_prompts_fit
@@ -33,7 +40,7 @@ from seal_lightning.random_state import random_state, restore_random_state
 from seal_lightning.reinforcement import num_trained_tokens, pack_rows
 from seal_lightning.rewards import LikelihoodReward
 from seal_lightning.schedule import learning_rate_factor
-from seal_lightning.seams import Domain, Engine, Grader, InnerLoop, Reward
+from seal_lightning.seams import Domain, Engine, Grader, InnerLoop, Reward, Writer
 from seal_lightning.seeds import derive_seed
 from seal_lightning.types import AdapterSpec, Attempt, AttemptStatus, OptimizerSpec, SamplingSpec
 
@@ -62,6 +69,11 @@ class SealModule(LightningModule):
         max_tokens_per_pass: ≥ 1, tokens of one forward pass of the M-step.
         test_edits: ≥ 1, self-edits a held-out task in ``seal test``; scores are means over them.
         test_conditions: which conditions ``seal test`` measures, each an adaptation a task; None is all.
+        protocol: how held-out tasks are learned and examined; each alone by default.
+        test_writers: other writers of edits by name, each a further condition of ``seal test``.
+        test_adapters: PEFT folders by name, each a further condition.
+        student: the model that learns from the edits and is examined, where it is not the policy that writes them
+            (teacher and student, §6); the policy is rewarded by what the student learned.
         seed: makes every seed of the run.
     """
 
@@ -84,6 +96,10 @@ class SealModule(LightningModule):
         max_tokens_per_pass: int = 4096,
         test_edits: int = 1,
         test_conditions: tuple[ConditionName, ...] | None = None,
+        protocol: Protocol | None = None,
+        test_writers: dict[str, Writer] | None = None,
+        test_adapters: dict[str, str] | None = None,
+        student: Pretrained | None = None,
         seed: int = 1,
     ) -> None:
         super().__init__()
@@ -106,9 +122,15 @@ class SealModule(LightningModule):
         self.max_tokens_per_pass = max_tokens_per_pass
         self.test_edits = test_edits
         self.test_conditions = get_args(ConditionName) if test_conditions is None else test_conditions
+        self.protocol: Protocol = protocol or SinglePassage()
+        self.test_writers = test_writers or {}
+        self.test_adapters = test_adapters or {}
+        self.student = student
         self.seed = seed
         self.policy: Policy | None = None
         self.test_results: list[ConditionResult] = []
+        self.test_matrices: dict[str, list[MatrixEstimate]] = {}
+        """By score, what the last test found over its episodes."""
         self._check_settings()
 
     # --- setting up
@@ -140,22 +162,32 @@ class SealModule(LightningModule):
 
     def _load(self) -> None:
         self.policy = Policy(self.pretrained, self.policy_adapter, self.seed)
+        learner_engine = self.engine if self.student is None else deepcopy(self.engine)
         self.engine.bind(self.policy.language_model)
-        self.inner_loop.bind(self.policy.language_model)
+        self.learner = self._learner(self.policy)
+        if learner_engine is not self.engine:
+            learner_engine.bind(self.learner)
+        self.inner_loop.bind(self.learner)
         self.writer = PolicyWriter(self.domain, self.engine, self.sampling, self.edit_retries)
         self.attempting = Attempting(
             domain=self.domain,
             writer=self.writer,
-            engine=self.engine,
+            engine=learner_engine,
             inner_loop=self.inner_loop,
             grader=self.grader,
             reward=self.reward,
             seed=self.seed,
         )
-        self.evaluation = self._new_evaluation()
+        for writer in self.test_writers.values():
+            writer.bind(self.domain, self.engine)
 
-    def _new_evaluation(self) -> Evaluation:
-        return Evaluation(self.attempting, self.test_edits, self.test_conditions)
+    def _learner(self, policy: Policy) -> LanguageModel:
+        """The model that is adapted and examined."""
+        if self.student is None:
+            return policy.language_model
+        student = self.student.load()
+        self.student_model = student.model  # a submodule, so that it goes where the policy goes
+        return student
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW on the policy's LoRA; learning rate and clipping are set step by step (manual optimisation)."""
@@ -243,7 +275,8 @@ class SealModule(LightningModule):
         for name in names:
             tasks = self.trainer.datamodule.tasks(name)  # type: ignore[attr-defined]
             in_context = name == "test" and "in_context" in self.test_conditions
-            check_prompts_fit(self.domain, tasks, self.loaded_policy.language_model, in_context=in_context)
+            policy = self.loaded_policy.language_model
+            check_prompts_fit(self.domain, tasks, policy, learner=self.learner, in_context=in_context)
 
     def on_validation_epoch_start(self) -> None:
         """Forget an earlier validation."""
@@ -280,17 +313,57 @@ class SealModule(LightningModule):
         self._check_prompts("test")
         self.evaluation = self._new_evaluation()
         self.test_results = []
+        episodes = self.test_episodes
+        arms = self.evaluation.all_arms(self._final_round)
+        num_steps = max((len(episode.steps) for episode in episodes), default=0)
+        num_places = max((len(episode.tasks) for episode in episodes), default=0)
+        self.matrices = ModuleDict(
+            {name: EpisodeMatrix(arms, num_steps, num_places, score) for name, score in SCORES.items()}
+        ).to(self.device)
 
-    def test_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Every condition of one policy round on a batch of held-out tasks; see :class:`Evaluation`."""
-        final_round = self.trainer.datamodule.final_round  # type: ignore[attr-defined]
+    @property
+    def _matrices(self) -> dict[str, EpisodeMatrix]:
+        return {name: cast(EpisodeMatrix, matrix) for name, matrix in self.matrices.items()}
+
+    def _new_evaluation(self) -> Evaluation:
+        adapters = {
+            name: load_adapter(self.learner.model, Path(folder)).detached_copy(self.learner.device)
+            for name, folder in self.test_adapters.items()
+        }
+        return Evaluation(
+            self.attempting,
+            self.protocol,
+            self.test_edits,
+            self.test_conditions,
+            writers=self.test_writers,
+            adapters=adapters,
+            learner=self.learner,
+            share=(self.trainer.global_rank, self.trainer.world_size),
+            gather=interruption.gather,
+        )
+
+    @property
+    def test_episodes(self) -> list[Episode]:
+        """What the protocol makes of the test's tasks. Raises :class:`ConfigError` where it needs more of them."""
+        return self.protocol.episodes(self.trainer.datamodule.tasks("test"), self.seed)  # type: ignore[attr-defined]
+
+    @property
+    def _final_round(self) -> int:
+        return len(self.loaded_policy.merged)
+
+    def test_step(self, batch: EpisodeBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Every condition of one policy round on a batch of held-out episodes; see :class:`Evaluation`."""
         round_index = self.trainer.datamodule.test_rounds[dataloader_idx]  # type: ignore[attr-defined]
         self.loaded_policy.go_to(round_index)
-        self.test_results += self.evaluation.examine_tasks(batch.tasks, round_index, final_round)
+        results = self.evaluation.examine_episodes(batch.episodes, round_index, self._final_round)
+        for matrix in self._matrices.values():
+            matrix.update(results)
+        self.test_results += results
 
     def on_test_epoch_end(self) -> None:
         """Gather every rank's results and hand them to the callbacks."""
         results = interruption.gather(self.test_results)
+        self.test_matrices = {name: matrix.estimates() for name, matrix in self._matrices.items()}
         for callback in seal_callbacks(self.trainer):
             callback.on_test_results(self.trainer, self, results)
 
@@ -300,7 +373,7 @@ class SealModule(LightningModule):
 
     def predict_step(self, batch: TaskBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Self-edits for given tasks with what each means as a plan; nothing is trained."""
-        return self.evaluation.write_edits(batch.tasks, self.num_edits)
+        return Evaluation(self.attempting).write_edits(batch.tasks, self.num_edits)
 
     # --- checkpoints
 

@@ -13,31 +13,46 @@ _MAX_NAMED = 3
 
 
 def check_prompts_fit(
-    domain: AnyDomain, tasks: Sequence[Task], language_model: LanguageModel, *, in_context: bool = False
+    domain: AnyDomain,
+    tasks: Sequence[Task],
+    language_model: LanguageModel,
+    *,
+    learner: LanguageModel | None = None,
+    in_context: bool = False,
 ) -> None:
     """Every task's prompt for an edit and its exam's, gold answers included; with ``in_context`` also that exam's.
 
-    Raises :class:`DataError`, naming the tasks that do not fit.
+    The exams are the ``learner``'s, where that is another model. Raises :class:`DataError`, naming the tasks that do not fit.
     """
-    found = {task.task_id: excess for task in tasks if (excess := _excess(domain, task, language_model, in_context))}
+    examined = learner or language_model
+    found = {
+        task.task_id: excess
+        for task in tasks
+        if (excess := _excess(domain, task, language_model, examined, in_context))
+    }
     if found:
         named = "; ".join(f"{task_id}: {excess}" for task_id, excess in list(found.items())[:_MAX_NAMED])
+        limit = min(language_model.max_length, examined.max_length)
         raise DataError(
-            f"{len(found)} of {len(tasks)} tasks do not fit the model's context of {language_model.max_length} tokens: "
-            f"{named}{' …' if len(found) > _MAX_NAMED else ''}. Leave them out (ARC: task_ids, max_side), split passages, "
+            f"{len(found)} of {len(tasks)} tasks do not fit the model's context of {limit} tokens: {named}"
+            f"{' …' if len(found) > _MAX_NAMED else ''}. Leave them out (ARC: task_ids, max_side), split passages, "
             "use fewer worked examples, or a model with a longer context. Nothing was computed"
         )
 
 
-def _excess(domain: AnyDomain, task: Task, language_model: LanguageModel, in_context: bool) -> str | None:
+def _excess(
+    domain: AnyDomain, task: Task, writer: LanguageModel, learner: LanguageModel, in_context: bool
+) -> str | None:
     """What is too long of a task."""
     exams = [("exam", domain.exam(task))]
     if in_context:
         exams.append(("exam in context", domain.in_context_exam(task)))
-    lengths = {"prompt for an edit": len(language_model.prompt_ids(domain.edit_prompt(task)))}
-    lengths |= {name: max((_length(p, language_model) for p in prompts), default=0) for name, prompts in exams}
-    longest = max(lengths, key=lengths.__getitem__)
-    return f"its {longest} has {lengths[longest]}" if lengths[longest] >= language_model.max_length else None
+    found = [("prompt for an edit", len(writer.prompt_ids(domain.edit_prompt(task))), writer.max_length)]
+    found += [
+        (name, max((_length(p, learner) for p in prompts), default=0), learner.max_length) for name, prompts in exams
+    ]
+    name, length, limit = max(found, key=lambda one: one[1] - one[2])
+    return f"its {name} has {length}" if length >= limit else None
 
 
 def _length(prompt: ExamPrompt, language_model: LanguageModel) -> int:

@@ -40,6 +40,7 @@ LEVELS: list[set[str]] = [
     {"domains", "generation", "adaptation", "grading", "rewards"},  # peers
     {"attempting", "prompt_lengths", "reinforcement"},
     {"evaluation", "loops"},
+    {"reporting"},
     {"hooks"},
     {"module"},
     {"datamodule"},

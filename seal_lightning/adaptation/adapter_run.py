@@ -7,17 +7,18 @@ sequences and runs them all through the model together.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from seal_lightning.adaptation.data_order import batches
 from seal_lightning.lora import Dropout, LoraAdapter, Share
 from seal_lightning.packed import TokenizedSequence
 from seal_lightning.packed.rows import grouped_within
 from seal_lightning.schedule import learning_rate_factor
 from seal_lightning.seeds import derive_seed
-from seal_lightning.types import AdaptationPlan, Adapted, Diverged, OptimizerSpec
+from seal_lightning.types import AdaptationPlan, Adapted, Diverged
 
 
 class AdapterRun:
@@ -42,7 +43,7 @@ class AdapterRun:
         self.seconds = 0.0
         self._loss = torch.zeros(())
         self.remaining_tokens = _total_tokens(sequences, plan)
-        self._batches = _batches(sequences, plan.optimizer, plan.num_steps, seed)
+        self._batches = batches(sequences, plan.optimizer, plan.num_steps, seed)
         self._flat = torch.cat([tensor.flatten() for tensor in adapter.tensors()])
         self._gradient = torch.zeros_like(self._flat)
         self.adapter = adapter.over(self._flat)
@@ -148,22 +149,6 @@ class AdapterRun:
         ]
         sizes = tuple(len(s.token_ids) for s in sequences)
         return Dropout(rate=self.adapter.spec.dropout, sizes=sizes, generators=tuple(generators))
-
-
-def _batches(
-    sequences: Sequence[TokenizedSequence], spec: OptimizerSpec, num_steps: int, seed: int
-) -> Iterator[list[TokenizedSequence]]:
-    """``num_steps`` batches; every epoch goes through all sequences in an order of its own."""
-    step = epoch = 0
-    while step < num_steps:
-        generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
-        order = torch.randperm(len(sequences), generator=generator).tolist()
-        for start in range(0, len(order), spec.batch_size):
-            if step == num_steps:
-                return
-            yield [sequences[i] for i in order[start : start + spec.batch_size]]
-            step += 1
-        epoch += 1
 
 
 def _total_tokens(sequences: Sequence[TokenizedSequence], plan: AdaptationPlan) -> int:

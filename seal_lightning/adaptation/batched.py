@@ -15,7 +15,7 @@ import torch
 
 from seal_lightning.adaptation.memory import Allowance, MemoryNeeds, allowed, free_bytes, memory_needs
 from seal_lightning.adaptation.side_by_side import QueuedPlan, SideBySide
-from seal_lightning.adaptation.tokenizing import tokenize
+from seal_lightning.adaptation.tokenizing import trainable_sequences
 from seal_lightning.errors import ConfigError
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import Dropout, LoraAdapter, Share, init_adapter, layer_of, routed, target_modules
@@ -72,17 +72,12 @@ class BatchedInnerLoop(InnerLoop):
         candidates = []
         num_empty = 0
         for index, (plan, seed) in enumerate(zip(plans, seeds, strict=True)):
-            sequences = [tokenize(sequence, self.language_model) for sequence in plan.sequences]
-            if not sequences:
-                results[index] = Diverged(reason="the plan has no sequences", step=0)
-            elif empty := [i for i, s in enumerate(sequences) if not s.token_ids]:
-                results[index] = Diverged(reason=f"sequence {empty[0]} of the plan has no tokens", step=0)
-            elif not (whole := [s for s in sequences if any(s.trained) or not s.truncated]):
-                reason = f"the {len(sequences)} sequences are over the model's context and end before what is trained"
-                results[index] = Diverged(reason=reason, step=0)
+            sequences = trainable_sequences(plan, self.language_model)
+            if isinstance(sequences, Diverged):
+                results[index] = sequences
             else:
-                num_empty += len(sequences) - len(whole)
-                candidates.append(QueuedPlan(index=index, plan=plan, seed=seed, sequences=whole))
+                num_empty += len(plan.sequences) - len(sequences)
+                candidates.append(QueuedPlan(index=index, plan=plan, seed=seed, sequences=sequences))
         if num_empty:
             _logger.warning("%d sequences were left out: cut, they end before what is trained", num_empty)
         if cut := sum(s.truncated for candidate in candidates for s in candidate.sequences):

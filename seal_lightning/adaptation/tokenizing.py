@@ -5,7 +5,21 @@ from __future__ import annotations
 from seal_lightning.errors import DataError, shown
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.packed import TokenizedSequence
-from seal_lightning.types import ChatMessage, TrainingSequence
+from seal_lightning.types import AdaptationPlan, ChatMessage, Diverged, TrainingSequence
+
+
+def trainable_sequences(plan: AdaptationPlan, language_model: LanguageModel) -> list[TokenizedSequence] | Diverged:
+    """A plan's sequences as tokens, without those that, cut, end before what is trained; or why there is nothing to train."""
+    sequences = [tokenize(sequence, language_model) for sequence in plan.sequences]
+    if not sequences:
+        return Diverged(reason="the plan has no sequences", step=0)
+    if empty := [i for i, s in enumerate(sequences) if not s.token_ids]:
+        return Diverged(reason=f"sequence {empty[0]} of the plan has no tokens", step=0)
+    whole = [s for s in sequences if any(s.trained) or not s.truncated]
+    if not whole:
+        reason = f"the {len(sequences)} sequences are over the model's context and end before what is trained"
+        return Diverged(reason=reason, step=0)
+    return whole
 
 
 def tokenize(sequence: TrainingSequence, language_model: LanguageModel) -> TokenizedSequence:

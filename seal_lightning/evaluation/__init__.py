@@ -1,6 +1,19 @@
-"""Held-out evaluation: what adaptation on a self-edit is worth, beside honest controls."""
+"""Held-out evaluation: what adaptation on edits is worth, beside honest controls."""
 
-from seal_lightning.evaluation.conditions import Condition, ConditionResult, Evaluation
+from seal_lightning.evaluation.conditions import Arm, Condition, ConditionResult
+from seal_lightning.evaluation.episodes import Evaluation
+from seal_lightning.evaluation.protocols import ContinualSelfEdits, ContinuedPretraining, Protocol, SinglePassage
 from seal_lightning.evaluation.table import ConditionRow, condition_table
 
-__all__ = ["Condition", "ConditionResult", "ConditionRow", "Evaluation", "condition_table"]
+__all__ = [
+    "Arm",
+    "Condition",
+    "ConditionResult",
+    "ConditionRow",
+    "ContinualSelfEdits",
+    "ContinuedPretraining",
+    "Evaluation",
+    "Protocol",
+    "SinglePassage",
+    "condition_table",
+]

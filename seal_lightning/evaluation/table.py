@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from seal_lightning.evaluation.conditions import Condition, ConditionResult
+from seal_lightning.evaluation.conditions import Arm, Condition, ConditionResult
 from seal_lightning.types import ConditionNames
+
+Score = Callable[[ConditionResult], float | None]
+_Cell = tuple[int, int, str]
+"""An episode, a place in it, and the task there."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean over tasks with its standard error (sample standard deviation / √n; None for n < 2)."""
+    """A mean with its standard error (sample standard deviation / √n; None for n < 2) over what was learned apart: tasks,
+    or where tasks are learned after one another, sequences of them."""
 
     mean: float
     standard_error: float | None
@@ -26,6 +31,8 @@ class ConditionRow:
     label: str
     condition: Condition
     round: int
+    name: str
+    """Of another writer, or of an adapter from outside."""
     num_tasks: int
     num_questions: int
     num_failed: int
@@ -38,9 +45,12 @@ class ConditionRow:
     num_invalid: int
     """How many of them were no answer at all (a grid that does not decode)."""
     log_prob: Estimate | None
+    log_prob_after_own_step: Estimate | None
+    """Just after each task was learned, where others are learned after it; ``log_prob`` is after all of them."""
     solved: Estimate | None
     """Share of tasks all of whose questions are answered right; where nothing could be learned, nothing is solved."""
     accuracy: Estimate | None
+    accuracy_after_own_step: Estimate | None
     exact_match: Estimate | None
     f1: Estimate | None
     partial_credit: Estimate | None
@@ -53,70 +63,100 @@ class ConditionRow:
 
 
 def condition_table(results: Sequence[ConditionResult], names: ConditionNames) -> list[ConditionRow]:
-    """One row for each (condition, round) that occurs, in the order a reader wants, called as the domain calls them."""
-    keys = sorted({(_ORDER[r.condition], r.round, r.condition) for r in results}, key=lambda key: (key[0], key[1]))
-    final_round = max((r.round for r in results), default=0)
-    return [
-        _row(results, condition, round_index, final_round, _label(names, condition, round_index))
-        for _, round_index, condition in keys
-    ]
+    """One row for each condition, round and name, in the order a reader wants, called as the domain calls them."""
+    arms = sorted({result.arm for result in results}, key=lambda arm: (_ORDER[arm.condition], arm.round, arm.name))
+    final_round = max((arm.round for arm in arms), default=0)
+    by_sequence = len({result.sequence for result in results}) > 1
+    of_arms = {arm: _OfArm([r for r in results if r.arm == arm], by_sequence) for arm in arms}
+    return [_row(of_arms, arm, final_round, arm_label(names, arm)) for arm in arms]
 
 
 _ORDER = {condition: order for order, condition in enumerate(Condition)}
 
 
-def _label(names: ConditionNames, condition: Condition, round_index: int) -> str:
-    trained = "before training" if round_index == 0 else f"after round {round_index}"
+def arm_label(names: ConditionNames, arm: Arm) -> str:
+    """What a reader of a table calls a condition."""
+    trained = "before training" if arm.round == 0 else f"after round {arm.round}"
     return {
         Condition.NO_ADAPTATION: f"{names.unadapted}, policy {trained}",
         Condition.IN_CONTEXT: names.in_context,
+        Condition.OUTSIDE_ADAPTER: f"adapter {arm.name}",
         Condition.WITHOUT_EDIT: names.without_edit,
         Condition.WITHOUT_EDIT_MATCHED: f"{names.without_edit} at the final edit's steps, policy {trained}",
+        Condition.OTHER_WRITER: f"{names.other_writer} {arm.name}",
         Condition.SELF_EDIT: f"{names.self_edit} {trained}",
-    }[condition]
+    }[arm.condition]
 
 
-def _row(
-    results: Sequence[ConditionResult], condition: Condition, round_index: int, final_round: int, label: str
-) -> ConditionRow:
-    rows = [r for r in results if r.condition is condition and r.round == round_index]
+class _OfArm:
+    """The results of a condition: those of each episode's last step, and of each task just after its own."""
+
+    def __init__(self, results: Sequence[ConditionResult], by_sequence: bool) -> None:
+        num_steps = max(result.step for result in results)
+        self.last = [result for result in results if result.step == num_steps]
+        self.own = [result for result in results if result.step == result.place + 1] if num_steps > 1 else []
+        self.steps = [result for result in results if result.step == 0 or result.edits or result.step == num_steps]
+        self.by_sequence = by_sequence
+
+    def estimate(self, score: Score, results: Sequence[ConditionResult] | None = None) -> Estimate | None:
+        """Over what was learned apart: episodes where there are several, else tasks; several edits count as their mean."""
+        return self._over_units(_by_cell(self.last if results is None else results, score))
+
+    def difference(self, other: _OfArm | None, score: Score) -> Estimate | None:
+        """How much better the scores are than another condition's, over the tasks that both have; paired."""
+        if other is None:
+            return None
+        ours, theirs = _by_cell(self.last, score), _by_cell(other.last, score)
+        return self._over_units({cell: ours[cell] - theirs[cell] for cell in ours if cell in theirs})
+
+    def _over_units(self, values: Mapping[_Cell, float]) -> Estimate | None:
+        units: dict[int | str, list[float]] = {}
+        for (sequence, _, task_id), value in values.items():
+            units.setdefault(sequence if self.by_sequence else task_id, []).append(value)
+        return estimate([sum(found) / len(found) for found in units.values()])
+
+
+def _row(of_arms: Mapping[Arm, _OfArm], arm: Arm, final_round: int, label: str) -> ConditionRow:
+    of_arm = of_arms[arm]
+    rows = of_arm.last
     learned = [r for r in rows if r.failure is None]
-    is_edit = condition is Condition.SELF_EDIT
-    compared = is_edit and round_index in (0, final_round)
-    matched = [r for r in results if r.condition is Condition.WITHOUT_EDIT_MATCHED and r.round == round_index]
-    untrained = [r for r in results if r.condition is Condition.SELF_EDIT and r.round == 0]
-
-    def over_tasks(score: Callable[[ConditionResult], float | None]) -> Estimate | None:
-        return estimate(list(_by_task(rows, score).values()))
-
-    num_steps = over_tasks(lambda r: float(r.num_steps))
+    is_edit = arm.condition is Condition.SELF_EDIT
+    matched = replace(arm, condition=Condition.WITHOUT_EDIT_MATCHED) if arm.round in (0, final_round) else None
+    untrained = replace(arm, round=0) if is_edit and arm.round > 0 else None
+    num_steps = of_arm.estimate(lambda r: float(r.num_steps))
     assert num_steps is not None  # a row has results
+
     return ConditionRow(
         label=label,
-        condition=condition,
-        round=round_index,
+        condition=arm.condition,
+        round=arm.round,
+        name=arm.name,
         num_tasks=len({r.task_id for r in rows}),
         num_questions=sum(len(r.scores.questions) for r in {r.task_id: r for r in rows}.values()),
-        num_failed=sum(r.failure is not None for r in rows),
+        num_failed=sum(max(r.failed_edits, r.failure is not None) for r in of_arm.steps),
         num_unscored=sum(r.scores.num_unscored for r in rows),
         num_views=sum(q.num_views for r in learned for q in r.scores.questions),
         num_invalid=sum(r.scores.num_invalid for r in learned),
-        log_prob=over_tasks(lambda r: r.scores.log_prob),
-        solved=over_tasks(_solved),
-        accuracy=over_tasks(lambda r: r.scores.accuracy),
-        exact_match=over_tasks(lambda r: r.scores.exact_match),
-        f1=over_tasks(lambda r: r.scores.f1),
-        partial_credit=over_tasks(lambda r: r.scores.partial_credit),
+        log_prob=of_arm.estimate(_log_prob),
+        log_prob_after_own_step=of_arm.estimate(_log_prob, of_arm.own),
+        solved=of_arm.estimate(_solved),
+        accuracy=of_arm.estimate(_accuracy),
+        accuracy_after_own_step=of_arm.estimate(_accuracy, of_arm.own),
+        exact_match=of_arm.estimate(lambda r: r.scores.exact_match),
+        f1=of_arm.estimate(lambda r: r.scores.f1),
+        partial_credit=of_arm.estimate(lambda r: r.scores.partial_credit),
         num_steps=num_steps,
-        log_prob_vs_matched=_paired(rows, matched) if compared else None,
-        log_prob_vs_untrained=_paired(rows, untrained) if is_edit and round_index > 0 else None,
+        log_prob_vs_matched=of_arm.difference(of_arms.get(matched), _log_prob) if is_edit and matched else None,
+        log_prob_vs_untrained=of_arm.difference(of_arms.get(untrained), _log_prob) if untrained else None,
     )
 
 
-def _paired(rows: Sequence[ConditionResult], others: Sequence[ConditionResult]) -> Estimate | None:
-    """How much better the rows' log-probability is than the others', over the tasks that both have."""
-    ours, theirs = (_by_task(results, lambda r: r.scores.log_prob) for results in (rows, others))
-    return estimate([ours[task_id] - theirs[task_id] for task_id in ours if task_id in theirs])
+def _log_prob(result: ConditionResult) -> float | None:
+    return result.scores.log_prob
+
+
+def _accuracy(result: ConditionResult) -> float | None:
+    return result.scores.accuracy
 
 
 def _solved(result: ConditionResult) -> float | None:
@@ -124,13 +164,13 @@ def _solved(result: ConditionResult) -> float | None:
     return solved if solved is None or result.failure is None else 0.0
 
 
-def _by_task(results: Sequence[ConditionResult], score: Callable[[ConditionResult], float | None]) -> dict[str, float]:
-    """A number for each task: the mean over its self-edits, where it has several."""
-    found: dict[str, list[float]] = {}
+def _by_cell(results: Sequence[ConditionResult], score: Score) -> dict[_Cell, float]:
+    """A number for each task of each episode: the mean over its edits, where it has several."""
+    found: dict[_Cell, list[float]] = {}
     for result in results:
         if (value := score(result)) is not None:
-            found.setdefault(result.task_id, []).append(value)
-    return {task_id: sum(values) / len(values) for task_id, values in found.items()}
+            found.setdefault((result.sequence, result.place, result.task_id), []).append(value)
+    return {cell: sum(values) / len(values) for cell, values in found.items()}
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:

@@ -49,6 +49,11 @@ class PackedForward:
         with packed_attention(self.model, row.lengths, row.token_ids.device):
             return self._chunked_loss(row, weights) if self._chunked else self._whole_loss(row, weights)
 
+    def with_trained_head(self, row: PackedRow) -> Tensor:
+        """The sum of the targets' losses, whose gradient reaches the output head too; all logits are made at once."""
+        with packed_attention(self.model, row.lengths, row.token_ids.device):
+            return self._whole_loss(row, torch.ones(len(row.targets), device=row.targets.device)).total
+
     def _chunked_loss(self, row: PackedRow, weights: Tensor) -> PackedLoss:
         hidden_TE = self._decoder(
             input_ids=row.token_ids, position_ids=row.position_ids, use_cache=False

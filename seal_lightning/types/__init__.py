@@ -36,6 +36,7 @@ from seal_lightning.types.planning import (
     OptimizerSpec,
     Segment,
     TrainingSequence,
+    WholeModel,
 )
 from seal_lightning.types.trying import Attempt, AttemptStatus, BufferRow, Candidate, PlanSummary, Trial
 
@@ -76,4 +77,5 @@ __all__ = [
     "Trial",
     "Verdict",
     "VerdictStatus",
+    "WholeModel",
 ]

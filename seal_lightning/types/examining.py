@@ -51,6 +51,7 @@ class ConditionNames:
     in_context: str = "context in the prompt (a reference)"
     without_edit: str = "context only"
     self_edit: str = "self-edit"
+    other_writer: str = "edits by"
 
 
 class VerdictStatus(StrEnum):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -107,6 +109,14 @@ class AdaptationPlan:
 
 class Adapter:
     """Adapted weights as an inner loop returns them and an engine applies them; opaque to everything between."""
+
+
+class WholeModel(Adapter, ABC):
+    """Adapted weights that replace the model's own: of these, one at a time can be asked."""
+
+    @abstractmethod
+    def installed(self) -> AbstractContextManager[None]:
+        """Inside this block the model has these weights; behind it, its own again."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -203,9 +203,9 @@ def edit(task_id: str, edit_index: int) -> SelfEdit:
 
 
 SEVERAL = [
-    result("a", scores("3", right=True), edit=edit("a", 2)),
-    result("a", scores("0"), edit=edit("a", 0), failure="malformed: json"),
-    result("a", scores("2"), edit=edit("a", 1)),
+    result("a", scores("3", right=True), edits=(edit("a", 2),)),
+    result("a", scores("0"), edits=(edit("a", 0),), failure="malformed: json"),
+    result("a", scores("2"), edits=(edit("a", 1),)),
 ]
 
 

@@ -13,7 +13,8 @@ from fakes import ToyDomain, ToyTask, ToyTasks
 from seal_lightning.attempting import Attempting
 from seal_lightning.errors import ConfigError
 from seal_lightning.evaluation import Condition, ConditionResult, condition_table
-from seal_lightning.evaluation.conditions import Evaluation
+from seal_lightning.evaluation.episodes import Evaluation
+from seal_lightning.evaluation.protocols import Episode, SinglePassage
 from seal_lightning.grading import LocalRules
 from seal_lightning.module import SealModule
 from seal_lightning.rewards import LikelihoodReward
@@ -34,7 +35,7 @@ from seal_lightning.types import (
 )
 
 TASKS = ToyTasks(3).load()
-UNADAPTED, IN_CONTEXT, WITHOUT_EDIT, MATCHED, SELF_EDIT = Condition
+UNADAPTED, IN_CONTEXT, _, WITHOUT_EDIT, MATCHED, _, SELF_EDIT = Condition
 
 
 class FewShot(ToyDomain):
@@ -98,6 +99,10 @@ class Edits(Writer):
         return self.texts.get(f"{task_id}_{index}".replace("-", "_"), "line\n" * (2 * index + 1))
 
 
+def alone(tasks: Sequence[Task]) -> list[Episode]:
+    return SinglePassage().episodes(tasks, 1)
+
+
 def evaluation(
     domain: ToyDomain | None = None, writer: Writer | None = None, **settings: Any
 ) -> tuple[Evaluation, Loop]:
@@ -125,23 +130,25 @@ def of(results: Sequence[ConditionResult], condition: Condition) -> list[Conditi
 def test_what_each_round_meets() -> None:
     """The final round comes first."""
     of_toy, _ = evaluation()
-    results = [r for number in (2, 0, 1) for r in of_toy.examine_tasks(TASKS, number, 2)]
+    results = [r for number in (2, 0, 1) for r in of_toy.examine_episodes(alone(TASKS), number, 2)]
     trained = {(UNADAPTED, n): 3 for n in (0, 1, 2)} | {(SELF_EDIT, n): 3 for n in (0, 1, 2)}
     assert counts(results) == trained | {(MATCHED, 0): 3, (MATCHED, 2): 3, (IN_CONTEXT, 0): 3, (WITHOUT_EDIT, 0): 3}
-    assert all([r.task_id for r in of(results, c)][:3] == [t.task_id for t in TASKS] for c in Condition)
+    assert all(
+        [r.task_id for r in of(results, c)][:3] == [t.task_id for t in TASKS] for c in {r.condition for r in results}
+    )
     assert condition_table(results, ConditionNames())
 
 
 def test_a_rounds_conditions_are_adapted_in_one_call_and_its_control_in_another() -> None:
     of_toy, loop = evaluation(num_edits=2)
-    of_toy.examine_tasks(TASKS, 0, 0)
+    of_toy.examine_episodes(alone(TASKS), 0, 0)
     assert [len(call) for call in loop.calls] == [3 * 2 + 3, 3]
 
 
 def test_same_task_same_seed_in_every_condition() -> None:
     of_toy, loop = evaluation(num_edits=3)
     for number in (1, 0):
-        of_toy.examine_tasks(TASKS, number, 1)
+        of_toy.examine_episodes(alone(TASKS), number, 1)
     seeds: dict[str, set[int]] = {}
     for plan, seed in (pair for call in loop.calls for pair in call):
         seeds.setdefault(plan.sequences[0].segments[0].text, set()).add(seed)
@@ -151,8 +158,8 @@ def test_same_task_same_seed_in_every_condition() -> None:
 
 def test_several_edits_a_task() -> None:
     of_toy, _ = evaluation(num_edits=3)
-    found = of(of_toy.examine_tasks(TASKS, 0, 0), SELF_EDIT)
-    assert [(r.task_id, r.edit.edit_index) for r in found if r.edit] == [
+    found = of(of_toy.examine_episodes(alone(TASKS), 0, 0), SELF_EDIT)
+    assert [(r.task_id, r.edits[0].edit_index) for r in found if r.edits] == [
         (task.task_id, index) for task in TASKS for index in range(3)
     ]
     # 1, 3 and 4 (the cap) lines and the fact, 2 a step, 2 epochs
@@ -170,9 +177,9 @@ def test_the_control_gets_the_mean_of_the_final_edits_steps() -> None:
     """Rounded, and 0 of an edit that failed."""
     writer = Edits(stone_0_2="diverges", stone_1_0="", stone_1_1="", stone_1_2="", stone_2_0="")
     of_toy, _ = evaluation(num_edits=3, writer=writer)
-    results = [r for number in (1, 0) for r in of_toy.examine_tasks(TASKS, number, 1)]
+    results = [r for number in (1, 0) for r in of_toy.examine_episodes(alone(TASKS), number, 1)]
     assert [r.num_steps for r in of(results, SELF_EDIT)][:9] == [2, 4, 0, 0, 0, 0, 0, 4, 6]
-    assert of_toy.final_edit_steps == {"stone-0": 2, "stone-1": 0, "stone-2": 3}
+    assert of_toy.final_edit_steps == {(0, 1): 2, (1, 1): 0, (2, 1): 3}
     matched = of(results, MATCHED)
     assert [(r.round, r.task_id, r.num_steps) for r in matched] == [
         (number, f"stone-{i}", steps) for number in (1, 0) for i, steps in enumerate((2, 0, 3))
@@ -187,20 +194,20 @@ def test_the_control_gets_the_mean_of_the_final_edits_steps() -> None:
 
 def test_failed_edits_have_the_scores_without_adaptation_and_say_why() -> None:
     of_toy, _ = evaluation(num_edits=2, writer=Edits(stone_0_0="", stone_1_1="diverges"))
-    found = of(of_toy.examine_tasks(TASKS, 0, 0), SELF_EDIT)
+    found = of(of_toy.examine_episodes(alone(TASKS), 0, 0), SELF_EDIT)
     assert [r.failure for r in found] == ["malformed: empty: ''", None, None, "diverged: loss is NaN", None, None]
     for result in found:
         assert (result.num_steps > 0) == (result.failure is None)
         assert (result.scores.log_prob == -8.0) == (result.failure is not None)
-        assert result.edit is not None
+        assert len(result.edits) == 1
 
 
 def test_the_same_run_is_not_made_twice() -> None:
     """Where adaptation without an edit has the final edit's steps already, its control is that run."""
     writer = Edits(stone_0_0="one line")  # and the fact: one batch, as the fact alone is
     of_toy, loop = evaluation(writer=writer)
-    results = of_toy.examine_tasks(TASKS[:1], 0, 0)
-    assert [len(call) for call in loop.calls] == [2, 0]
+    results = of_toy.examine_episodes(alone(TASKS[:1]), 0, 0)
+    assert [len(call) for call in loop.calls] == [2]
     (without,), (matched,) = of(results, WITHOUT_EDIT), of(results, MATCHED)
     assert without.num_steps == matched.num_steps == 2
     assert without.scores == matched.scores
@@ -208,7 +215,7 @@ def test_the_same_run_is_not_made_twice() -> None:
 
 def test_without_an_in_context_exam_there_is_no_such_row() -> None:
     of_few_shot, _ = evaluation(FewShot())
-    assert counts(of_few_shot.examine_tasks(TASKS, 0, 0)) == {
+    assert counts(of_few_shot.examine_episodes(alone(TASKS), 0, 0)) == {
         (c, 0): 3 for c in (UNADAPTED, WITHOUT_EDIT, MATCHED, SELF_EDIT)
     }
 
@@ -216,12 +223,12 @@ def test_without_an_in_context_exam_there_is_no_such_row() -> None:
 @pytest.mark.parametrize(
     ("chosen", "met", "num_plans"),
     [
-        ([], [UNADAPTED], [0]),
-        ([UNADAPTED], [UNADAPTED], [0]),
-        ([IN_CONTEXT], [UNADAPTED, IN_CONTEXT], [0]),
+        ([], [UNADAPTED], []),
+        ([UNADAPTED], [UNADAPTED], []),
+        ([IN_CONTEXT], [UNADAPTED, IN_CONTEXT], []),
         ([WITHOUT_EDIT], [UNADAPTED, WITHOUT_EDIT], [3]),
         ([SELF_EDIT], [UNADAPTED, SELF_EDIT], [3]),
-        ([MATCHED], [UNADAPTED], [0]),
+        ([MATCHED], [UNADAPTED], []),
         ([MATCHED, SELF_EDIT], [UNADAPTED, SELF_EDIT, MATCHED], [3, 3]),
         ([SELF_EDIT, WITHOUT_EDIT], [UNADAPTED, SELF_EDIT, WITHOUT_EDIT], [6]),
     ],
@@ -229,21 +236,22 @@ def test_without_an_in_context_exam_there_is_no_such_row() -> None:
 )
 def test_chosen_conditions(chosen: list[Condition], met: list[Condition], num_plans: list[int]) -> None:
     of_toy, loop = evaluation(conditions=chosen, writer=Edits(**{f"stone_{i}_0": "a\nb\nc" for i in range(3)}))
-    assert counts(of_toy.examine_tasks(TASKS, 0, 0)) == {(c, 0): 3 for c in met}
+    assert counts(of_toy.examine_episodes(alone(TASKS), 0, 0)) == {(c, 0): 3 for c in met}
     assert [len(call) for call in loop.calls] == num_plans
 
 
 def test_no_tasks_no_results() -> None:
     of_toy, loop = evaluation()
-    assert of_toy.examine_tasks([], 0, 0) == []
+    assert of_toy.examine_episodes(alone([]), 0, 0) == []
     assert loop.calls == []
 
 
 def test_batches_of_tasks_are_as_good_as_all_at_once() -> None:
     def results(*batches: Sequence[Task]) -> list[ConditionResult]:
         of_toy, _ = evaluation(num_edits=2)
-        found = [r for number in (1, 0) for batch in batches for r in of_toy.examine_tasks(batch, number, 1)]
-        return sorted(found, key=lambda r: (r.condition, r.round, r.task_id, r.edit.edit_index if r.edit else 0))
+        episodes = [[one for one in alone(TASKS) if one.tasks[0] in batch] for batch in batches]
+        found = [r for number in (1, 0) for some in episodes for r in of_toy.examine_episodes(some, number, 1)]
+        return sorted(found, key=lambda r: (r.condition, r.round, r.task_id, r.edits[0].edit_index if r.edits else 0))
 
     assert results(TASKS) == results(TASKS[:1], TASKS[1:])
 

@@ -10,7 +10,14 @@ from seal_lightning.evaluation import Condition, ConditionResult, condition_tabl
 from seal_lightning.evaluation.table import estimate
 from seal_lightning.types import ConditionNames, ExamScores, QuestionScore, Verdict, VerdictStatus
 
-NAMES = ConditionNames(unadapted="none", in_context="in context", without_edit="passage", self_edit="edit")
+NAMES = ConditionNames(
+    unadapted="none",
+    in_context="in context",
+    without_edit="passage",
+    self_edit="edit",
+    other_writer="other edits by",
+)
+ONCE = ("in_context", "without_edit", "outside_adapter", "other_writer")
 
 
 def result(condition: Condition, round_index: int, task: str, log_prob: float, **more: object) -> ConditionResult:
@@ -130,14 +137,18 @@ def test_a_task_solved_in_part_is_not_solved_and_unscored_is_neither() -> None:
 
 
 def test_rows_have_the_domains_names_in_a_readers_order() -> None:
-    results = [result(c, r, "a", -1.0) for r in (2, 1, 0) for c in reversed(Condition) if r == 0 or c != "in_context"]
-    rows = condition_table([r for r in results if r.condition != "without_edit" or r.round == 0], NAMES)
+    named = {Condition.OUTSIDE_ADAPTER: "mine", Condition.OTHER_WRITER: "mine"}
+    conditions = [(r, c) for r in (2, 1, 0) for c in reversed(Condition) if r == 0 or c not in ONCE]
+    results = [result(c, r, "a", -1.0, name=named.get(c, "")) for r, c in conditions]
+    rows = condition_table(results, NAMES)
     trained = ("before training", "after round 1", "after round 2")
     assert [row.label for row in rows] == [
         *(f"none, policy {when}" for when in trained),
         "in context",
+        "adapter mine",
         "passage",
         *(f"passage at the final edit's steps, policy {when}" for when in trained),
+        "other edits by mine",
         *(f"edit {when}" for when in trained),
     ]
 

@@ -1,0 +1,134 @@
+"""Full finetuning as an inner loop: all weights of a model learn one plan (continued pretraining in the paper's v2).
+
+The model's own weights are trained in place, taken away as the result, and put back as they were.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from seal_lightning import interruption
+from seal_lightning.adaptation.data_order import batches
+from seal_lightning.adaptation.tokenizing import trainable_sequences
+from seal_lightning.adaptation.whole_weights import FinetunedWeights, scratch_weights
+from seal_lightning.errors import ConfigError
+from seal_lightning.language_model import LanguageModel
+from seal_lightning.out_of_memory import is_out_of_memory
+from seal_lightning.packed import TokenizedSequence, pack
+from seal_lightning.packed.rows import grouped_within
+from seal_lightning.schedule import learning_rate_factor
+from seal_lightning.seams import InnerLoop
+from seal_lightning.types import AdaptationPlan, Adapted, Diverged
+
+
+class FullFinetuning(InnerLoop):
+    """Trains all weights of the model on each plan, one plan after another; a plan's adapter is ignored.
+
+    AdamW keeps float32 weights of a model in less, and writes them back rounded: updates of 7e-5 are lost in bfloat16.
+
+    Args:
+        max_tokens_per_pass: ≥ 1; a batch with more is run in several passes whose gradients add up. None takes 512 on a CPU
+            and 4096 on an accelerator.
+    """
+
+    def __init__(self, max_tokens_per_pass: int | None = None) -> None:
+        if max_tokens_per_pass is not None and max_tokens_per_pass < 1:
+            raise ConfigError(
+                f"inner_loop.max_tokens_per_pass: {max_tokens_per_pass} is not allowed; it must be at least 1, or null"
+            )
+        self.max_tokens_per_pass = max_tokens_per_pass
+
+    def bind(self, language_model: LanguageModel) -> None:
+        """Finetune this model from now on."""
+        self.language_model = language_model
+
+    def adapt(self, plans: Sequence[AdaptationPlan], seeds: Sequence[int]) -> Sequence[Adapted | Diverged]:
+        """One result a plan, in order; behind each the model's weights are bit for bit what they were."""
+        return [self._adapt(plan, seed) for plan, seed in zip(plans, seeds, strict=True)]
+
+    def _adapt(self, plan: AdaptationPlan, seed: int) -> Adapted | Diverged:
+        sequences = trainable_sequences(plan, self.language_model)
+        if isinstance(sequences, Diverged):
+            return sequences
+        model = self.language_model.model
+        with torch.enable_grad(), scratch_weights(model):
+            try:
+                return self._train(plan, sequences, seed)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                return Diverged(reason="out of memory", step=0)
+            finally:
+                model.requires_grad_(False)
+                model.zero_grad(set_to_none=True)
+
+    def _train(self, plan: AdaptationPlan, sequences: Sequence[TokenizedSequence], seed: int) -> Adapted | Diverged:
+        start = time.perf_counter()
+        model = self.language_model.model.requires_grad_(True)
+        weights = _Float32Weights(list(model.parameters()))
+        options = plan.optimizer
+        optimizer = torch.optim.AdamW(weights.wide, lr=options.learning_rate, weight_decay=options.weight_decay)
+        losses: list[float] = []
+        num_tokens = 0
+        for step, batch in enumerate(batches(sequences, options, plan.num_steps, seed)):
+            interruption.check()
+            loss = self._forward_backward(batch)
+            weights.take_gradients()
+            norm = torch.nn.utils.clip_grad_norm_(weights.wide, options.max_grad_norm or math.inf)
+            if not (math.isfinite(loss) and torch.isfinite(norm)):
+                seconds = time.perf_counter() - start
+                return Diverged(reason=f"loss {loss}, gradient norm {norm.item()}", step=step, seconds=seconds)
+            for group in optimizer.param_groups:
+                group["lr"] = options.learning_rate * learning_rate_factor(options, step, plan.num_steps)
+            optimizer.step()
+            weights.write_back()
+            losses.append(loss)
+            num_tokens += sum(len(sequence.token_ids) for sequence in batch)
+        trained = {name: parameter.detach().cpu().clone() for name, parameter in model.named_parameters()}
+        seconds = time.perf_counter() - start
+        if not all(tensor.isfinite().all() for tensor in trained.values()):
+            return Diverged(reason="weights not finite after the last step", step=len(losses) - 1, seconds=seconds)
+        adapter = FinetunedWeights(self.language_model, trained)
+        return Adapted(adapter=adapter, losses=tuple(losses), num_tokens=num_tokens, seconds=seconds)
+
+    def _forward_backward(self, batch: Sequence[TokenizedSequence]) -> float:
+        """Add the gradients of a batch's mean loss over its targets; returns that loss."""
+        language_model = self.language_model
+        default = 512 if language_model.device.type == "cpu" else 4096
+        num_targets = max(1, sum(sequence.num_targets for sequence in batch))
+        total = 0.0
+        for group in grouped_within(batch, self.max_tokens_per_pass or default):
+            loss = language_model.packed.with_trained_head(pack(group, language_model.device)) / num_targets
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        return total
+
+
+class _Float32Weights:
+    """The weights that AdamW works on: a model's own, or wider copies of them."""
+
+    def __init__(self, parameters: list[torch.nn.Parameter]) -> None:
+        self.parameters = parameters
+        self.wide: list[Tensor] = [
+            p if p.dtype.itemsize >= 4 else p.detach().float().requires_grad_(True) for p in parameters
+        ]
+
+    def take_gradients(self) -> None:
+        """Move the model's gradients to what is optimised."""
+        for parameter, wide in zip(self.parameters, self.wide, strict=True):
+            if wide is not parameter and parameter.grad is not None:
+                wide.grad = parameter.grad.float()
+                parameter.grad = None
+
+    @torch.no_grad()
+    def write_back(self) -> None:
+        """Write the optimised weights into the model; gradients start anew."""
+        for parameter, wide in zip(self.parameters, self.wide, strict=True):
+            wide.grad = None
+            if wide is not parameter:
+                parameter.copy_(wide)

@@ -1,0 +1,354 @@
+"""The one way to evaluate: episodes of adapting and examining, under every condition a test has.
+
+Same questions, same inner seeds under all conditions. The control that matters is the context alone for as many optimiser
+steps as the edits get: more steps alone raise scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from seal_lightning.adaptation.whole_weights import merge, scratch_weights
+from seal_lightning.attempting import Attempting
+from seal_lightning.errors import MalformedEdit
+from seal_lightning.evaluation.conditions import Arm, Condition, ConditionResult
+from seal_lightning.evaluation.protocols import Episode, Protocol, SinglePassage
+from seal_lightning.evaluation.training_sets import StepPlan, joined_plan, mean_steps, plan_alone
+from seal_lightning.language_model import LanguageModel
+from seal_lightning.seams import Writer
+from seal_lightning.seeds import derive_seed
+from seal_lightning.types import (
+    AdaptationPlan,
+    Adapted,
+    Adapter,
+    Diverged,
+    ExamPrompt,
+    ExamScores,
+    Measurement,
+    SelfEdit,
+    Task,
+)
+
+EVERYTHING = frozenset(Measurement)
+
+Place = tuple[int, int]
+"""An episode and one of its steps."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One adaptation that is to be made: a step of an episode under a condition."""
+
+    arm: Arm
+    episode: Episode
+    step: int
+    """From 1."""
+    planned: StepPlan
+
+
+class Evaluation:
+    """Examines tasks under the conditions of one policy round after another, some episodes at a time.
+
+    Args:
+        attempting: how edits are proposed and tried.
+        protocol: what an episode is.
+        num_edits: ≥ 1, self-edits a held-out task (5 in the paper for ARC, §4.2); tried one by one (scores are means over
+            them) or, where the protocol joins them, together.
+        conditions: which of them to meet; the unadapted model is always examined, and the step-matched control only beside
+            the self-edits whose steps it takes.
+        writers: further writers of edits by name, each a condition of its own.
+        adapters: ready adapters from outside by name, each a condition of its own.
+        learner: the model that learns; needed where steps are merged.
+        share: which part of the tasks is this rank's, (rank, number of ranks), where ranks share episodes.
+        gather: joins the ranks' lists there; a collective.
+    """
+
+    def __init__(
+        self,
+        attempting: Attempting,
+        protocol: Protocol | None = None,
+        num_edits: int = 1,
+        conditions: Collection[str] = tuple(Condition),
+        writers: Mapping[str, Writer] | None = None,
+        adapters: Mapping[str, Adapter] | None = None,
+        learner: LanguageModel | None = None,
+        share: tuple[int, int] = (0, 1),
+        gather: Callable[[list[SelfEdit]], list[SelfEdit]] = list,
+    ) -> None:
+        self.attempting = attempting
+        self.protocol = protocol or SinglePassage()
+        self.num_edits = num_edits
+        self.conditions = conditions
+        self.writers = dict(writers or {})
+        self.adapters = dict(adapters or {})
+        self.learner = learner
+        self.share = share if self.protocol.spread else (0, 1)
+        self.gather = gather
+        self.final_edit_steps: dict[Place, int] = {}
+
+    # --- what is met
+
+    def learning_arms(self, round_index: int) -> list[Arm]:
+        """The conditions under which a policy round's episodes adapt, the step-matched control aside."""
+        arms = []
+        if Condition.SELF_EDIT in self.conditions:
+            arms.append(Arm(condition=Condition.SELF_EDIT, round=round_index))
+        if round_index == 0:
+            if Condition.WITHOUT_EDIT in self.conditions:
+                arms.append(Arm(condition=Condition.WITHOUT_EDIT, round=0))
+            arms += [Arm(condition=Condition.OTHER_WRITER, round=0, name=name) for name in self.writers]
+        return arms
+
+    def all_arms(self, final_round: int) -> list[Arm]:
+        """Every condition under which anything is learned, over all policy rounds."""
+        rounds = range(final_round + 1)
+        return [arm for r in rounds for arm in (*self.learning_arms(r), *self.matched_arms(r, final_round))]
+
+    def matched_arms(self, round_index: int, final_round: int) -> list[Arm]:
+        """The step-matched control, for the pretrained and the final policy."""
+        wanted = {Condition.WITHOUT_EDIT_MATCHED, Condition.SELF_EDIT} <= {*self.conditions}
+        return [Arm(condition=Condition.WITHOUT_EDIT_MATCHED, round=round_index)] * (
+            wanted and round_index in (0, final_round)
+        )
+
+    def examine_episodes(
+        self, episodes: Sequence[Episode], round_index: int, final_round: int
+    ) -> list[ConditionResult]:
+        """All conditions of a policy round on some episodes. The final round must come first: it sets the matched steps.
+
+        The pretrained policy meets every condition; trained ones their own self-edits, and the final one the
+        step-matched context too, so that what the M-step did to the policy itself is not taken for the edit's work.
+        """
+        if not episodes:
+            return []
+        before = self._before(episodes, round_index)
+        results = list(before.values())
+        if round_index == 0:
+            results += self._references(episodes)
+        learned = self._learned(episodes, self.learning_arms(round_index), before)
+        results += learned
+        if round_index == final_round:
+            self.final_edit_steps |= mean_steps(learned)
+        for arm in self.matched_arms(round_index, final_round):
+            results += self._matched(episodes, arm, before, learned)
+        return results
+
+    def write_edits(self, tasks: Sequence[Task], num_edits: int) -> list[dict[str, Any]]:
+        """Self-edits of the current policy with the size of their plans; nothing is trained."""
+        edits = self.attempting.propose(tasks, num_edits, "predict")
+        by_id = {task.task_id: task for task in tasks}
+        return [self._described(by_id[edit.task_id], edit) for edit in edits]
+
+    def _described(self, task: Task, edit: SelfEdit) -> dict[str, Any]:
+        row: dict[str, Any] = {"task_id": edit.task_id, "edit_index": edit.edit_index, "seed": edit.seed}
+        row |= {"text": edit.text, "finish_reason": edit.finish_reason}
+        try:
+            plan = self.attempting.domain.plan(task, edit)
+        except MalformedEdit as error:
+            return row | {"malformed": str(error)}
+        sequences = ["".join(segment.text for segment in sequence.segments) for sequence in plan.sequences]
+        return row | {"sequences": sequences, "num_steps": plan.num_steps}
+
+    # --- without learning
+
+    def _before(self, episodes: Sequence[Episode], round_index: int) -> dict[tuple[int, int], ConditionResult]:
+        """By episode and place: the tasks' exams before any step."""
+        arm = Arm(condition=Condition.NO_ADAPTATION, round=round_index)
+        seats = [(e, place, task, self.attempting.domain.exam(task), None) for e, place, task in self._seats(episodes)]
+        return {(result.sequence, result.place): result for result in self._sat(arm, seats)}
+
+    def _references(self, episodes: Sequence[Episode]) -> list[ConditionResult]:
+        """The context in the prompt, and adapters from outside."""
+        domain = self.attempting.domain
+        results = []
+        if Condition.IN_CONTEXT in self.conditions:
+            arm = Arm(condition=Condition.IN_CONTEXT, round=0)
+            asked = ((e, place, task, domain.in_context_exam(task), None) for e, place, task in self._seats(episodes))
+            results += self._sat(arm, [seat for seat in asked if seat[3]])
+        for name, adapter in self.adapters.items():
+            arm = Arm(condition=Condition.OUTSIDE_ADAPTER, round=0, name=name)
+            results += self._sat(
+                arm, [(e, p, task, domain.exam(task), adapter) for e, p, task in self._seats(episodes)]
+            )
+        return results
+
+    def _seats(self, episodes: Sequence[Episode]) -> Iterator[tuple[Episode, int, Task]]:
+        """This rank's tasks with their places."""
+        rank, num_ranks = self.share
+        for episode in episodes:
+            for place, task in list(enumerate(episode.tasks))[rank::num_ranks]:
+                yield episode, place, task
+
+    def _sat(
+        self, arm: Arm, seats: Sequence[tuple[Episode, int, Task, Sequence[ExamPrompt], Adapter | None]]
+    ) -> list[ConditionResult]:
+        """The exams; a task that sits in several episodes sits once."""
+        once = {task.task_id: (task, exam, adapter) for _, _, task, exam, adapter in seats}
+        scores = dict(zip(once, self.attempting.sit_exams(list(once.values()), EVERYTHING), strict=True))
+        return [_result(arm, episode, 0, place, task, scores[task.task_id]) for episode, place, task, _, _ in seats]
+
+    # --- learning
+
+    def _learned(
+        self,
+        episodes: Sequence[Episode],
+        arms: Sequence[Arm],
+        before: Mapping[tuple[int, int], ConditionResult],
+        max_steps: Mapping[Place, int] | None = None,
+    ) -> list[ConditionResult]:
+        """The episodes under some conditions: side by side in one call, or, where steps merge, one after another."""
+        if not self.protocol.merges:
+            jobs = [job for arm in arms for job in self._jobs(arm, episodes, 1, max_steps)]
+            return self._taken(jobs, before)
+        assert self.learner is not None, "to merge, the learner must be known"
+        results = []
+        for arm in arms:
+            for episode in episodes:
+                with scratch_weights(self.learner.model):
+                    for step in range(1, len(episode.steps) + 1):
+                        jobs = self._jobs(arm, [episode], step, max_steps)
+                        results += self._taken(jobs, before)
+        return results
+
+    def _jobs(
+        self, arm: Arm, episodes: Sequence[Episode], step: int, max_steps: Mapping[Place, int] | None
+    ) -> list[_Job]:
+        """What the episodes' given step adapts on; edits are written now, by the model as it now is."""
+        groups = {episode.index: episode.steps[step - 1] for episode in episodes}
+        edits = self._edits(arm, list({task.task_id: task for group in groups.values() for task in group}.values()))
+        jobs = []
+        for episode in episodes:
+            of_group = [(task, edits[task.task_id]) for task in groups[episode.index]]
+            if self.protocol.joins_edits or edits[of_group[0][0].task_id] is None:
+                planned = [joined_plan(self.attempting.domain, of_group)]
+            else:
+                planned = [plan_alone(self.attempting.domain, task, e) for task, found in of_group for e in found or ()]
+            limit = None if max_steps is None else max_steps.get((episode.index, step))
+            jobs += [_Job(arm, episode, step, one.adapted(self.protocol.plan).limited(limit)) for one in planned]
+        return jobs
+
+    def _edits(self, arm: Arm, tasks: Sequence[Task]) -> dict[str, list[SelfEdit] | None]:
+        """The edits of each task; None where the condition has none."""
+        if arm.condition not in (Condition.SELF_EDIT, Condition.OTHER_WRITER):
+            return {task.task_id: None for task in tasks}
+        rank, num_ranks = self.share
+        writer = self.writers.get(arm.name)
+        edits = list(self.attempting.propose(tasks[rank::num_ranks], self.num_edits, "test", writer))
+        if num_ranks > 1:
+            edits = self.gather(edits)
+        found: dict[str, list[SelfEdit] | None] = {task.task_id: [] for task in tasks}
+        for edit in edits:
+            of_task = found[edit.task_id]
+            assert of_task is not None
+            of_task.append(edit)
+        return found
+
+    def _matched(
+        self,
+        episodes: Sequence[Episode],
+        arm: Arm,
+        before: Mapping[tuple[int, int], ConditionResult],
+        learned: Sequence[ConditionResult],
+    ) -> list[ConditionResult]:
+        """The context alone for the final edits' steps; where it got as many before, the same run is not made again."""
+        same: dict[int, list[ConditionResult]] = {}
+        if not self.protocol.merges:
+            for result in learned:
+                as_many = result.num_steps == self.final_edit_steps.get((result.sequence, result.step))
+                if result.condition is Condition.WITHOUT_EDIT and result.failure is None and as_many:
+                    same.setdefault(result.sequence, []).append(result)
+        others = [episode for episode in episodes if episode.index not in same]
+        results = [replace(r, condition=arm.condition) for found in same.values() for r in found]
+        results += self._learned(others, [arm], before, self.final_edit_steps)
+        return sorted(results, key=lambda r: (r.sequence, r.step, r.place))
+
+    def _taken(self, jobs: Sequence[_Job], before: Mapping[tuple[int, int], ConditionResult]) -> list[ConditionResult]:
+        """Adapt on each job's plan, all in one call, and examine what is to be examined after it, all in another."""
+        seeds = [self._seed(job) for job in jobs]
+        outcomes = self._adapted([(job.planned.plan, seed) for job, seed in zip(jobs, seeds, strict=True)])
+        if self.protocol.merges:
+            for outcome in outcomes:
+                if isinstance(outcome, Adapted) and self.learner is not None:
+                    merge(self.learner, outcome.adapter)
+        sitting = [self._sitting(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True)]
+        exams = self.attempting.examine(
+            [(task, adapter) for seats in sitting for _, task, adapter in seats], EVERYTHING
+        )
+        scores = iter(exams)
+        results = []
+        for job, outcome, seats in zip(jobs, outcomes, sitting, strict=True):
+            measured = {place: next(scores) for place, _, _ in seats}
+            results += self._cells(job, outcome, measured, before)
+        return results
+
+    def _adapted(self, wanted: Sequence[tuple[AdaptationPlan | None, int]]) -> list[Adapted | Diverged | None]:
+        """An outcome for each plan; the same plan with the same seed is trained once."""
+        once = list(dict.fromkeys((plan, seed) for plan, seed in wanted if plan is not None))
+        found = self.attempting.inner_loop.adapt([plan for plan, _ in once], [seed for _, seed in once]) if once else []
+        outcomes = dict(zip(once, found, strict=True))
+        return [None if plan is None else outcomes[plan, seed] for plan, seed in wanted]
+
+    def _seed(self, job: _Job) -> int:
+        """The inner loop's: a task's own where the step is about one, the same under all conditions."""
+        group = job.episode.steps[job.step - 1]
+        if len(group) == 1:
+            return inner_seed(self.attempting.seed, group[0].task_id)
+        return derive_seed(self.attempting.seed, "test", "episode", job.episode.index, job.step)
+
+    def _sitting(self, job: _Job, outcome: Adapted | Diverged | None) -> list[tuple[int, Task, Adapter | None]]:
+        """Who sits an exam after the job, with which adapter: all seen so far; nobody where nothing has changed."""
+        if isinstance(outcome, Adapted) or self.protocol.merges:
+            rank, num_ranks = self.share
+            adapter = outcome.adapter if isinstance(outcome, Adapted) and not self.protocol.merges else None
+            seen = list(enumerate(job.episode.seen(job.step)))[rank::num_ranks]
+            return [(place, task, adapter) for place, task in seen]
+        return []
+
+    def _cells(
+        self,
+        job: _Job,
+        outcome: Adapted | Diverged | None,
+        measured: Mapping[int, ExamScores],
+        before: Mapping[tuple[int, int], ConditionResult],
+    ) -> list[ConditionResult]:
+        """A result for each task seen so far (of this rank's share)."""
+        rank, num_ranks = self.share
+        seen = list(enumerate(job.episode.seen(job.step)))[rank::num_ranks]
+        first = len(job.episode.seen(job.step - 1))
+        cells = []
+        for place, task in seen:
+            scores = measured[place] if place in measured else before[job.episode.index, place].scores
+            cell = _result(job.arm, job.episode, job.step, place, task, scores)
+            if place >= first:
+                cell = job.planned.told(cell, outcome)
+            if isinstance(outcome, Adapted) and job.planned.plan is not None:
+                everyone = len(job.episode.seen(job.step))
+                cell = replace(
+                    cell,
+                    num_steps=len(outcome.losses),
+                    num_sequences=len(job.planned.plan.sequences),
+                    num_tokens=outcome.num_tokens / everyone,
+                    adapt_seconds=outcome.seconds / everyone,
+                )
+            cells.append(cell)
+        return cells
+
+
+def inner_seed(seed: int, task_id: str) -> int:
+    """The inner loop's seed of a held-out task, the same under all conditions and in a search."""
+    return derive_seed(seed, "test", task_id)
+
+
+def _result(arm: Arm, episode: Episode, step: int, place: int, task: Task, scores: ExamScores) -> ConditionResult:
+    return ConditionResult(
+        condition=arm.condition,
+        round=arm.round,
+        name=arm.name,
+        task_id=task.task_id,
+        scores=scores,
+        sequence=episode.index,
+        step=step,
+        place=place,
+    )

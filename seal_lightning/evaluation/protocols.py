@@ -1,0 +1,172 @@
+"""Protocols: how held-out tasks become episodes (single passage, continued pretraining, continual self-edits; §3.2, §5).
+
+An episode is a list of steps. A step adapts on a group of tasks and maybe merges; after every step all tasks seen so far
+are examined. Its outcome is a matrix, steps + 1 by tasks; row 0 is before any step.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from seal_lightning.errors import ConfigError
+from seal_lightning.seeds import derive_seed
+from seal_lightning.types import AdaptationPlan, AdapterSpec, OptimizerSpec, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episode:
+    """Groups of tasks, learned one group after another."""
+
+    index: int
+    """Among the protocol's episodes."""
+    steps: tuple[tuple[Task, ...], ...]
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """All tasks; a task's place is its index here."""
+        return tuple(task for group in self.steps for task in group)
+
+    def seen(self, num_steps: int) -> tuple[Task, ...]:
+        """The tasks of the first steps."""
+        return tuple(task for group in self.steps[:num_steps] for task in group)
+
+
+class Protocol(ABC):
+    """How held-out tasks are learned and examined.
+
+    Args:
+        adapter: instead of the adapter that the domain's plans name.
+        optimizer: instead of their optimiser.
+    """
+
+    name: str
+    """As readers call it."""
+    merges = False
+    """Whether each step is merged into the weights, and the next edit written by the merged model."""
+    joins_edits = False
+    """Whether all edits of a step are one training set; otherwise each edit is tried for itself."""
+    spread = False
+    """Whether the ranks share each episode: edits are written and exams sat by shares, the training is repeated on each."""
+
+    def __init__(self, adapter: AdapterSpec | None = None, optimizer: OptimizerSpec | None = None) -> None:
+        self.adapter = adapter
+        self.optimizer = optimizer
+
+    @abstractmethod
+    def episodes(self, tasks: Sequence[Task], seed: int) -> list[Episode]:
+        """The episodes over these tasks; ``seed`` is the run's. Raises :class:`ConfigError` where there are too few."""
+
+    def num_at_once(self, tasks_per_batch: int) -> int:
+        """How many episodes share a batch."""
+        return 1
+
+    def plan(self, plan: AdaptationPlan) -> AdaptationPlan:
+        """A plan with the protocol's own adapter and optimiser, where it has them."""
+        return replace(plan, adapter=self.adapter or plan.adapter, optimizer=self.optimizer or plan.optimizer)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What distinguishes this protocol from another of its kind, for a reader."""
+        return {key: value for key, value in vars(self).items() if value is not None}
+
+
+class SinglePassage(Protocol):
+    """Each task is learned alone, from a fresh start (Table 2's single passage, n = 1; ARC). Nothing is merged."""
+
+    name = "single passage"
+
+    def episodes(self, tasks: Sequence[Task], seed: int) -> list[Episode]:
+        """One of one step for each task."""
+        return [Episode(index=i, steps=((task,),)) for i, task in enumerate(tasks)]
+
+    def num_at_once(self, tasks_per_batch: int) -> int:
+        """They are adapted side by side."""
+        return tasks_per_batch
+
+
+class ContinuedPretraining(Protocol):
+    """One model learns the edits of all tasks together, and is asked about all of them (Table 2's n = 200 and 2067).
+
+    Args:
+        num_tasks: n ≥ 1, the first so many tasks; None is all.
+        adapter: see :class:`Protocol`.
+        optimizer: see :class:`Protocol`; the paper's is another than for single passages.
+    """
+
+    name = "continued pretraining"
+    joins_edits = True
+    spread = True
+
+    def __init__(
+        self,
+        num_tasks: int | None = None,
+        adapter: AdapterSpec | None = None,
+        optimizer: OptimizerSpec | None = None,
+    ) -> None:
+        super().__init__(adapter, optimizer)
+        _check_count("num_tasks", 1 if num_tasks is None else num_tasks)
+        self.num_tasks = num_tasks
+
+    def episodes(self, tasks: Sequence[Task], seed: int) -> list[Episode]:
+        """A single one with a single step."""
+        if self.num_tasks is not None and self.num_tasks > len(tasks):
+            raise _too_few("num_tasks", self.num_tasks, len(tasks))
+        return [Episode(index=0, steps=(tuple(tasks[: self.num_tasks]),))] if tasks else []
+
+
+class ContinualSelfEdits(Protocol):
+    """Tasks are learned one after another, each merged into the weights before the next is met (§5, Figure 6).
+
+    Args:
+        num_steps: K ≥ 1, tasks in a sequence (8 in the paper).
+        num_sequences: S ≥ 1, sequences (64 in the paper); they share no task until all tasks were used once, and a sequence
+            has no task twice.
+        adapter: see :class:`Protocol`.
+        optimizer: see :class:`Protocol`.
+    """
+
+    name = "continual self-edits"
+    merges = True
+    joins_edits = True
+
+    def __init__(
+        self,
+        num_steps: int = 8,
+        num_sequences: int = 8,
+        adapter: AdapterSpec | None = None,
+        optimizer: OptimizerSpec | None = None,
+    ) -> None:
+        super().__init__(adapter, optimizer)
+        _check_count("num_steps", num_steps)
+        _check_count("num_sequences", num_sequences)
+        self.num_steps = num_steps
+        self.num_sequences = num_sequences
+
+    def episodes(self, tasks: Sequence[Task], seed: int) -> list[Episode]:
+        """Sequences of tasks, drawn from shuffled rounds of all tasks."""
+        if self.num_steps > len(tasks):
+            raise _too_few("num_steps", self.num_steps, len(tasks))
+        drawn: list[tuple[Task, ...]] = []
+        shuffle = random.Random(derive_seed(seed, "sequences"))  # noqa: S311 - a sample, no secret
+        while len(drawn) < self.num_sequences:
+            order = shuffle.sample(list(tasks), len(tasks))
+            starts = range(0, len(order) - self.num_steps + 1, self.num_steps)
+            drawn += [tuple(order[start : start + self.num_steps]) for start in starts]
+        chosen = drawn[: self.num_sequences]
+        return [Episode(index=i, steps=tuple((task,) for task in order)) for i, order in enumerate(chosen)]
+
+
+def _check_count(name: str, value: int) -> None:
+    if value < 1:
+        raise ConfigError(f"model.protocol.init_args.{name}: {value} is not allowed; it must be at least 1")
+
+
+def _too_few(name: str, wanted: int, there: int) -> ConfigError:
+    return ConfigError(
+        f"model.protocol.init_args.{name}: {wanted} tasks are asked for, data.test has {there}; allowed are 1 to {there}. "
+        "Nothing was computed. Lower it, or give data.test more tasks (its limit may cut them)"
+    )

@@ -1,0 +1,114 @@
+"""What an episode's step adapts on: one edit's plan, or the edits of a group of tasks joined to one training set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from seal_lightning.errors import MalformedEdit
+from seal_lightning.evaluation.conditions import Condition, ConditionResult
+from seal_lightning.seams import AnyDomain
+from seal_lightning.types import AdaptationPlan, Adapted, Diverged, SelfEdit, Task, TrainingSequence
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepPlan:
+    """A step's plan, and what became of the edits it was made of."""
+
+    plan: AdaptationPlan | None
+    """None where nothing can be learned."""
+    edits: Mapping[str, tuple[SelfEdit, ...]] = field(default_factory=dict)
+    """By task."""
+    failures: Mapping[str, str] = field(default_factory=dict)
+    """By task, why nothing can be learned from it; of a task whose every edit failed the first one's reason."""
+    num_failed: Mapping[str, int] = field(default_factory=dict)
+    """By task, how many of its edits are malformed."""
+    refusal: str | None = None
+    """Why there is no plan, where that is not the edits' fault."""
+
+    def adapted(self, change: Callable[[AdaptationPlan], AdaptationPlan]) -> StepPlan:
+        """With the plan changed."""
+        return self if self.plan is None else replace(self, plan=change(self.plan))
+
+    def limited(self, num_steps: int | None) -> StepPlan:
+        """With exactly so many optimiser steps; None leaves them."""
+        if num_steps is None or self.plan is None:
+            return self
+        if num_steps == 0:
+            return replace(
+                self, plan=None, refusal="the final edits took 0 steps in the mean, so their control takes none"
+            )
+        return replace(self, plan=replace(self.plan, optimizer=replace(self.plan.optimizer, max_steps=num_steps)))
+
+    def told(self, cell: ConditionResult, outcome: Adapted | Diverged | None) -> ConditionResult:
+        """A result of a task that the step was about, with its edits and what failed."""
+        edits = self.edits.get(cell.task_id, ())
+        failure = self.failures.get(cell.task_id) or self.refusal
+        failed = self.num_failed.get(cell.task_id, 0)
+        if isinstance(outcome, Diverged):
+            failure, failed = f"diverged: {outcome.reason}", max(1, len(edits))
+        return replace(cell, edits=edits, failure=failure, failed_edits=failed)
+
+
+def plan_alone(domain: AnyDomain, task: Task, edit: SelfEdit) -> StepPlan:
+    """One edit of one task."""
+    return joined_plan(domain, [(task, [edit])])
+
+
+def joined_plan(domain: AnyDomain, group: Sequence[tuple[Task, Sequence[SelfEdit] | None]]) -> StepPlan:
+    """The edits of a group of tasks as one training set, in their order; None in the place of edits is the context alone.
+
+    What several edits of a task have in common (the passage, appended to each) is kept once. Adapter and optimiser are
+    the first plan's.
+    """
+    plans: list[AdaptationPlan] = []
+    failures: dict[str, str] = {}
+    num_failed: dict[str, int] = {}
+    for task, edits in group:
+        of_task, reasons = _plans(domain, task, edits)
+        num_failed[task.task_id] = len(reasons)
+        if of_task:
+            first = of_task[0]
+            dropped = sum(plan.dropped_sequences for plan in of_task)
+            plans.append(replace(first, sequences=_without_repeats(of_task), dropped_sequences=dropped))
+        elif reasons:
+            failures[task.task_id] = reasons[0]
+    edits_of = {task.task_id: tuple(edits) for task, edits in group if edits is not None}
+    if not plans:
+        return StepPlan(plan=None, edits=edits_of, failures=failures, num_failed=num_failed)
+    joined = replace(
+        plans[0],
+        sequences=tuple(sequence for plan in plans for sequence in plan.sequences),
+        dropped_sequences=sum(plan.dropped_sequences for plan in plans),
+    )
+    return StepPlan(plan=joined, edits=edits_of, failures=failures, num_failed=num_failed)
+
+
+def _plans(domain: AnyDomain, task: Task, edits: Sequence[SelfEdit] | None) -> tuple[list[AdaptationPlan], list[str]]:
+    """The plans of a task's edits, and why the others have none."""
+    plans: list[AdaptationPlan] = []
+    reasons: list[str] = []
+    for edit in [None] if edits is None else edits:
+        try:
+            plans.append(domain.plan_without_edit(task) if edit is None else domain.plan(task, edit))
+        except MalformedEdit as error:
+            reasons.append(f"malformed: {error}")
+    return plans, reasons
+
+
+def _without_repeats(plans: Sequence[AdaptationPlan]) -> tuple[TrainingSequence, ...]:
+    """The sequences of a task's plans, without those that an earlier plan has."""
+    kept: list[TrainingSequence] = []
+    for plan in plans:
+        earlier = set(kept)
+        kept += [sequence for sequence in plan.sequences if sequence not in earlier]
+    return tuple(kept)
+
+
+def mean_steps(results: Sequence[ConditionResult]) -> dict[tuple[int, int], int]:
+    """By episode and step, the optimiser steps on self-edits (0 of failed ones): their mean, rounded."""
+    steps: dict[tuple[int, int], list[int]] = {}
+    for result in results:
+        if result.condition is Condition.SELF_EDIT:
+            steps.setdefault((result.sequence, result.step), []).append(result.num_steps)
+    return {place: round(sum(found) / len(found)) for place, found in steps.items()}
