@@ -6,7 +6,8 @@ import atexit
 import os
 import sys
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 from seal_lightning.errors import RankLost, SealError, StopRequested
@@ -23,10 +24,17 @@ USAGE = """usage: seal COMMAND …
   seal replay RUN ATTEMPT_ID           redo one stored attempt alone
   seal search RUN                      try configurations of the edit's schema: what could be solved, and how likely;
                                        on the CPU
+  seal sweep RUN --grid rank=32,64 …   compare settings of the inner loop on given edits (or -c CONFIG … --out DIR)
+  seal report RUN [RUN …]              a page of a run's results: tables, curves, edits, costs
+  seal compare A B                     whether two runs differ on the same questions, beyond the noise
   seal attempts RUN                    list, filter and show stored attempts; repair a damaged journal
 
 RUN is a run directory. `seal fit --help`, `seal test --help` … list every setting."""
 
+
+_WITHOUT_TORCH = ("attempts", "compare", "report")
+_COMMANDS = (*_WITHOUT_TORCH, "replay", "search", "sweep")
+"""Each a module of :mod:`seal_lightning.commands` with a ``main``; imported when asked for."""
 
 _rank_lost: RankLost | None = None
 """Kept, and with it all that hangs on its traceback."""
@@ -60,29 +68,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, args: list[str]) -> int:
-    if command not in (*TRAINER_SUBCOMMANDS, "replay", "search", "attempts"):
+    if command not in (*TRAINER_SUBCOMMANDS, *_COMMANDS):
         sys.stderr.write(f"seal: error: no command {command!r}\n{USAGE}\n")
         return 2
-    if command == "attempts":  # reads files only: it starts at once, because torch and transformers stay out
-        from seal_lightning.commands import attempts
-
-        return attempts.main(args)
+    if command in _WITHOUT_TORCH:  # reads files only: it starts at once
+        return _main_of(command)(args)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost rank is told once, without torch's frames
     from seal_lightning.quiet import silence_libraries
 
     silence_libraries()
-    if command == "replay":
-        from seal_lightning.commands import replay
-
-        return replay.main(args)
-    if command == "search":
-        from seal_lightning.commands import search
-
-        return search.main(args)
+    if command in _COMMANDS:
+        return _main_of(command)(args)
     from seal_lightning.lightning_cli import run
 
     run(command, args)
     return 0
+
+
+def _main_of(command: str) -> Callable[[Sequence[str]], int]:
+    main_of: Callable[[Sequence[str]], int] = import_module(f"seal_lightning.commands.{command}").main
+    return main_of
 
 
 def entry_point() -> Any:

@@ -95,23 +95,13 @@ class SealDataModule(LightningDataModule):
         """The validation tasks, or nothing."""
         return self._batches("validation") if "validation" in self._tasks else []
 
-    @property
-    def final_round(self) -> int:
-        """How many rounds the tested policy was trained for."""
-        return len(self._module.loaded_policy.merged)
-
-    @property
-    def test_rounds(self) -> list[int]:
-        """Which policy each test loader examines: the final one, then the pretrained one and those between."""
-        return [self.final_round, *range(self.final_round)]
-
     def test_dataloader(self) -> list[EpisodeBatches]:
-        """The protocol's episodes over the test tasks, once for each policy round of :attr:`test_rounds`."""
+        """The protocol's episodes over the test tasks, once for each policy of :attr:`SealModule.tested_rounds`."""
         module = self._module
         episodes = module.test_episodes
         at_once = module.protocol.num_at_once(self.tasks_per_batch)
         rank, world_size = (0, 1) if module.protocol.spread else (self._rank, self._world_size)
-        return [EpisodeBatches(episodes, at_once, rank, world_size) for _ in self.test_rounds]
+        return [EpisodeBatches(episodes, at_once, rank, world_size) for _ in module.tested_rounds]
 
     def predict_dataloader(self) -> TaskBatches:
         """The tasks to write self-edits for."""

@@ -27,6 +27,7 @@ from seal_lightning.evaluation.conditions import ConditionName, ConditionResult
 from seal_lightning.evaluation.episodes import Evaluation
 from seal_lightning.evaluation.matrix import SCORES, EpisodeMatrix, MatrixEstimate
 from seal_lightning.evaluation.protocols import Episode, Protocol, SinglePassage
+from seal_lightning.evaluation.written_edits import written_edits
 from seal_lightning.generation import PolicyWriter, TransformersEngine
 from seal_lightning.grading import LocalRules
 from seal_lightning.hooks import seal_callbacks
@@ -69,6 +70,7 @@ class SealModule(LightningModule):
         max_tokens_per_pass: ≥ 1, tokens of one forward pass of the M-step.
         test_edits: ≥ 1, self-edits a held-out task in ``seal test``; scores are means over them.
         test_conditions: which conditions ``seal test`` measures, each an adaptation a task; None is all.
+        test_rounds: after how many rounds policies are tested, 0 being the pretrained one; None is all there are.
         protocol: how held-out tasks are learned and examined; each alone by default.
         test_writers: other writers of edits by name, each a further condition of ``seal test``.
         test_adapters: PEFT folders by name, each a further condition.
@@ -96,6 +98,7 @@ class SealModule(LightningModule):
         max_tokens_per_pass: int = 4096,
         test_edits: int = 1,
         test_conditions: tuple[ConditionName, ...] | None = None,
+        test_rounds: tuple[int, ...] | None = None,
         protocol: Protocol | None = None,
         test_writers: dict[str, Writer] | None = None,
         test_adapters: dict[str, str] | None = None,
@@ -122,6 +125,7 @@ class SealModule(LightningModule):
         self.max_tokens_per_pass = max_tokens_per_pass
         self.test_edits = test_edits
         self.test_conditions = get_args(ConditionName) if test_conditions is None else test_conditions
+        self.test_rounds = test_rounds
         self.protocol: Protocol = protocol or SinglePassage()
         self.test_writers = test_writers or {}
         self.test_adapters = test_adapters or {}
@@ -137,6 +141,8 @@ class SealModule(LightningModule):
 
     def _check_settings(self) -> None:
         counts = ("rounds", "num_edits", "num_repeats", "candidates_per_call", "max_tokens_per_pass", "test_edits")
+        if self.test_rounds == ():
+            raise ConfigError("model.test_rounds: an empty list is not allowed; null tests every round")
         for name in counts:
             value = getattr(self, name)
             if value < 1:
@@ -314,7 +320,7 @@ class SealModule(LightningModule):
         self.evaluation = self._new_evaluation()
         self.test_results = []
         episodes = self.test_episodes
-        arms = self.evaluation.all_arms(self._final_round)
+        arms = self.evaluation.all_arms(self.tested_rounds)
         num_steps = max((len(episode.steps) for episode in episodes), default=0)
         num_places = max((len(episode.tasks) for episode in episodes), default=0)
         self.matrices = ModuleDict(
@@ -348,14 +354,22 @@ class SealModule(LightningModule):
         return self.protocol.episodes(self.trainer.datamodule.tasks("test"), self.seed)  # type: ignore[attr-defined]
 
     @property
-    def _final_round(self) -> int:
-        return len(self.loaded_policy.merged)
+    def tested_rounds(self) -> list[int]:
+        """Which policies a test examines, by the rounds they were trained for; the last one first, as matched steps want it.
+
+        Raises :class:`ConfigError` for a round that was not finished.
+        """
+        there = len(self.loaded_policy.merged)
+        chosen = range(there + 1) if self.test_rounds is None else sorted(set(self.test_rounds))
+        if strange := [r for r in chosen if not 0 <= r <= there]:
+            raise ConfigError(f"model.test_rounds: {strange[0]} is not allowed; the run has policies 0 to {there}")
+        return [*chosen[-1:], *chosen[:-1]]
 
     def test_step(self, batch: EpisodeBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Every condition of one policy round on a batch of held-out episodes; see :class:`Evaluation`."""
-        round_index = self.trainer.datamodule.test_rounds[dataloader_idx]  # type: ignore[attr-defined]
+        round_index = self.tested_rounds[dataloader_idx]
         self.loaded_policy.go_to(round_index)
-        results = self.evaluation.examine_episodes(batch.episodes, round_index, self._final_round)
+        results = self.evaluation.examine_episodes(batch.episodes, round_index, self.tested_rounds[0])
         for matrix in self._matrices.values():
             matrix.update(results)
         self.test_results += results
@@ -373,7 +387,7 @@ class SealModule(LightningModule):
 
     def predict_step(self, batch: TaskBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Self-edits for given tasks with what each means as a plan; nothing is trained."""
-        return Evaluation(self.attempting).write_edits(batch.tasks, self.num_edits)
+        return written_edits(self.attempting, batch.tasks, self.num_edits)
 
     # --- checkpoints
 

@@ -19,7 +19,7 @@ from seal_lightning.names import checked_name, checked_run_dir
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
-_PARTS = ("config*.yaml", "round_*", "search", "checkpoints", "results", "tensorboard", ".*.tmp")
+_PARTS = ("config*.yaml", "round_*", "search", "sweep", "checkpoints", "results", "tensorboard", ".*.tmp")
 """What of the folder is the run's; a folder may hold other things too."""
 
 
@@ -73,6 +73,11 @@ class RunDir:
     def search(self) -> Path:
         """Attempts of ``seal search``."""
         return self._own("search")
+
+    @property
+    def sweep(self) -> Path:
+        """Attempts of ``seal sweep``."""
+        return self._own("sweep")
 
     def latest_checkpoint(self) -> Path | None:
         """The newest checkpoint that is whole, if there is one."""

@@ -130,7 +130,7 @@ def test_the_policy_folder_is_a_standard_peft_adapter(uninterrupted: Path, tiny_
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from seal_lightning.commands.replay import load_run
+    from seal_lightning.commands.loading import load_run
     from seal_lightning.rundir import RunDir
 
     module, _ = load_run(RunDir(uninterrupted))

@@ -10,7 +10,7 @@ import pytest
 from fakes import ToyTask
 
 from seal_lightning.cli import main
-from seal_lightning.commands.replay import load_run
+from seal_lightning.commands.loading import load_run
 from seal_lightning.config_file import MAX_CONFIG_BYTES
 from seal_lightning.datamodule import SealDataModule
 from seal_lightning.errors import ConfigError, DataError, RunError

@@ -86,7 +86,7 @@ def _run(options: argparse.Namespace) -> None:
     run = RunDir.named(options.run, "RUN")
     folders = round_folders(run)
     if options.repair:
-        _repair([*folders, *([run.search] if journals(run.search) else [])])
+        _repair([*folders, *(folder for folder in (run.search, run.sweep) if journals(folder))])
         return
     stored = [attempt for folder in folders for attempt in AttemptStore(folder).all()]
     if not stored:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from argparse import ArgumentError
 from collections.abc import Sequence
 
 import torch
@@ -12,14 +11,11 @@ from rich.console import Console
 
 from seal_lightning.attempt_store import AttemptStore
 from seal_lightning.checkpoint_io import AtomicCheckpointIO
-from seal_lightning.datamodule import SealDataModule
+from seal_lightning.commands.loading import load_run
 from seal_lightning.errors import RunError, shown
-from seal_lightning.module import SealModule
 from seal_lightning.rundir import RunDir
 from seal_lightning.types import Attempt, Trial
 
-MAX_REASON = 2_000
-"""Characters shown of what the parser of a configuration says."""
 TOLERANCE = 1e-5
 """Two computations of a reward in float32 on one machine differ by rounding only."""
 
@@ -75,26 +71,6 @@ def replay(run: RunDir, stored: Attempt) -> Attempt:
     before = module.attempting.examine([(task, None)], module.reward.needs)[0]
     trial = Trial(task=task, edit=stored.edit, round=stored.round, repeat=stored.repeat, seed=stored.seed)
     return module.attempting.attempt([trial], {task.task_id: before})[0]
-
-
-def load_run(run: RunDir) -> tuple[SealModule, SealDataModule]:
-    """A run's module and data as its ``config.yaml`` says, without a trainer. Raises :class:`RunError`."""
-    from lightning.pytorch.cli import LightningArgumentParser
-
-    settings = run.settings()
-    if missing := {"model", "data"} - settings.keys():
-        raise RunError(f"{run.config} is no configuration of a run: it has no {' and no '.join(sorted(missing))}")
-    parser = LightningArgumentParser(exit_on_error=False)
-    parser.add_lightning_class_args(SealModule, "model")
-    parser.add_lightning_class_args(SealDataModule, "data")
-    try:
-        parsed = parser.parse_object({key: settings[key] for key in ("model", "data")})
-        parts = parser.instantiate_classes(parsed)
-    except (ArgumentError, TypeError, ValueError, ArithmeticError) as error:
-        # The parser repeats values, of any length and with anything that could steer a terminal.
-        reason = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in str(error)[:MAX_REASON])
-        raise RunError(f"{run.config} is no configuration of a run: {reason}") from error
-    return parts["model"], parts["data"]
 
 
 def merged_rounds(run: RunDir) -> list[dict[str, torch.Tensor]]:

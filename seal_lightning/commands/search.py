@@ -19,10 +19,11 @@ from rich.table import Table
 from torch import Tensor
 
 from seal_lightning.attempt_store import AttemptStore
-from seal_lightning.commands.replay import load_run, merged_rounds
+from seal_lightning.commands.loading import load_run
+from seal_lightning.commands.replay import merged_rounds
 from seal_lightning.errors import ConfigError, RunError, shown
-from seal_lightning.evaluation.conditions import EVERYTHING, inner_seed
 from seal_lightning.evaluation.configurations import Configuration, configurations, is_solved, probability_of_solving
+from seal_lightning.evaluation.episodes import EVERYTHING, inner_seed
 from seal_lightning.evaluation.table import Estimate, estimate
 from seal_lightning.module import SealModule
 from seal_lightning.rundir import RunDir

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from seal_lightning.adaptation.whole_weights import merge, scratch_weights
 from seal_lightning.attempting import Attempting
-from seal_lightning.errors import MalformedEdit
 from seal_lightning.evaluation.conditions import Arm, Condition, ConditionResult
 from seal_lightning.evaluation.protocols import Episode, Protocol, SinglePassage
 from seal_lightning.evaluation.training_sets import StepPlan, joined_plan, mean_steps, plan_alone
@@ -101,10 +99,9 @@ class Evaluation:
             arms += [Arm(condition=Condition.OTHER_WRITER, round=0, name=name) for name in self.writers]
         return arms
 
-    def all_arms(self, final_round: int) -> list[Arm]:
-        """Every condition under which anything is learned, over all policy rounds."""
-        rounds = range(final_round + 1)
-        return [arm for r in rounds for arm in (*self.learning_arms(r), *self.matched_arms(r, final_round))]
+    def all_arms(self, rounds: Collection[int]) -> list[Arm]:
+        """Every condition under which anything is learned, over the policy rounds that are examined."""
+        return [arm for r in sorted(rounds) for arm in (*self.learning_arms(r), *self.matched_arms(r, max(rounds)))]
 
     def matched_arms(self, round_index: int, final_round: int) -> list[Arm]:
         """The step-matched control, for the pretrained and the final policy."""
@@ -134,22 +131,6 @@ class Evaluation:
         for arm in self.matched_arms(round_index, final_round):
             results += self._matched(episodes, arm, before, learned)
         return results
-
-    def write_edits(self, tasks: Sequence[Task], num_edits: int) -> list[dict[str, Any]]:
-        """Self-edits of the current policy with the size of their plans; nothing is trained."""
-        edits = self.attempting.propose(tasks, num_edits, "predict")
-        by_id = {task.task_id: task for task in tasks}
-        return [self._described(by_id[edit.task_id], edit) for edit in edits]
-
-    def _described(self, task: Task, edit: SelfEdit) -> dict[str, Any]:
-        row: dict[str, Any] = {"task_id": edit.task_id, "edit_index": edit.edit_index, "seed": edit.seed}
-        row |= {"text": edit.text, "finish_reason": edit.finish_reason}
-        try:
-            plan = self.attempting.domain.plan(task, edit)
-        except MalformedEdit as error:
-            return row | {"malformed": str(error)}
-        sequences = ["".join(segment.text for segment in sequence.segments) for sequence in plan.sequences]
-        return row | {"sequences": sequences, "num_steps": plan.num_steps}
 
     # --- without learning
 

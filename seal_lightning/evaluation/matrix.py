@@ -96,7 +96,7 @@ class EpisodeMatrix(Metric):
 
     def estimates(self) -> list[MatrixEstimate]:
         """What :meth:`compute` gives, arm by arm, for a reader. A collective."""
-        found = self.compute()
+        found = dict(self.compute())  # torchmetrics keeps what it computed
         n = found.pop("n")
         least = {"mean": 1, "standard_deviation": 2, "standard_error": 2}
         return [

@@ -1,25 +1,64 @@
-"""Every engine and inner loop, as the conformance tests make it; a new one needs a line here."""
+"""Every engine, inner loop and writer, as the conformance tests make it; a new one needs a line here."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import pkgutil
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import seal_lightning
-from seal_lightning.adaptation import BatchedInnerLoop
-from seal_lightning.generation import TransformersEngine
-from seal_lightning.seams import Engine, InnerLoop
+from seal_lightning.adaptation import BatchedInnerLoop, FullFinetuning
+from seal_lightning.domains.knowledge import EditFile, EntiGraph, EntiGraphWording, Passage
+from seal_lightning.generation import PolicyWriter, TransformersEngine
+from seal_lightning.seams import AnyDomain, Engine, InnerLoop, Writer
+from seal_lightning.types import SamplingSpec
 
 ENGINES: list[Callable[[], Engine]] = [TransformersEngine, lambda: TransformersEngine(max_batch_size=2)]
 INNER_LOOPS: list[Callable[[], InnerLoop]] = [
     BatchedInnerLoop,
     lambda: BatchedInnerLoop(max_adapters=2, max_tokens_per_pass=16),
+    FullFinetuning,
+    lambda: FullFinetuning(max_tokens_per_pass=16),
 ]
+
+MakeWriter = Callable[[AnyDomain, Engine, Sequence[Passage], Path], Writer]
+"""From domain, engine, the passages that will be written about, and an empty folder."""
+
+_SHORT = SamplingSpec(max_new_tokens=8)
+LIST_ASKED_FOR = EntiGraphWording(
+    entities_instruction="", entities_heading="List:", relation_instruction="{entities}?", relation_heading=""
+)
+
+
+def _edit_file(domain: AnyDomain, engine: Engine, passages: Sequence[Passage], folder: Path) -> Writer:
+    rows = [
+        {"task_id": passage.task_id, "edit_index": index, "text": f"{index}. {passage.title}"}
+        for passage in passages
+        for index in (1, 0)
+    ]
+    path = folder / "edits.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return EditFile(path)
+
+
+def _entigraph(domain: AnyDomain, engine: Engine, passages: Sequence[Passage], folder: Path) -> Writer:
+    listing = SamplingSpec(temperature=0.3, max_new_tokens=40)
+    return EntiGraph(
+        "pairs_and_triples", max_relations=3, sampling=_SHORT, entity_sampling=listing, wording=LIST_ASKED_FOR
+    )
+
+
+WRITERS: dict[str, MakeWriter] = {
+    "policy": lambda domain, engine, passages, folder: PolicyWriter(domain, engine, _SHORT),
+    "file": _edit_file,
+    "EntiGraph": _entigraph,
+}
 
 
 def implementations(seam: type) -> set[type]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -17,6 +17,7 @@ from seal_lightning.seams import InnerLoop
 from seal_lightning.types import (
     AdaptationPlan,
     Adapted,
+    Adapter,
     AdapterSpec,
     Diverged,
     OptimizerSpec,
@@ -24,6 +25,7 @@ from seal_lightning.types import (
     Segment,
     SelfEdit,
     TrainingSequence,
+    WholeModel,
 )
 
 Make = Callable[[], InnerLoop]
@@ -60,10 +62,19 @@ def plans() -> list[AdaptationPlan]:
 def outcome(language_model: LanguageModel, result: Result) -> list[float]:
     """What an adapted model makes of some probes: adapters are opaque, so they are asked, not looked at."""
     assert isinstance(result, Adapted), result
+    return [score for scores in asked(language_model, result.adapter, PROBES) for score in scores]
+
+
+def asked(
+    language_model: LanguageModel, adapter: Adapter | None, probes: Sequence[tuple[str, str]]
+) -> Sequence[Sequence[float]]:
+    """The targets' log-probabilities; a whole model is installed for it."""
     engine = TransformersEngine(max_batch_size=1)
     engine.bind(language_model)
-    requests = [ScoreRequest(prompt=p, target=t, adapter=result.adapter) for p, t in PROBES]
-    return [score for scores in engine.score(requests) for score in scores]
+    if isinstance(adapter, WholeModel):
+        with adapter.installed():
+            return asked(language_model, None, probes)
+    return engine.score([ScoreRequest(prompt=p, target=t, adapter=adapter) for p, t in probes])
 
 
 def diverging() -> AdaptationPlan:
@@ -116,12 +127,8 @@ def test_training_makes_the_trained_text_likelier(make: Make, tiny: LanguageMode
     plan = ToyDomain(AdapterSpec(rank=4, alpha=8.0), optimizer).plan_without_edit(task)
     (result,) = bound(make, tiny).adapt([plan], [3])
     assert isinstance(result, Adapted)
-    engine = TransformersEngine()
-    engine.bind(tiny)
-    prompt, target = f"{task.key}: ", task.context
-    before, after = engine.score(
-        [ScoreRequest(prompt=prompt, target=target, adapter=a) for a in (None, result.adapter)]
-    )
+    probe = (f"{task.key}: ", task.context)
+    ((before,), (after,)) = (asked(tiny, adapter, [probe]) for adapter in (None, result.adapter))
     assert sum(after) > sum(before) + 5
     assert result.losses[-1] < result.losses[0]
 

@@ -15,6 +15,7 @@ from seal_lightning.errors import ConfigError
 from seal_lightning.evaluation import Condition, ConditionResult, condition_table
 from seal_lightning.evaluation.episodes import Evaluation
 from seal_lightning.evaluation.protocols import Episode, SinglePassage
+from seal_lightning.evaluation.written_edits import written_edits
 from seal_lightning.grading import LocalRules
 from seal_lightning.module import SealModule
 from seal_lightning.rewards import LikelihoodReward
@@ -258,7 +259,7 @@ def test_batches_of_tasks_are_as_good_as_all_at_once() -> None:
 
 def test_edits_are_written_down_without_training() -> None:
     of_toy, loop = evaluation(writer=Edits(stone_0_1=""))
-    rows = of_toy.write_edits(TASKS, 2)
+    rows = written_edits(of_toy.attempting, TASKS, 2)
     assert [(row["task_id"], row["edit_index"]) for row in rows] == [(t.task_id, i) for t in TASKS for i in (0, 1)]
     assert rows[0]["num_steps"] == 2
     assert rows[0]["sequences"][0] == "stone 0: line"

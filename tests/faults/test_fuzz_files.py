@@ -33,7 +33,7 @@ from test_lora import random_adapter
 from seal_lightning.checkpoint_io import AtomicCheckpointIO
 from seal_lightning.checkpoints import write_manifest
 from seal_lightning.cli import main
-from seal_lightning.commands.replay import load_run
+from seal_lightning.commands.loading import load_run
 from seal_lightning.errors import SealError
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import folders, load_adapter, save_adapter

@@ -1,0 +1,247 @@
+"""A sweep: given edits tried under many settings of the inner loop, and how the settings compare.
+
+Every setting meets the same edits with the same inner seeds, so that settings are compared in pairs, task by task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from seal_lightning.attempt_store import AttemptStore
+from seal_lightning.attempting import Attempting
+from seal_lightning.errors import RunError, shown
+from seal_lightning.evaluation.sweep_grid import Setting
+from seal_lightning.evaluation.table import Estimate, estimate
+from seal_lightning.seams import AnyDomain, Domain, Reward
+from seal_lightning.seeds import derive_seed
+from seal_lightning.types import (
+    AdaptationPlan,
+    AnsweredQuestion,
+    Attempt,
+    AttemptStatus,
+    ExamPrompt,
+    ExamScores,
+    Prompt,
+    SelfEdit,
+    Task,
+    Trial,
+)
+
+_SETTING = "sweep_setting"
+"""Among a stored edit's directives: under which setting it was tried."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenEdit:
+    """An edit that is tried under every setting, with the plan that it means without any."""
+
+    task: Task
+    edit: SelfEdit
+    plan: AdaptationPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepTrial:
+    """An edit that is to be tried once under one setting."""
+
+    attempt_id: str
+    setting: Setting
+    trial: Trial
+
+
+class SweptDomain(Domain[Task]):
+    """A domain whose plans are known already, and changed as the setting says that an edit was marked with."""
+
+    def __init__(self, domain: AnyDomain, given: Sequence[GivenEdit], settings: Sequence[Setting]) -> None:
+        self.domain = domain
+        self.plans = {(one.task.task_id, one.edit.edit_index): one.plan for one in given}
+        self.settings = {setting.name: setting for setting in settings}
+
+    def plan(self, task: Task, edit: SelfEdit) -> AdaptationPlan:
+        """The plan of a given edit under the setting it is marked with."""
+        return self.settings[edit.directives[_SETTING]].applied(self.plans[task.task_id, edit.edit_index])
+
+    def edit_prompt(self, task: Task) -> Prompt:
+        """As the domain says; so are all that follow."""
+        return self.domain.edit_prompt(task)
+
+    def edit_stop(self) -> tuple[str, ...]:
+        """The domain's."""
+        return self.domain.edit_stop()
+
+    def plan_without_edit(self, task: Task) -> AdaptationPlan:
+        """The domain's."""
+        return self.domain.plan_without_edit(task)
+
+    def exam(self, task: Task) -> Sequence[ExamPrompt]:
+        """The domain's."""
+        return self.domain.exam(task)
+
+    def in_context_exam(self, task: Task) -> Sequence[ExamPrompt]:
+        """The domain's."""
+        return self.domain.in_context_exam(task)
+
+    def answered(self, task: Task, answers: Mapping[tuple[str, str], str]) -> Sequence[AnsweredQuestion]:
+        """The domain's."""
+        return self.domain.answered(task, answers)
+
+
+def sweep_trials(
+    given: Sequence[GivenEdit], settings: Sequence[Setting], num_seeds: int, seed: int, round_index: int, kind: str
+) -> list[SweepTrial]:
+    """Every edit ``num_seeds`` times under every setting; the inner seed is the same under all settings.
+
+    ``kind`` is what else distinguishes these trials (the score, whose edits): sweeps of several kinds are stored together.
+    """
+    trials = []
+    for one in given:
+        task_id, index = one.task.task_id, one.edit.edit_index
+        for repeat in range(num_seeds):
+            inner_seed = derive_seed(seed, "sweep", task_id, index, repeat)
+            for setting in settings:
+                marked = {**one.edit.directives, _SETTING: setting.name}
+                # Its tokens are for an M-step; thousands of copies would fill the journal.
+                edit = replace(one.edit, token_ids=(), chosen=None, directives=marked)
+                trial = Trial(task=one.task, edit=edit, round=round_index, repeat=repeat, seed=inner_seed)
+                attempt_id = f"sweep-{kind}-r{round_index}-{task_id}-e{index}-s{repeat}-{setting.name}"
+                trials.append(SweepTrial(attempt_id=attempt_id, setting=setting, trial=trial))
+    return trials
+
+
+def missing_trials(store: AttemptStore, trials: Sequence[SweepTrial]) -> list[SweepTrial]:
+    """Those not stored yet. Raises :class:`RunError` where what is stored was another edit, or had another seed."""
+    missing = []
+    for one in trials:
+        stored = store.get(one.attempt_id)
+        if stored is None:
+            missing.append(one)
+        elif (stored.edit.text, stored.seed) != (one.trial.edit.text, one.trial.seed):
+            raise RunError(
+                f"{store.folder} was made with other edits or another seed: its {shown(one.attempt_id)} is "
+                f"{shown(stored.edit.text)}, now it is {shown(one.trial.edit.text)}. Move the folder away and sweep again"
+            )
+    return missing
+
+
+def try_out(
+    attempting: Attempting,
+    store: AttemptStore,
+    trials: Sequence[SweepTrial],
+    at_once: int,
+    track: Callable[[Sequence[Sequence[SweepTrial]]], Iterable[Sequence[SweepTrial]]],
+) -> None:
+    """Try and store what is not stored, ``at_once`` candidates of whatever setting in one call of the inner loop."""
+    before = _before(attempting, store, trials)
+    missing = missing_trials(store, trials)
+    for chunk in track([missing[i : i + at_once] for i in range(0, len(missing), at_once)]):
+        attempts = attempting.attempt([one.trial for one in chunk], before)
+        for one, attempt in zip(chunk, attempts, strict=True):
+            store.add(replace(attempt, attempt_id=one.attempt_id))
+
+
+def _before(attempting: Attempting, store: AttemptStore, trials: Sequence[SweepTrial]) -> dict[str, ExamScores]:
+    """By task, the exam without adaptation: as stored, or sat now, all in one call."""
+    tasks = {one.trial.task.task_id: one.trial.task for one in trials}
+    stored = [attempt for one in trials if (attempt := store.get(one.attempt_id)) is not None]
+    before = {attempt.task_id: attempt.before for attempt in stored if attempt.before is not None}
+    unknown = [task for task_id, task in tasks.items() if task_id not in before]
+    exams = attempting.examine([(task, None) for task in unknown], attempting.reward.needs) if unknown else []
+    return before | {task.task_id: exam for task, exam in zip(unknown, exams, strict=True)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingRow:
+    """How one setting did."""
+
+    setting: Setting
+    score: Estimate | None
+    """Mean over tasks of the mean over their edits and inner seeds; None when nothing was scored."""
+    by_task: Mapping[str, float]
+    num_edits: int
+    """Edits of all tasks together."""
+    num_failed: int
+    """Candidates that diverged; they count with the score without adaptation."""
+    num_unscored: int
+    """Candidates that could not be scored; left out."""
+    num_tokens: float | None
+    """Trained on, mean a candidate that did not fail."""
+    seconds: float
+    """Of adapting, mean a candidate; where candidates were trained together, by their share of the tokens."""
+    is_best: bool = False
+    difference: Estimate | None = None
+    """From the best setting, paired by task."""
+    within_noise: bool | None = None
+    """Whether the difference is under two of its standard errors; None where one task gives no standard error."""
+
+
+def setting_rows(
+    settings: Sequence[Setting], trials: Sequence[SweepTrial], store: AttemptStore, reward: Reward
+) -> list[SettingRow]:
+    """One row a setting, the best first; of equals the cheaper one."""
+    found: dict[str, list[Attempt]] = {}
+    for one in trials:
+        attempt = store.get(one.attempt_id)
+        assert attempt is not None, "all trials were made"
+        found.setdefault(one.setting.name, []).append(attempt)
+    rows = [_row(setting, found[setting.name], reward) for setting in settings]
+    rows.sort(key=lambda row: (row.score is None, -row.score.mean if row.score else 0.0, row.num_tokens or 0.0))
+    return [_compared(row, rows[0]) for row in rows]
+
+
+def unadapted_scores(trials: Sequence[SweepTrial], store: AttemptStore, reward: Reward) -> dict[str, float]:
+    """By task, the score without adaptation."""
+    attempts = {one.trial.task.task_id: store.get(one.attempt_id) for one in trials}
+    scores = {task_id: _unadapted(a, reward) for task_id, a in attempts.items() if a is not None}
+    return {task_id: score for task_id, score in scores.items() if score is not None}
+
+
+def paired(scores: Mapping[str, float], others: Mapping[str, float]) -> Estimate | None:
+    """How much higher the scores are, over the tasks that both have."""
+    return estimate([scores[task_id] - others[task_id] for task_id in scores if task_id in others])
+
+
+def cheapest_within_noise(rows: Sequence[SettingRow]) -> SettingRow:
+    """The row with the fewest tokens among the best one and those that cannot be told from it."""
+    alike = [row for row in rows if row.is_best or (row.within_noise and row.num_tokens is not None)]
+    return min(alike, key=lambda row: row.num_tokens or 0.0)
+
+
+def is_within_noise(difference: Estimate | None) -> bool | None:
+    """Under two standard errors; None where that cannot be said."""
+    if difference is None or difference.standard_error is None:
+        return None
+    return difference.mean == 0 or abs(difference.mean) < 2 * difference.standard_error
+
+
+def _compared(row: SettingRow, best: SettingRow) -> SettingRow:
+    if row is best:
+        return replace(row, is_best=True)
+    difference = paired(row.by_task, best.by_task)
+    return replace(row, difference=difference, within_noise=is_within_noise(difference))
+
+
+def _row(setting: Setting, attempts: Sequence[Attempt], reward: Reward) -> SettingRow:
+    scores: dict[str, list[float]] = {}
+    for attempt in attempts:
+        is_failed = attempt.status in (AttemptStatus.DIVERGED, AttemptStatus.MALFORMED)
+        score = _unadapted(attempt, reward) if is_failed else attempt.reward
+        if score is not None:
+            scores.setdefault(attempt.task_id, []).append(score)
+    by_task = {task_id: sum(of_task) / len(of_task) for task_id, of_task in scores.items()}
+    trained = [a.plan.num_tokens for a in attempts if a.plan is not None and a.after is not None]
+    return SettingRow(
+        setting=setting,
+        score=estimate(list(by_task.values())),
+        by_task=by_task,
+        num_edits=len({(a.task_id, a.edit.edit_index) for a in attempts}),
+        num_failed=sum(a.after is None for a in attempts),
+        num_unscored=sum(a.status is AttemptStatus.UNSCORED for a in attempts),
+        num_tokens=sum(trained) / len(trained) if trained else None,
+        seconds=sum(a.adapt_seconds for a in attempts) / len(attempts),
+    )
+
+
+def _unadapted(attempt: Attempt, reward: Reward) -> float | None:
+    """What an attempt would have got had it learned nothing."""
+    return reward.score(replace(attempt, after=attempt.before)).value

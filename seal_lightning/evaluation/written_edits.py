@@ -1,0 +1,28 @@
+"""Self-edits written down with what each means as a plan; nothing is trained (``seal predict``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from seal_lightning.attempting import Attempting
+from seal_lightning.errors import MalformedEdit
+from seal_lightning.types import SelfEdit, Task
+
+
+def written_edits(attempting: Attempting, tasks: Sequence[Task], num_edits: int) -> list[dict[str, Any]]:
+    """Self-edits of the current policy with the size of their plans, ready for JSON."""
+    edits = attempting.propose(tasks, num_edits, "predict")
+    by_id = {task.task_id: task for task in tasks}
+    return [_described(attempting, by_id[edit.task_id], edit) for edit in edits]
+
+
+def _described(attempting: Attempting, task: Task, edit: SelfEdit) -> dict[str, Any]:
+    row: dict[str, Any] = {"task_id": edit.task_id, "edit_index": edit.edit_index, "seed": edit.seed}
+    row |= {"text": edit.text, "finish_reason": edit.finish_reason}
+    try:
+        plan = attempting.domain.plan(task, edit)
+    except MalformedEdit as error:
+        return row | {"malformed": str(error)}
+    sequences = ["".join(segment.text for segment in sequence.segments) for sequence in plan.sequences]
+    return row | {"sequences": sequences, "num_steps": plan.num_steps}
