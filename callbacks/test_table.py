@@ -20,7 +20,7 @@ from seal_lightning.module import SealModule
 from seal_lightning.rundir import RunDir
 from seal_lightning.types import ConditionNames
 
-_MIN_WIDTH = 180
+_MIN_WIDTH = 200
 _NOTHING = "–"
 
 Cell = Callable[[ConditionRow], str]
@@ -100,7 +100,8 @@ def print_matrices(matrices: Mapping[str, Sequence[MatrixEstimate]], names: Cond
         for matrix in estimates:
             if len(matrix.mean) <= 2:
                 continue
-            table = Table(title=f"{arm_label(names, matrix.arm)}: {score} of each task after each step")
+            console.print(f"\n{arm_label(names, matrix.arm)}: {score} of each task after each step")
+            table = Table()
             for heading in ("after", *(f"task {place + 1}" for place in range(len(matrix.mean[0])))):
                 table.add_column(heading, justify="right")
             for step, (means, errors) in enumerate(zip(matrix.mean, matrix.standard_error, strict=True)):

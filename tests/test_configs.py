@@ -14,11 +14,13 @@ from seal_lightning.module import SealModule
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
 BASES = {
-    "knowledge/smollm2.yaml": "quickstart.yaml",
-    "knowledge/qwen2.5-7b.yaml": "knowledge/paper.yaml",
-    "knowledge/llama-3.2-1b-instruct.yaml": "knowledge/paper.yaml",
+    "knowledge/smollm2": "quickstart.yaml",
+    "knowledge/": "knowledge/paper.yaml",
     "arc/llama-3.2-1b.yaml": "arc/paper.yaml",
+    "trainer/": "knowledge/paper.yaml",
 }
+"""What a small delta goes on top of, by how its name starts."""
+WHOLE = ("knowledge/paper.yaml",)
 NAMES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
 
 
@@ -33,9 +35,14 @@ def merged(*names: str) -> dict[str, Any]:
     return settings
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("trainer/")])
+def base_of(name: str) -> list[str]:
+    found = [base for start, base in BASES.items() if name.startswith(start) and name not in WHOLE]
+    return found[:1]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_instantiates(name: str) -> None:
-    settings = merged(*([BASES[name]] if name in BASES else []), name)
+    settings = merged(*base_of(name), name)
     parser = LightningArgumentParser(exit_on_error=False)
     parser.add_lightning_class_args(SealModule, "model")
     parser.add_lightning_class_args(SealDataModule, "data")
@@ -47,8 +54,7 @@ def test_instantiates(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_parses_through_the_command_line(name: str, capsys: pytest.CaptureFixture) -> None:
     """All of them, the trainer's too, as `seal fit` reads them."""
-    base = BASES.get(name, "knowledge/paper.yaml" if name.startswith("trainer/") else None)
-    files = [str(CONFIGS / n) for n in (base, name) if n]
+    files = [str(CONFIGS / n) for n in (*base_of(name), name)]
     with pytest.raises(SystemExit) as ended:
         main(["fit", *[part for file in files for part in ("-c", file)], "--print_config"])
     assert ended.value.code == 0
@@ -67,3 +73,45 @@ def test_the_paper_config_is_the_modules_default() -> None:
         for key, value in paper[name].items():
             default = getattr(getattr(module, name), key)
             assert (list(default) if isinstance(default, tuple) else default) == value
+
+
+def printed(capsys: pytest.CaptureFixture, *names: str) -> dict[str, Any]:
+    """The settings that these files come to, as the command line merges them."""
+    with pytest.raises(SystemExit):
+        main(["test", *[part for name in names for part in ("-c", str(CONFIGS / name))], "--print_config"])
+    settings: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
+    return settings
+
+
+def test_rows_of_the_paper_go_together(capsys: pytest.CaptureFixture) -> None:
+    """Model, format, protocol and writer, each a file: the last rows of the paper's tables."""
+    found = printed(
+        capsys,
+        "knowledge/paper.yaml",
+        "knowledge/qwen2.5-3b.yaml",
+        "knowledge/formats/rewrites.yaml",
+        "knowledge/protocols/cpt-n2067-full.yaml",
+        "knowledge/writers/entigraph-pairs-and-triples.yaml",
+    )
+    model, domain = found["model"], found["model"]["domain"]["init_args"]
+    assert model["pretrained"]["source"] == "Qwen/Qwen2.5-3B"
+    assert domain["format"]["class_path"].endswith("Rewrites")
+    assert domain["format"]["init_args"]["one_sequence"] is True
+    assert model["protocol"]["init_args"]["num_tasks"] == 2067
+    assert model["protocol"]["init_args"]["optimizer"]["warmup_ratio"] == 0.03
+    assert model["inner_loop"]["class_path"].endswith("FullFinetuning")
+    assert model["test_writers"]["entigraph-pairs-and-triples"]["init_args"]["relations"] == "pairs_and_triples"
+    test = found["data"]["test"]["init_args"]
+    assert (test["limit"], test["num_questions"], test["split"]) == (None, 500, "validation")
+
+
+def test_the_full_protocols_differ_in_n_only() -> None:
+    small, large = (merged(f"knowledge/protocols/cpt-n{n}-full.yaml") for n in (200, 2067))
+    small["model"]["protocol"]["init_args"]["num_tasks"] = 2067
+    small["data"]["test"]["init_args"]["limit"] = None
+    assert small == large
+    lora, full = (merged(f"knowledge/smollm2-cpt-{kind}.yaml") for kind in ("lora", "full"))
+    del full["model"]["inner_loop"]
+    for settings in (lora, full):
+        del settings["model"]["protocol"]["init_args"]["optimizer"]["learning_rate"]
+    assert lora == full

@@ -63,7 +63,7 @@ def test_continued_pretraining(tiny_folder: Path, tmp_path: Path) -> None:
 def test_continual(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = outcome_of(tmp_path, settings(tiny_folder, tmp_path / "run", protocol=CONTINUAL))
     printed = capsys.readouterr().out
-    assert "own step" in printed
+    assert "after own" in printed
     assert "log_prob of each task after each step" in printed
     matrices = {(m["condition"], m["score"]): m for m in content["matrices"]}
     matrix = matrices["self_edit", "log_prob"]
