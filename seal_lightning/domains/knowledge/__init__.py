@@ -1,6 +1,8 @@
 """Knowledge incorporation (§3.2): passages, prompt formats, plans and exams."""
 
 from seal_lightning.domains.knowledge.domain import KnowledgeDomain
+from seal_lightning.domains.knowledge.edit_file import EditFile
+from seal_lightning.domains.knowledge.entigraph import EntiGraph, EntiGraphWording
 from seal_lightning.domains.knowledge.examples import WorkedExample, load_examples
 from seal_lightning.domains.knowledge.exams import ExamWording
 from seal_lightning.domains.knowledge.formats import (
@@ -24,6 +26,9 @@ from seal_lightning.domains.knowledge.squad import BundledPassages, SquadJson
 __all__ = [
     "BundledPassages",
     "ChainOfThought",
+    "EditFile",
+    "EntiGraph",
+    "EntiGraphWording",
     "ExamWording",
     "HubDataset",
     "Implications",

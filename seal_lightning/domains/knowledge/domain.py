@@ -9,6 +9,7 @@ from seal_lightning.domains.knowledge.examples import BUNDLED_EXAMPLES, WorkedEx
 from seal_lightning.domains.knowledge.exams import ExamWording, exam_prompts
 from seal_lightning.domains.knowledge.formats import Implications, PromptFormat, Style
 from seal_lightning.domains.knowledge.passage import Passage
+from seal_lightning.domains.knowledge.splitting import WAYS, readable
 from seal_lightning.errors import ConfigError, MalformedEdit, shown
 from seal_lightning.seams import Domain
 from seal_lightning.types import (
@@ -105,11 +106,14 @@ class KnowledgeDomain(Domain[Passage]):
     def plan(self, task: Passage, edit: SelfEdit) -> AdaptationPlan:
         """One sequence a piece of the edit, and the passage.
 
-        Raises :class:`MalformedEdit`: ``too long``, ``empty``, or what the format's ``split`` raises.
+        The format says what a piece is, unless the edit's directive ``split`` does: edits of other writers than the
+        policy have a form of their own, see :data:`~seal_lightning.domains.knowledge.splitting.WAYS`.
+
+        Raises :class:`MalformedEdit`: ``too long``, ``empty``, ``unknown split``, or what the format's ``split`` raises.
         """
         if len(edit.text) > self.max_edit_chars:
             raise MalformedEdit("too long", f"{len(edit.text)} characters; allowed are {self.max_edit_chars}")
-        pieces = self.format.split(edit.text)
+        pieces = self._pieces(edit)
         if not pieces:
             raise MalformedEdit("empty", f"no sequence in {shown(edit.text)}")
         kept = pieces[: self.max_sequences]
@@ -153,7 +157,16 @@ class KnowledgeDomain(Domain[Passage]):
             in_context="passage in context (a reference)",
             without_edit="passage only",
             self_edit="passage + self-edit" if self.append_passage else "self-edit",
+            other_writer="passage + edits by" if self.append_passage else "edits by",
         )
+
+    def _pieces(self, edit: SelfEdit) -> list[str]:
+        way = edit.directives.get("split", "format")
+        if way == "format":
+            return self.format.split(edit.text)
+        if not isinstance(way, str) or way not in WAYS:
+            raise MalformedEdit("unknown split", f"{shown(way)}; allowed are format, {', '.join(WAYS)}")
+        return WAYS[way](readable(edit.text))
 
     def _exam(self, task: Passage, *, with_passage: bool) -> tuple[ExamPrompt, ...]:
         return exam_prompts(task, self.exam_style, self.exam_wording, self.max_answer_tokens, with_passage=with_passage)

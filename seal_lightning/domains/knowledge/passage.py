@@ -34,7 +34,7 @@ class Passage(Task):
     context: str
     """The passage's text, without its title."""
     questions: tuple[Question, ...]
-    """At least one."""
+    """Of a source that samples questions or does not require them, there may be none: nothing is then measured."""
 
     @classmethod
     def named(cls, *, title: str, context: str, questions: Iterable[Question]) -> Passage:

@@ -22,7 +22,10 @@ from seal_lightning.errors import DataError
 
 @dataclass
 class PassagesJson(PassageSource):
-    """A JSON file with a list of passages. An answer is a text or a list of texts; other keys are ignored."""
+    """A JSON file with a list of passages. An answer is a text or a list of texts; other keys are ignored.
+
+    Without ``require_questions``, a passage needs no key ``questions``.
+    """
 
     path: str | Path
 
@@ -37,7 +40,7 @@ class PassagesJson(PassageSource):
         if not isinstance(rows, list):
             raise DataError(f"{self.path}: must hold a list of passages; it is {json_kind(rows)}")
         for index, row in enumerate(rows):
-            yield located(f"record {index}", partial(_passage, row))
+            yield located(f"record {index}", partial(_passage, row, self.require_questions))
 
 
 @dataclass
@@ -56,13 +59,15 @@ class PassagesJsonl(PassageSource):
         lines = read_bytes(Path(self.path).expanduser()).split(b"\n")
         filled = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
         for index, (number, line) in enumerate(filled):
-            yield located(f"line {number} (record {index})", partial(_passage_of_line, line))
+            yield located(f"line {number} (record {index})", partial(_passage_of_line, line, self.require_questions))
 
 
-def _passage_of_line(line: bytes) -> Passage:
-    return _passage(parse_json(line))
+def _passage_of_line(line: bytes, require_questions: bool) -> Passage:
+    return _passage(parse_json(line), require_questions)
 
 
-def _passage(row: object) -> Passage:
+def _passage(row: object, require_questions: bool) -> Passage:
+    if not require_questions and isinstance(row, dict):
+        row = {"questions": [], **row}
     record = validated(PassageRow, row)
     return build_passage(record.title, record.context, [(None, q.question, q.answer) for q in record.questions])

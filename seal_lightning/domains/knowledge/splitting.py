@@ -7,7 +7,11 @@ model's, so it can be anything.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
+
+SplitName = Literal["format", "lines", "blocks", "whole"]
+"""How an edit falls into sequences: as the run's format says, or in a way of :data:`WAYS`."""
 
 _UNREADABLE = re.compile("[\0\ud800-\udfff]")
 _LIST_MARKER = re.compile(r"(?:\d{1,3}[.)]|[-*•])(?:\s+|\Z)")
@@ -76,6 +80,16 @@ def without_chatty_opening(text: str) -> str:
     return text
 
 
+def whole(text: str) -> list[str]:
+    """The text as one piece, lines of dashes and all."""
+    return _filled([text])
+
+
+def as_one_block(text: str) -> str:
+    """The text without its lines of dashes: joined with others by such lines, :func:`blocks` finds it again as it is."""
+    return "\n".join(blocks(text))
+
+
 def without_list_marker(piece: str) -> str:
     """The piece without a leading "1. ", "1) ", "- ", "* " or "• "."""
     marker = _LIST_MARKER.match(piece)
@@ -100,3 +114,11 @@ def _is_separator(line: str) -> bool:
 
 def _filled(pieces: Iterable[str]) -> list[str]:
     return [stripped for piece in pieces if (stripped := piece.strip())]
+
+
+WAYS: Mapping[str, Callable[[str], list[str]]] = {
+    "lines": lambda text: lines(without_chatty_opening(text)),
+    "blocks": blocks,
+    "whole": whole,
+}
+"""Ways to split an edit that are not the format's, by the names that ``SelfEdit.directives["split"]`` may have."""

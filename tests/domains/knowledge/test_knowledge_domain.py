@@ -98,6 +98,30 @@ def test_unreadable_characters_never_reach_a_plan(passage, edit):
     assert texts(plan)[:2] == ["Mill of Tarnow\nab", "Mill of Tarnow\nc"]
 
 
+@pytest.mark.parametrize(
+    ("way", "pieces"),
+    [
+        ("format", ["1. a", "b", "2. c"]),
+        ("lines", ["1. a", "b", "2. c"]),
+        ("blocks", ["Sure:\n1. a", "b\n2. c"]),
+        ("whole", ["Sure:\n1. a\n---\nb\n2. c"]),
+    ],
+)
+def test_an_edit_may_say_how_it_is_split(passage, edit, way, pieces):
+    domain = KnowledgeDomain(title_prefix=False, append_passage=False)
+    given = dataclasses.replace(edit("Sure:\r\n1. a\n---\nb\0\n2. c"), directives={"split": way})
+    assert texts(domain.plan(passage, given)) == pieces
+    for way_of_nothing in ("lines", "blocks", "whole"):
+        with pytest.raises(MalformedEdit, match="empty"):
+            domain.plan(passage, dataclasses.replace(edit(" \n"), directives={"split": way_of_nothing}))
+
+
+@pytest.mark.parametrize("way", ["words", "", None, 3, ["lines"], {}])
+def test_an_unknown_split_is_malformed(passage, edit, way):
+    with pytest.raises(MalformedEdit, match=r"unknown split: .*; allowed are format, lines, blocks, whole"):
+        KnowledgeDomain().plan(passage, dataclasses.replace(edit("a"), directives={"split": way}))
+
+
 def test_exam_in_base_style(passage):
     first, second = KnowledgeDomain(max_answer_tokens=9).exam(passage)
     assert first.prompt == "Topic: Mill of Tarnow\nQuestion: What did the mill grind?\nAnswer:"

@@ -94,7 +94,69 @@ def test_task_ids_do_not_depend_on_order_or_format(write, write_lines):
 def test_limit_cuts_in_order(write):
     path = write([row("A"), row("B"), row("C")])
     assert [p.title for p in PassagesJson(path, limit=2).load()] == ["A", "B"]
-    assert len(PassagesJson(path, limit=9).load()) == 3
+    assert len(PassagesJson(path, limit=3).load()) == 3
+
+
+def test_a_limit_larger_than_the_data_is_refused(write):
+    path = write([row("A"), row("B"), row("")])
+    with pytest.raises(
+        DataError, match=r"limit is 3, but there are 2 passages \(1 invalid.*allowed is 1 to 2, or null"
+    ):
+        PassagesJson(path, limit=3, skip_invalid=True).load()
+
+
+def asked(num_questions, title="A", **changes):
+    return row(title, questions=[{"question": f"{title}{i}?", "answer": "a"} for i in range(num_questions)], **changes)
+
+
+def sample(path, num_questions, **settings):
+    passages = PassagesJson(path, num_questions=num_questions, **settings).load()
+    return [[question.question for question in passage.questions] for passage in passages]
+
+
+def test_questions_are_sampled_and_passages_and_questions_keep_their_order(write):
+    path = write([asked(4, "A"), asked(1, "B"), asked(5, "C")])
+    everything = sample(path, None)
+    assert sample(path, 10) == everything
+    sampled = sample(path, 3)
+    assert sampled == sample(path, 3, question_seed=42)
+    assert sum(map(len, sampled)) == 3
+    for kept, all_of_it in zip(sampled, everything, strict=True):
+        assert kept == [question for question in all_of_it if question in kept]
+    assert [] in sample(path, 1)
+    assert len(sample(path, 1)) == 3, "a passage without a question left keeps its place"
+    assert len({str(sample(path, 3, question_seed=seed)) for seed in range(9)}) > 3
+    more = sample(path, 6)
+    assert all(set(few) <= set(many) for few, many in zip(sampled, more, strict=True)), "nested"
+    assert sum(map(len, sample(path, 5, limit=2))) == 5, "sampled from the passages that are taken"
+
+
+def test_more_questions_than_there_are(write):
+    path = write([asked(4, "A"), asked(1, "B")])
+    with pytest.raises(
+        DataError, match=r"num_questions is 6, but there are 5 questions on the 2 passages taken; .* 1 to 5"
+    ):
+        PassagesJson(path, num_questions=6).load()
+    with pytest.raises(DataError, match="there are 4 questions on the 1 passages"):
+        PassagesJson(path, num_questions=5, limit=1).load()
+    with pytest.raises(ConfigError, match="num_questions is 0; allowed is 1 or more"):
+        PassagesJson(path, num_questions=0)
+
+
+def test_passages_without_questions_where_none_are_required(write, write_lines):
+    bare = {"title": "Mill", "context": "Rye was ground."}
+    rows = [bare, row("B", questions=[]), row("C")]
+    for source, path in ((PassagesJson, write(rows)), (PassagesJsonl, write_lines(*rows))):
+        assert [len(p.questions) for p in source(path, require_questions=False).load()] == [0, 0, 1]
+        with pytest.raises(DataError, match="field 'questions' is missing"):
+            source(path).load()
+    with pytest.raises(DataError, match="has no question that can be answered"):
+        PassagesJson(write(rows[1:])).load()
+    with pytest.raises(DataError, match=r"num_questions is 1, but there are 0 questions .*allowed is null"):
+        PassagesJson(write([bare]), require_questions=False, num_questions=1).load()
+    assert SquadJson(write(squad(is_impossible=True, answers=[])), require_questions=False).load()[0].questions == ()
+    with pytest.raises(DataError, match="field 'questions'"):
+        PassagesJson(write([row(questions="x")]), require_questions=False).load()
 
 
 @pytest.mark.parametrize("limit", [0, -1])

@@ -1,0 +1,230 @@
+"""EntiGraph (Yang et al., arXiv 2409.07431) as a writer of self-edits: a passage's entities, and texts that connect them.
+
+The wording is ours, and texts are written on pairs and triples only: no summary of the passage is among the sequences.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from math import comb
+from random import Random
+from typing import Literal
+
+from seal_lightning.domains.knowledge.domain import KnowledgeDomain
+from seal_lightning.domains.knowledge.entities import read_entities
+from seal_lightning.domains.knowledge.passage import Passage
+from seal_lightning.domains.knowledge.splitting import as_one_block, readable
+from seal_lightning.errors import ConfigError, shown
+from seal_lightning.seams import AnyDomain, Engine, Writer
+from seal_lightning.seeds import derive_seed
+from seal_lightning.types import ChatMessage, GenerationRequest, Prompt, SamplingSpec, SelfEdit, Task
+from seal_lightning.types.bounds import require
+
+_log = logging.getLogger(__name__)
+
+Relations = Literal["pairs", "pairs_and_triples"]
+_SIZES: dict[str, tuple[int, ...]] = {"pairs": (2,), "pairs_and_triples": (2, 3)}
+_MOST_ENTITIES = 50
+_PLACE = "{entities}"
+_LIST_START = '["'
+"""Ends a base prompt for entities, so that a base model goes on with a list; nothing else would tell it the form."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntiGraphWording:
+    """What the model is asked. ``{entities}`` stands for the names a text is to connect: "A and B", "A, B and C"."""
+
+    entities_instruction: str = (
+        "Study the passage below and find what it is about: the people, places, groups, things, events and ideas that "
+        "matter in it. Give their names as a JSON list of texts, each name once, and write nothing else."
+    )
+    entities_heading: str = "Names as a JSON list:"
+    """Ends a base prompt; a chat prompt has none."""
+    relation_instruction: str = (
+        "Study the passage below. Then explain in a few sentences how {entities} are connected: what the passage says of "
+        "each, what one has to do with the other, and what follows from it. The explanation must make sense to someone "
+        "who has not seen the passage."
+    )
+    relation_heading: str = "How {entities} are connected:"
+    """Ends a base prompt; a chat prompt has none."""
+    passage_heading: str = "Passage:"
+
+    def __post_init__(self) -> None:
+        """Check the settings. Raises :class:`ConfigError`."""
+        wording = self.relation_instruction
+        require(_PLACE in wording, "relation_instruction", wording, f"a text with {_PLACE} where the names are to be")
+
+
+_WORDING = EntiGraphWording()
+_SAMPLING = SamplingSpec(max_new_tokens=512)
+_ENTITY_SAMPLING = SamplingSpec(temperature=0.3, max_new_tokens=256)
+
+
+class EntiGraph(Writer):
+    """Asks the model for a passage's entities, then for a text on every pair (or pair and triple) of them.
+
+    An edit is these texts with lines of dashes between, each of them one sequence whatever the run's format is. An edit
+    for which fewer than two entities could be read is empty, so malformed and counted. All edits of a call take two
+    calls of the engine.
+
+    Args:
+        relations: ``pairs`` or ``pairs_and_triples``.
+        max_entities: 2 to 50, those named first; all pairs of n are n(n−1)/2 texts, all triples n(n−1)(n−2)/6.
+        max_relations: ≥ 1, texts an edit, drawn by its seed among all pairs and triples, each as likely. None is all
+            there are, up to the domain's ``max_sequences``: what is beyond would not be trained.
+        max_entity_chars: ≥ 1; a longer name is no name and left out.
+        sampling: How the texts are sampled.
+        entity_sampling: How the list of entities is sampled.
+        base_stop: Strings at which a text ends when the model is asked as a base model, which would go on for ever.
+        wording: What is asked.
+
+    Raises:
+        ConfigError: A setting is out of bounds.
+
+    """
+
+    def __init__(
+        self,
+        relations: Relations = "pairs",
+        max_entities: int = 20,
+        max_relations: int | None = None,
+        max_entity_chars: int = 80,
+        sampling: SamplingSpec = _SAMPLING,
+        entity_sampling: SamplingSpec = _ENTITY_SAMPLING,
+        base_stop: tuple[str, ...] = ("\n\n",),
+        wording: EntiGraphWording = _WORDING,
+    ) -> None:
+        require(relations in _SIZES, "EntiGraph: relations", relations, f"one of {', '.join(_SIZES)}")
+        allowed = f"2 to {_MOST_ENTITIES}"
+        require(2 <= max_entities <= _MOST_ENTITIES, "EntiGraph: max_entities", max_entities, allowed)
+        fits = max_relations is None or max_relations >= 1
+        require(fits, "EntiGraph: max_relations", max_relations, "at least 1, or null for all")
+        require(max_entity_chars >= 1, "EntiGraph: max_entity_chars", max_entity_chars, "at least 1")
+        self.sizes = _SIZES[relations]
+        self.max_entities = max_entities
+        self.max_relations = max_relations
+        self.max_entity_chars = max_entity_chars
+        self.sampling = sampling
+        self.entity_sampling = entity_sampling
+        self.base_stop = base_stop
+        self.wording = wording
+
+    def bind(self, domain: AnyDomain, engine: Engine) -> None:
+        """Ask in this domain's style.
+
+        Raises :class:`ConfigError` for a domain that has no passages or would not train ``max_relations`` texts.
+        """
+        if not isinstance(domain, KnowledgeDomain):
+            raise ConfigError(
+                f"EntiGraph writes about passages: it needs a KnowledgeDomain, not {type(domain).__name__}"
+            )
+        if self.max_relations is not None and self.max_relations > domain.max_sequences:
+            raise ConfigError(
+                f"EntiGraph: max_relations is {self.max_relations}, and the domain trains {domain.max_sequences} sequences "
+                "of an edit. Lower max_relations, or raise the domain's max_sequences"
+            )
+        self.domain = domain
+        self.engine = engine
+        self._warned = False
+
+    def write(self, tasks: Sequence[Task], num_edits: int, seeds: Mapping[tuple[str, int], int]) -> Sequence[SelfEdit]:
+        """``num_edits`` edits for each task, task by task; ``seeds`` are by (task id, edit index)."""
+        slots = [(_passage(task), index) for task in tasks for index in range(num_edits)]
+        slot_seeds = [seeds[task.task_id, index] for task, index in slots]
+        entities = self._entities([task for task, _ in slots], slot_seeds)
+        chosen = [self._chosen(names, seed) for names, seed in zip(entities, slot_seeds, strict=True)]
+        self._warn_of_cut(entities, chosen)
+        requests = [
+            GenerationRequest(
+                prompt=self._relation_prompt(task, names),
+                sampling=self._sampling(self.sampling, self.base_stop),
+                seed=derive_seed(seed, "relation", *names),
+            )
+            for (task, _), relations, seed in zip(slots, chosen, slot_seeds, strict=True)
+            for names in relations
+        ]
+        texts = iter([as_one_block(readable(completion.text)) for completion in self.engine.generate(requests)])
+        return [
+            SelfEdit(
+                task_id=task.task_id,
+                edit_index=index,
+                text="\n---\n".join(text for text in [next(texts) for _ in relations] if text),
+                seed=seed,
+                directives={"split": "blocks"},
+            )
+            for (task, index), relations, seed in zip(slots, chosen, slot_seeds, strict=True)
+        ]
+
+    def _entities(self, passages: Sequence[Passage], seeds: Sequence[int]) -> list[list[str]]:
+        requests = [
+            GenerationRequest(
+                prompt=self._entities_prompt(passage),
+                sampling=self._sampling(self.entity_sampling, ("]",)),
+                seed=derive_seed(seed, "entities"),
+            )
+            for passage, seed in zip(passages, seeds, strict=True)
+        ]
+        texts = [completion.text for completion in self.engine.generate(requests)]
+        if self._is_base:  # the list's start is in the prompt, and its end is where the model was stopped
+            texts = [f"{_LIST_START}{text}]" for text in texts]
+        return [read_entities(text, self.max_entities, self.max_entity_chars) for text in texts]
+
+    def _chosen(self, names: Sequence[str], seed: int) -> list[tuple[str, ...]]:
+        """The pairs and triples to be written about: pairs first, and in the order of the entities."""
+        relations = [relation for size in self.sizes for relation in combinations(names, size)]
+        most = self.max_relations or self.domain.max_sequences
+        if len(relations) <= most:
+            return relations
+        draw = Random(derive_seed(seed, "relations"))  # noqa: S311 - a sample, no secret
+        return [relations[i] for i in sorted(draw.sample(range(len(relations)), most))]
+
+    def _warn_of_cut(self, entities: Sequence[Sequence[str]], chosen: Sequence[Sequence[object]]) -> None:
+        if self._warned or self.max_relations is not None:
+            return
+        there = [sum(comb(len(names), size) for size in self.sizes) for names in entities]
+        num_cut = sum(n > len(relations) for n, relations in zip(there, chosen, strict=True))
+        if num_cut:
+            self._warned = True
+            _log.warning(
+                "EntiGraph: %d of %d edits have more pairs and triples of entities (up to %d) than the domain's "
+                "max_sequences of %d; so many were drawn. Raise max_sequences for all of them",
+                num_cut,
+                len(entities),
+                max(there),
+                self.domain.max_sequences,
+            )
+
+    @property
+    def _is_base(self) -> bool:
+        return self.domain.style == "base"
+
+    def _sampling(self, sampling: SamplingSpec, base_stop: tuple[str, ...]) -> SamplingSpec:
+        return replace(sampling, stop=(*sampling.stop, *base_stop)) if self._is_base else sampling
+
+    def _entities_prompt(self, passage: Passage) -> Prompt:
+        wording = self.wording
+        prompt = self._prompt(passage, wording.entities_instruction, wording.entities_heading)
+        return f"{prompt}{_LIST_START}" if isinstance(prompt, str) else prompt
+
+    def _relation_prompt(self, passage: Passage, names: Sequence[str]) -> Prompt:
+        listed = f"{', '.join(names[:-1])} and {names[-1]}"
+        wording = self.wording
+        instruction, heading = (
+            text.replace(_PLACE, listed) for text in (wording.relation_instruction, wording.relation_heading)
+        )
+        return self._prompt(passage, instruction, heading)
+
+    def _prompt(self, passage: Passage, instruction: str, heading: str) -> Prompt:
+        body = f"{self.wording.passage_heading}\n{passage.title}\n{passage.context}".lstrip()
+        if self._is_base:
+            return f"{instruction}\n\n{body}\n\n{heading}".rstrip() + "\n"
+        return (ChatMessage(role="user", content=f"{instruction}\n\n{body}"),)
+
+
+def _passage(task: Task) -> Passage:
+    if not isinstance(task, Passage):
+        raise ConfigError(f"EntiGraph writes about passages; task {shown(task.task_id)} is a {type(task).__name__}")
+    return task
