@@ -114,7 +114,7 @@ class Attempting:
         attempts: dict[int, Attempt] = {}
         for i, trial in enumerate(trials):
             try:
-                plans[i] = self.domain.plan(trial.task, trial.edit)
+                plans[i] = trial.plan or self.domain.plan(trial.task, trial.edit)
             except MalformedEdit as error:
                 attempts[i] = self._attempt(trial, before, AttemptStatus.MALFORMED, failure=str(error))
         outcomes = dict(

@@ -23,7 +23,8 @@ from seal_lightning.commands.loading import load_run
 from seal_lightning.commands.replay import merged_rounds
 from seal_lightning.errors import ConfigError, RunError, shown
 from seal_lightning.evaluation.configurations import Configuration, configurations, is_solved, probability_of_solving
-from seal_lightning.evaluation.episodes import EVERYTHING, inner_seed
+from seal_lightning.evaluation.episodes import inner_seed
+from seal_lightning.evaluation.exams import EVERYTHING
 from seal_lightning.evaluation.table import Estimate, estimate
 from seal_lightning.module import SealModule
 from seal_lightning.rundir import RunDir

@@ -28,7 +28,6 @@ from seal_lightning.errors import ConfigError, RunError, shown
 from seal_lightning.evaluation.sweep_grid import Setting, check_effective, read_grid
 from seal_lightning.evaluation.sweeping import (
     GivenEdit,
-    SweptDomain,
     missing_trials,
     setting_rows,
     sweep_trials,
@@ -75,7 +74,7 @@ def main(args: Sequence[str]) -> int:
     write_bytes(home.sweep / _CONFIGURATION, deciding)
     with closing(store):
         at_once = options.at_once or module.candidates_per_call
-        try_out(_attempting(module, reward, given, settings), store, trials, at_once, _tracked)
+        try_out(_attempting(module, reward), store, trials, at_once, _tracked)
     report = Report(
         options=options,
         rows=setting_rows(settings, trials, store, reward),
@@ -231,13 +230,11 @@ def _reward(score: str, module: SealModule) -> Reward:
     return named.get(score, module.reward)
 
 
-def _attempting(
-    module: SealModule, reward: Reward, given: Sequence[GivenEdit], settings: Sequence[Setting]
-) -> Attempting:
-    """The module's one way to try an edit, with plans that follow the settings."""
+def _attempting(module: SealModule, reward: Reward) -> Attempting:
+    """The module's one way to try an edit, with the score that is swept for."""
     own = module.attempting
     return Attempting(
-        domain=SweptDomain(module.domain, given, settings),
+        domain=own.domain,
         writer=own.writer,
         engine=own.engine,
         inner_loop=own.inner_loop,

@@ -6,12 +6,13 @@ steps as the edits get: more steps alone raise scores.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from seal_lightning.adaptation.whole_weights import merge, scratch_weights
 from seal_lightning.attempting import Attempting
 from seal_lightning.evaluation.conditions import Arm, Condition, ConditionResult
+from seal_lightning.evaluation.exams import EVERYTHING, ExamsWithoutLearning, result_at
 from seal_lightning.evaluation.protocols import Episode, Protocol, SinglePassage
 from seal_lightning.evaluation.training_sets import StepPlan, joined_plan, mean_steps, plan_alone
 from seal_lightning.language_model import LanguageModel
@@ -22,14 +23,10 @@ from seal_lightning.types import (
     Adapted,
     Adapter,
     Diverged,
-    ExamPrompt,
     ExamScores,
-    Measurement,
     SelfEdit,
     Task,
 )
-
-EVERYTHING = frozenset(Measurement)
 
 Place = tuple[int, int]
 """An episode and one of its steps."""
@@ -84,6 +81,7 @@ class Evaluation:
         self.learner = learner
         self.share = share if self.protocol.spread else (0, 1)
         self.gather = gather
+        self._exams = ExamsWithoutLearning(attempting, self.share)
         self.final_edit_steps: dict[Place, int] = {}
 
     # --- what is met
@@ -120,10 +118,10 @@ class Evaluation:
         """
         if not episodes:
             return []
-        before = self._before(episodes, round_index)
+        before = self._exams.before(episodes, round_index)
         results = list(before.values())
         if round_index == 0:
-            results += self._references(episodes)
+            results += self._exams.references(episodes, self.conditions, self.adapters)
         learned = self._learned(episodes, self.learning_arms(round_index), before)
         results += learned
         if round_index == final_round:
@@ -131,44 +129,6 @@ class Evaluation:
         for arm in self.matched_arms(round_index, final_round):
             results += self._matched(episodes, arm, before, learned)
         return results
-
-    # --- without learning
-
-    def _before(self, episodes: Sequence[Episode], round_index: int) -> dict[tuple[int, int], ConditionResult]:
-        """By episode and place: the tasks' exams before any step."""
-        arm = Arm(condition=Condition.NO_ADAPTATION, round=round_index)
-        seats = [(e, place, task, self.attempting.domain.exam(task), None) for e, place, task in self._seats(episodes)]
-        return {(result.sequence, result.place): result for result in self._sat(arm, seats)}
-
-    def _references(self, episodes: Sequence[Episode]) -> list[ConditionResult]:
-        """The context in the prompt, and adapters from outside."""
-        domain = self.attempting.domain
-        results = []
-        if Condition.IN_CONTEXT in self.conditions:
-            arm = Arm(condition=Condition.IN_CONTEXT, round=0)
-            asked = ((e, place, task, domain.in_context_exam(task), None) for e, place, task in self._seats(episodes))
-            results += self._sat(arm, [seat for seat in asked if seat[3]])
-        for name, adapter in self.adapters.items():
-            arm = Arm(condition=Condition.OUTSIDE_ADAPTER, round=0, name=name)
-            results += self._sat(
-                arm, [(e, p, task, domain.exam(task), adapter) for e, p, task in self._seats(episodes)]
-            )
-        return results
-
-    def _seats(self, episodes: Sequence[Episode]) -> Iterator[tuple[Episode, int, Task]]:
-        """This rank's tasks with their places."""
-        rank, num_ranks = self.share
-        for episode in episodes:
-            for place, task in list(enumerate(episode.tasks))[rank::num_ranks]:
-                yield episode, place, task
-
-    def _sat(
-        self, arm: Arm, seats: Sequence[tuple[Episode, int, Task, Sequence[ExamPrompt], Adapter | None]]
-    ) -> list[ConditionResult]:
-        """The exams; a task that sits in several episodes sits once."""
-        once = {task.task_id: (task, exam, adapter) for _, _, task, exam, adapter in seats}
-        scores = dict(zip(once, self.attempting.sit_exams(list(once.values()), EVERYTHING), strict=True))
-        return [_result(arm, episode, 0, place, task, scores[task.task_id]) for episode, place, task, _, _ in seats]
 
     # --- learning
 
@@ -301,7 +261,7 @@ class Evaluation:
         cells = []
         for place, task in seen:
             scores = measured[place] if place in measured else before[job.episode.index, place].scores
-            cell = _result(job.arm, job.episode, job.step, place, task, scores)
+            cell = result_at(job.arm, job.episode, job.step, place, task, scores)
             if place >= first:
                 cell = job.planned.told(cell, outcome)
             if isinstance(outcome, Adapted) and job.planned.plan is not None:
@@ -320,16 +280,3 @@ class Evaluation:
 def inner_seed(seed: int, task_id: str) -> int:
     """The inner loop's seed of a held-out task, the same under all conditions and in a search."""
     return derive_seed(seed, "test", task_id)
-
-
-def _result(arm: Arm, episode: Episode, step: int, place: int, task: Task, scores: ExamScores) -> ConditionResult:
-    return ConditionResult(
-        condition=arm.condition,
-        round=arm.round,
-        name=arm.name,
-        task_id=task.task_id,
-        scores=scores,
-        sequence=episode.index,
-        step=step,
-        place=place,
-    )

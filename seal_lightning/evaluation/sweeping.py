@@ -13,23 +13,17 @@ from seal_lightning.attempting import Attempting
 from seal_lightning.errors import RunError, shown
 from seal_lightning.evaluation.sweep_grid import Setting
 from seal_lightning.evaluation.table import Estimate, estimate
-from seal_lightning.seams import AnyDomain, Domain, Reward
+from seal_lightning.seams import Reward
 from seal_lightning.seeds import derive_seed
 from seal_lightning.types import (
     AdaptationPlan,
-    AnsweredQuestion,
     Attempt,
     AttemptStatus,
-    ExamPrompt,
     ExamScores,
-    Prompt,
     SelfEdit,
     Task,
     Trial,
 )
-
-_SETTING = "sweep_setting"
-"""Among a stored edit's directives: under which setting it was tried."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,43 +44,6 @@ class SweepTrial:
     trial: Trial
 
 
-class SweptDomain(Domain[Task]):
-    """A domain whose plans are known already, and changed as the setting says that an edit was marked with."""
-
-    def __init__(self, domain: AnyDomain, given: Sequence[GivenEdit], settings: Sequence[Setting]) -> None:
-        self.domain = domain
-        self.plans = {(one.task.task_id, one.edit.edit_index): one.plan for one in given}
-        self.settings = {setting.name: setting for setting in settings}
-
-    def plan(self, task: Task, edit: SelfEdit) -> AdaptationPlan:
-        """The plan of a given edit under the setting it is marked with."""
-        return self.settings[edit.directives[_SETTING]].applied(self.plans[task.task_id, edit.edit_index])
-
-    def edit_prompt(self, task: Task) -> Prompt:
-        """As the domain says; so are all that follow."""
-        return self.domain.edit_prompt(task)
-
-    def edit_stop(self) -> tuple[str, ...]:
-        """The domain's."""
-        return self.domain.edit_stop()
-
-    def plan_without_edit(self, task: Task) -> AdaptationPlan:
-        """The domain's."""
-        return self.domain.plan_without_edit(task)
-
-    def exam(self, task: Task) -> Sequence[ExamPrompt]:
-        """The domain's."""
-        return self.domain.exam(task)
-
-    def in_context_exam(self, task: Task) -> Sequence[ExamPrompt]:
-        """The domain's."""
-        return self.domain.in_context_exam(task)
-
-    def answered(self, task: Task, answers: Mapping[tuple[str, str], str]) -> Sequence[AnsweredQuestion]:
-        """The domain's."""
-        return self.domain.answered(task, answers)
-
-
 def sweep_trials(
     given: Sequence[GivenEdit], settings: Sequence[Setting], num_seeds: int, seed: int, round_index: int, kind: str
 ) -> list[SweepTrial]:
@@ -100,10 +57,10 @@ def sweep_trials(
         for repeat in range(num_seeds):
             inner_seed = derive_seed(seed, "sweep", task_id, index, repeat)
             for setting in settings:
-                marked = {**one.edit.directives, _SETTING: setting.name}
                 # Its tokens are for an M-step; thousands of copies would fill the journal.
-                edit = replace(one.edit, token_ids=(), chosen=None, directives=marked)
-                trial = Trial(task=one.task, edit=edit, round=round_index, repeat=repeat, seed=inner_seed)
+                edit = replace(one.edit, token_ids=(), chosen=None)
+                plan = setting.applied(one.plan)
+                trial = Trial(task=one.task, edit=edit, round=round_index, repeat=repeat, seed=inner_seed, plan=plan)
                 attempt_id = f"sweep-{kind}-r{round_index}-{task_id}-e{index}-s{repeat}-{setting.name}"
                 trials.append(SweepTrial(attempt_id=attempt_id, setting=setting, trial=trial))
     return trials

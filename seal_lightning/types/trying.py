@@ -9,6 +9,7 @@ from enum import StrEnum
 from seal_lightning.types.bounds import mean
 from seal_lightning.types.editing import Prompt, SelfEdit, Task
 from seal_lightning.types.examining import ExamScores
+from seal_lightning.types.planning import AdaptationPlan
 
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d+)?(?:e[-+]?\d+)?|\b(?:nan|inf)\b)")
 
@@ -47,6 +48,8 @@ class Trial:
     round: int
     repeat: int
     seed: int
+    plan: AdaptationPlan | None = None
+    """What the edit means, where it is not the domain's to say (a sweep over settings)."""
 
 
 @dataclass(frozen=True, kw_only=True)

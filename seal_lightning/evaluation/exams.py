@@ -1,0 +1,77 @@
+"""Exams for which nothing is learned: before any step, with the context in the prompt, with an adapter from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+from seal_lightning.attempting import Attempting
+from seal_lightning.evaluation.conditions import Arm, Condition, ConditionResult
+from seal_lightning.evaluation.protocols import Episode
+from seal_lightning.types import Adapter, ExamPrompt, ExamScores, Measurement, Task
+
+EVERYTHING = frozenset(Measurement)
+
+_Seat = tuple[Episode, int, Task, Sequence[ExamPrompt], Adapter | None]
+"""A task at its place in an episode, what it is asked, and with which adapter."""
+
+
+class ExamsWithoutLearning:
+    """Examines the tasks of episodes as they are.
+
+    Args:
+        attempting: how exams are sat.
+        share: which part of an episode's tasks is this rank's, (rank, number of ranks).
+    """
+
+    def __init__(self, attempting: Attempting, share: tuple[int, int]) -> None:
+        self.attempting = attempting
+        self.share = share
+
+    def before(self, episodes: Sequence[Episode], round_index: int) -> dict[tuple[int, int], ConditionResult]:
+        """By episode and place: the tasks' exams before any step."""
+        arm = Arm(condition=Condition.NO_ADAPTATION, round=round_index)
+        seats = [(e, place, task, self.attempting.domain.exam(task), None) for e, place, task in self._seats(episodes)]
+        return {(result.sequence, result.place): result for result in self._sat(arm, seats)}
+
+    def references(
+        self, episodes: Sequence[Episode], conditions: Collection[str], adapters: Mapping[str, Adapter]
+    ) -> list[ConditionResult]:
+        """The context in the prompt, where that is a condition, and adapters from outside."""
+        domain = self.attempting.domain
+        results = []
+        if Condition.IN_CONTEXT in conditions:
+            arm = Arm(condition=Condition.IN_CONTEXT, round=0)
+            asked = ((e, place, task, domain.in_context_exam(task), None) for e, place, task in self._seats(episodes))
+            results += self._sat(arm, [seat for seat in asked if seat[3]])
+        for name, adapter in adapters.items():
+            arm = Arm(condition=Condition.OUTSIDE_ADAPTER, round=0, name=name)
+            seats = [(e, place, task, domain.exam(task), adapter) for e, place, task in self._seats(episodes)]
+            results += self._sat(arm, seats)
+        return results
+
+    def _seats(self, episodes: Sequence[Episode]) -> Iterator[tuple[Episode, int, Task]]:
+        """This rank's tasks with their places."""
+        rank, num_ranks = self.share
+        for episode in episodes:
+            for place, task in list(enumerate(episode.tasks))[rank::num_ranks]:
+                yield episode, place, task
+
+    def _sat(self, arm: Arm, seats: Sequence[_Seat]) -> list[ConditionResult]:
+        """The exams; a task that sits in several episodes sits once."""
+        once = {task.task_id: (task, exam, adapter) for _, _, task, exam, adapter in seats}
+        scores = dict(zip(once, self.attempting.sit_exams(list(once.values()), EVERYTHING), strict=True))
+        return [result_at(arm, episode, 0, place, task, scores[task.task_id]) for episode, place, task, _, _ in seats]
+
+
+def result_at(arm: Arm, episode: Episode, step: int, place: int, task: Task, scores: ExamScores) -> ConditionResult:
+    """A task's scores as a cell of its episode's matrix."""
+    return ConditionResult(
+        condition=arm.condition,
+        round=arm.round,
+        name=arm.name,
+        task_id=task.task_id,
+        scores=scores,
+        sequence=episode.index,
+        step=step,
+        place=place,
+    )
