@@ -110,6 +110,13 @@ class Attempting:
 
         ``before`` holds each task's exam without adaptation; ``needs`` is what to measure beside what the reward needs.
         """
+        size = self.inner_loop.max_results or max(len(trials), 1)
+        chunks = [trials[start : start + size] for start in range(0, len(trials), size)]
+        return [attempt for chunk in chunks for attempt in self._attempts(chunk, before, needs)]
+
+    def _attempts(
+        self, trials: Sequence[Trial], before: Mapping[str, ExamScores], needs: frozenset[Measurement]
+    ) -> list[Attempt]:
         plans: dict[int, AdaptationPlan] = {}
         attempts: dict[int, Attempt] = {}
         for i, trial in enumerate(trials):

@@ -131,6 +131,9 @@ class Engine(ABC):
 class InnerLoop(ABC):
     """Plan to adapted weights: θ' = SFT(θ, SE) of §3.1, for many plans at once. The base weights end as they were."""
 
+    max_results: int | None = None
+    """How many results should be kept at once, where each is large; None: as many as are made."""
+
     @abstractmethod
     def bind(self, language_model: LanguageModel) -> None:
         """Use this model from now on. Called once, before anything else."""

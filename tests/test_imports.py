@@ -35,12 +35,11 @@ LEVELS: list[set[str]] = [
     {"packed"},
     {"language_model"},
     {"pretrained", "attempt_store"},
-    {"policy"},
+    {"policy", "reporting"},
     {"seams"},
     {"domains", "generation", "adaptation", "grading", "rewards"},  # peers
     {"attempting", "prompt_lengths", "reinforcement"},
     {"evaluation", "loops"},
-    {"reporting"},
     {"hooks"},
     {"module"},
     {"datamodule"},

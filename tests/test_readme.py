@@ -59,6 +59,47 @@ def finished_arc_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.fixture(scope="module")
+def finished_quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The quickstart's configuration with a tiny model and few passages."""
+    folder = tmp_path_factory.mktemp("readme_quickstart")
+    tiny = write_tiny_model(folder / "tiny", max_length=4096)
+    less = {
+        "run_dir": str(folder / "run"),
+        "trainer": {"enable_progress_bar": False},
+        "model": {
+            "pretrained": {"source": str(tiny)},
+            "num_edits": 2,
+            "sampling": {"max_new_tokens": 6},
+            "domain": {"init_args": {"adapter": {"rank": 2, "alpha": 4, "target_modules": None, "layers": None}}},
+        },
+        "data": {name: {"init_args": {"limit": 2}} for name in ("train", "test")},
+    }
+    path = folder / "less.yaml"
+    path.write_text(yaml.safe_dump(less))
+    assert main(["fit", "-c", str(ROOT / "configs/quickstart.yaml"), "-c", str(path)]) == 0
+    assert main(["test", "--run", str(folder / "run")]) == 0
+    return folder / "run"
+
+
+SHRUNK = {
+    "cpt": ["--data.test.init_args.limit", "3", "--model.protocol.init_args.num_tasks", "3"],
+    "continual": [
+        "--data.test.init_args.limit",
+        "3",
+        "--model.protocol.init_args",
+        "{'num_steps': 2, 'num_sequences': 2}",
+    ],
+}
+
+
+def check_protocol(words: list[str], run: Path) -> None:
+    """`seal test` under a protocol of the README, on few passages."""
+    files = [str(ROOT / word) if word.startswith("configs/") else word for word in words]
+    (fewer,) = (options for name, options in SHRUNK.items() if any(name in word for word in words))
+    assert main([str(run) if word == "runs/quickstart" else word for word in files] + fewer) == 0
+
+
 @pytest.mark.parametrize("command", dict.fromkeys(SEAL_COMMANDS))
 def test_a_command_runs_shrunk(
     command: str, finished_run: Path, tmp_path: Path, request: pytest.FixtureRequest
@@ -77,6 +118,14 @@ def test_a_command_runs_shrunk(
         run = str(request.getfixturevalue("finished_arc_run"))
         assert words[1] in ("RUN", "runs/arc-smollm2")
         assert main(["search", run, *words[2:], *([] if "--limit" in words else ["--limit", "2"])]) == 0
+        return
+    if words[0] in ("report", "compare", "sweep") or "configs/" in command:
+        quick = request.getfixturevalue("finished_quickstart")
+        names = {name: str(quick) for name in ("RUN", "OTHER_RUN", "runs/quickstart")}
+        if words[0] == "test":
+            check_protocol(words, quick)
+        else:
+            assert main([names.get(word, word) for word in words]) == 0
         return
     attempt = (finished_run / "round_0" / "attempts.rank0.jsonl").read_text().split('"attempt_id":"')[1].split('"')[0]
     names = {"RUN": str(finished_run), "runs/quickstart": str(finished_run), "ATTEMPT_ID": attempt}

@@ -36,6 +36,8 @@ class FullFinetuning(InnerLoop):
             and 4096 on an accelerator.
     """
 
+    max_results = 1
+
     def __init__(self, max_tokens_per_pass: int | None = None) -> None:
         if max_tokens_per_pass is not None and max_tokens_per_pass < 1:
             raise ConfigError(

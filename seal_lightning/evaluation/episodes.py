@@ -206,7 +206,17 @@ class Evaluation:
         return sorted(results, key=lambda r: (r.sequence, r.step, r.place))
 
     def _taken(self, jobs: Sequence[_Job], before: Mapping[tuple[int, int], ConditionResult]) -> list[ConditionResult]:
-        """Adapt on each job's plan, all in one call, and examine what is to be examined after it, all in another."""
+        """Adapt on each job's plan, all in one call, and examine what is to be examined after it, all in another.
+
+        Where results are large, in as many calls as it takes.
+        """
+        size = self.attempting.inner_loop.max_results or max(len(jobs), 1)
+        chunks = [jobs[start : start + size] for start in range(0, len(jobs), size)]
+        return [cell for chunk in chunks for cell in self._taken_together(chunk, before)]
+
+    def _taken_together(
+        self, jobs: Sequence[_Job], before: Mapping[tuple[int, int], ConditionResult]
+    ) -> list[ConditionResult]:
         seeds = [self._seed(job) for job in jobs]
         outcomes = self._adapted([(job.planned.plan, seed) for job, seed in zip(jobs, seeds, strict=True)])
         if self.protocol.merges:

@@ -56,6 +56,7 @@ class Loop:
     """Adapts all but what has the word "diverges" in it; a copy knows its number of steps."""
 
     calls: list[list[tuple[AdaptationPlan, int]]] = field(default_factory=list)
+    max_results: int | None = None
 
     def adapt(self, plans: Sequence[AdaptationPlan], seeds: Sequence[int]) -> list[Adapted | Diverged]:
         self.calls.append(list(zip(plans, seeds, strict=True)))
@@ -270,3 +271,12 @@ def test_edits_are_written_down_without_training() -> None:
 def test_the_steps_of_edits_need_edits() -> None:
     with pytest.raises(ConfigError, match="without_edit_matched takes the steps of self_edit"):
         SealModule(domain=ToyDomain(), test_conditions=("without_edit", "without_edit_matched"))
+
+
+def test_large_results_are_not_kept_together() -> None:
+    """As many calls as it takes, and the same results."""
+    together, _ = evaluation(num_edits=2)
+    apart, loop = evaluation(num_edits=2)
+    loop.max_results = 2
+    assert apart.examine_episodes(alone(TASKS), 0, 0) == together.examine_episodes(alone(TASKS), 0, 0)
+    assert [len(call) for call in loop.calls] == [2, 2, 2, 2, 1, 2, 1]

@@ -103,6 +103,8 @@ class Copy(Adapter):
 class Loop:
     """Adapts everything, to nothing."""
 
+    max_results = None
+
     def adapt(self, plans: Sequence[Any], seeds: Sequence[int]) -> list[Adapted]:
         return [Adapted(adapter=Copy(), losses=(1.0,) * plan.num_steps, num_tokens=9, seconds=0.0) for plan in plans]
 
