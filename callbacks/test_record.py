@@ -63,6 +63,7 @@ def _circumstances(trainer: Trainer, module: SealModule) -> dict[str, Any]:
             "student": module.student.source if module.student is not None else None,
         },
         "inner_loop": type(module.inner_loop).__name__,
+        "edits_per_task": module.test_edits,
         "seed": module.seed,
         "world_size": trainer.world_size,
         "device": str(module.device),

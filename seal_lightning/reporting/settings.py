@@ -48,7 +48,7 @@ def settings_section(runs: Sequence[StoredRun]) -> Section:
     """The main settings side by side, then what differs, then everything, folded."""
     rows = []
     for name, path in _MAIN.items():
-        values = [_brief(_at(run.settings, path)) for run in runs]
+        values = [brief(_at(run.settings, path)) for run in runs]
         if any(value != "–" for value in values):
             rows.append((name, *values))
     blocks: list[Block] = []
@@ -99,7 +99,7 @@ def _differences(runs: Sequence[StoredRun]) -> Block:
     if not found:
         seeds = ", ".join(shown(run.seed, 30) for run in runs)
         return Paragraph(text=f"The runs differ in nothing but their seeds ({seeds}) and where they lie.")
-    rows = [(label(name), *(_brief(value, name) for value in values)) for name, values in found]
+    rows = [(label(name), *(brief(value, name) for value in values)) for name, values in found]
     headings = ("setting", *(run.name for run in runs))
     return Table(
         title="Settings in which the runs differ (beside the seed)",
@@ -135,7 +135,7 @@ def _at(settings: Any, path: str) -> Any:
     return settings
 
 
-def _brief(value: Any, name: str = "") -> str:
+def brief(value: Any, name: str = "") -> str:
     """A setting in a cell: classes by their last name, their plain arguments behind them."""
     return label(_said(_without_secrets(value, name.rsplit(".", 1)[-1])), 300)
 

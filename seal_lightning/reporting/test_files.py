@@ -139,6 +139,8 @@ class StoredTest:
     path: Path
     protocol: Protocol = Protocol()
     model: TestedModel = TestedModel()
+    inner_loop: str | None = None
+    edits_per_task: int | None = None
     device: str | None = None
     seconds: float | None = None
     peak_memory_bytes: int | None = None
@@ -167,6 +169,8 @@ class _Kind(Generic[R]):
 _PARTS: dict[str, _Kind[Any]] = {
     "protocol": _Kind(Protocol),
     "model": _Kind(TestedModel),
+    "inner_loop": _Kind(str | None),
+    "edits_per_task": _Kind(int | None),
     "device": _Kind(str | None),
     "seconds": _Kind(float | None),
     "peak_memory_bytes": _Kind(int | None),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from seal_lightning.reporting.blocks import Block, Paragraph, Section, Table, capped, without_empty_columns
 from seal_lightning.reporting.estimates import Estimate, estimate, shown_estimate
 from seal_lightning.reporting.runs import StoredRun
-from seal_lightning.reporting.settings import are_seeds_of_one
+from seal_lightning.reporting.settings import are_seeds_of_one, brief
 from seal_lightning.reporting.test_files import StoredTest, TestRow
 from seal_lightning.reporting.text import label
 
@@ -123,4 +123,13 @@ def _whole_table(run: StoredRun, test: StoredTest, *, folded: bool) -> Table:
     rows = [tuple(cell(row) for cell in _COLUMNS.values()) for row in test.table]
     headings, rows_shown = without_empty_columns(tuple(_COLUMNS), rows)
     title = f"{protocol_name(test)} ({run.name}, {test.path.name})"
-    return Table(title=title, headings=headings, rows=capped(rows_shown), folded=folded)
+    return Table(title=title, headings=headings, rows=capped(rows_shown), note=_circumstances(test), folded=folded)
+
+
+def _circumstances(test: StoredTest) -> str:
+    """How the tasks were learned, as far as the file says."""
+    parts = {"inner loop": test.inner_loop, "edits a task": test.edits_per_task, **test.protocol.settings}
+    said = "; ".join(
+        f"{label(name).replace('_', ' ')}: {brief(value)}" for name, value in parts.items() if value is not None
+    )
+    return label(f"{said[:1].upper()}{said[1:]}.", 1000) if said else ""
