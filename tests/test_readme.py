@@ -83,6 +83,7 @@ def finished_quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 SHRUNK = {
+    "single": ["--data.test.init_args.limit", "3"],
     "cpt": ["--data.test.init_args.limit", "3", "--model.protocol.init_args.num_tasks", "3"],
     "continual": [
         "--data.test.init_args.limit",
