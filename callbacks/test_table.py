@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from seal_lightning.callbacks.test_record import test_record
-from seal_lightning.evaluation import ConditionResult, ConditionRow, condition_table
+from seal_lightning.evaluation import ConditionResult, ConditionRow, Protocol, SinglePassage, condition_table
 from seal_lightning.evaluation.matrix import MatrixEstimate
 from seal_lightning.evaluation.table import Estimate, arm_label
 from seal_lightning.hooks import SealCallback
@@ -63,22 +63,23 @@ class TestTable(SealCallback):
             return
         content = test_record(trainer, module, rows, results, time.perf_counter() - self._start)
         path = RunDir.of(trainer).write_result("test", content)
-        print_table(rows)
+        print_table(rows, module.protocol)
         print_matrices(module.test_matrices, names)
         Console().print(
             f"Per-task results and the edits: {path}\nCharts: tensorboard --logdir {path.parent.parent}", soft_wrap=True
         )
         if trainer.logger is not None:
-            trainer.logger.log_metrics(_scalars(rows), step=0)
+            trainer.logger.log_metrics(_scalars(rows, module.protocol), step=0)
         if isinstance(trainer.logger, TensorBoardLogger):
             trainer.logger.experiment.add_text("test/table", markdown(rows), 0)
 
 
-def print_table(rows: Sequence[ConditionRow]) -> None:
+def print_table(rows: Sequence[ConditionRow], protocol: Protocol) -> None:
     """Print the table with Rich."""
     console = Console()
     console = Console(width=max(console.width, _MIN_WIDTH))  # a log file would get 80 columns
-    table = Table(title="Held-out tasks: mean ± standard error over tasks")
+    unit = "sequences" if protocol.merges else "tasks"
+    table = Table(title=f"Held-out tasks, {protocol.name}: mean ± standard error over {unit}")
     headings, lines = cells(rows)
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "condition" else "right", no_wrap=heading == "condition")
@@ -86,9 +87,9 @@ def print_table(rows: Sequence[ConditionRow]) -> None:
         table.add_row(*line)
     console.print(table)
     console.print(
-        "Over sequences, where tasks are learned one after another. Vs equal steps: paired difference in log-prob from "
-        "adaptation without an edit at as many steps, same policy; vs untrained: from the self-edit before training. Failed: "
-        "malformed or diverged, scored without adaptation"
+        "Vs equal steps: paired difference in log-prob from adaptation without an edit for as many steps as the last round's "
+        "edits took, on the same policy; vs untrained: from the self-edit before training. Failed: malformed or diverged; "
+        f"such a task has the scores {'of the step before' if protocol.merges else 'without adaptation'}"
     )
 
 
@@ -134,9 +135,10 @@ def _shown(value: Estimate | None, digits: int, *, signed: bool = False) -> str:
     return f"{value.mean:{'+' if signed else ''}.{digits}f}{error}"
 
 
-def _scalars(rows: Sequence[ConditionRow]) -> dict[str, Any]:
+def _scalars(rows: Sequence[ConditionRow], protocol: Protocol) -> dict[str, Any]:
+    top = "test" if isinstance(protocol, SinglePassage) else f"test {protocol.name}"
     return {
-        f"test/{row.condition.value}_round{row.round}/{name}": value.mean
+        f"{top}/{row.condition.value}{f' {row.name}' if row.name else ''}_round{row.round}/{name}": value.mean
         for row in rows
         for name in ("log_prob", "accuracy", "f1", "solved", "partial_credit")
         if (value := getattr(row, name)) is not None

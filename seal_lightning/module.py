@@ -70,7 +70,8 @@ class SealModule(LightningModule):
         max_tokens_per_pass: ≥ 1, tokens of one forward pass of the M-step.
         test_edits: ≥ 1, self-edits a held-out task in ``seal test``; scores are means over them.
         test_conditions: which conditions ``seal test`` measures, each an adaptation a task; None is all.
-        test_rounds: after how many rounds policies are tested, 0 being the pretrained one; None is all there are.
+        test_rounds: after how many rounds policies are tested, 0 being the pretrained one; None is all there are. Without 0
+            there is no condition that needs no trained policy.
         protocol: how held-out tasks are learned and examined; each alone by default.
         test_writers: other writers of edits by name, each a further condition of ``seal test``.
         test_adapters: PEFT folders by name, each a further condition.
@@ -124,6 +125,7 @@ class SealModule(LightningModule):
         self.candidates_per_call = candidates_per_call
         self.max_tokens_per_pass = max_tokens_per_pass
         self.test_edits = test_edits
+        self._chosen_conditions = test_conditions
         self.test_conditions = get_args(ConditionName) if test_conditions is None else test_conditions
         self.test_rounds = test_rounds
         self.protocol: Protocol = protocol or SinglePassage()
@@ -141,6 +143,14 @@ class SealModule(LightningModule):
 
     def _check_settings(self) -> None:
         counts = ("rounds", "num_edits", "num_repeats", "candidates_per_call", "max_tokens_per_pass", "test_edits")
+        if self.test_rounds is not None and 0 not in self.test_rounds:
+            of_pretrained = [*self.test_writers, *self.test_adapters]
+            of_pretrained += [n for n in ("in_context", "without_edit") if n in (self._chosen_conditions or ())]
+            if of_pretrained:
+                raise ConfigError(
+                    f"model.test_rounds: {list(self.test_rounds)} is not allowed with {of_pretrained[0]}, which is of "
+                    "the pretrained policy; add 0, or leave it out"
+                )
         if self.test_rounds == ():
             raise ConfigError("model.test_rounds: an empty list is not allowed; null tests every round")
         for name in counts:
@@ -320,6 +330,7 @@ class SealModule(LightningModule):
         self.evaluation = self._new_evaluation()
         self.test_results = []
         episodes = self.test_episodes
+        self.evaluation.check_writers(self.trainer.datamodule.tasks("test"))  # type: ignore[attr-defined]
         arms = self.evaluation.all_arms(self.tested_rounds)
         num_steps = max((len(episode.steps) for episode in episodes), default=0)
         num_places = max((len(episode.tasks) for episode in episodes), default=0)

@@ -32,9 +32,8 @@ def check_prompts_fit(
     }
     if found:
         named = "; ".join(f"{task_id}: {excess}" for task_id, excess in list(found.items())[:_MAX_NAMED])
-        limit = min(language_model.max_length, examined.max_length)
         raise DataError(
-            f"{len(found)} of {len(tasks)} tasks do not fit the model's context of {limit} tokens: {named}"
+            f"{len(found)} of {len(tasks)} tasks do not fit the model's context: {named}"
             f"{' …' if len(found) > _MAX_NAMED else ''}. Leave them out (ARC: task_ids, max_side), split passages, "
             "use fewer worked examples, or a model with a longer context. Nothing was computed"
         )
@@ -52,7 +51,7 @@ def _excess(
         (name, max((_length(p, learner) for p in prompts), default=0), learner.max_length) for name, prompts in exams
     ]
     name, length, limit = max(found, key=lambda one: one[1] - one[2])
-    return f"its {name} has {length}" if length >= limit else None
+    return f"its {name} has {length} tokens, the context {limit}" if length >= limit else None
 
 
 def _length(prompt: ExamPrompt, language_model: LanguageModel) -> int:

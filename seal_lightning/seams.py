@@ -100,6 +100,12 @@ class Writer(ABC):
     def bind(self, domain: AnyDomain, engine: Engine) -> None:  # noqa: B027 - a file needs neither
         """Use the run's domain, and the engine that asks the policy as it then is. Called once, before anything else."""
 
+    num_edits: int | None = None
+    """How many edits a task this writer gives, whatever a test asks of others; None: as many as are asked for."""
+
+    def check(self, tasks: Sequence[Task], num_edits: int) -> None:  # noqa: B027
+        """Raise :class:`DataError` where edits of these tasks cannot be written; asked before anything is computed."""
+
     @abstractmethod
     def write(self, tasks: Sequence[Task], num_edits: int, seeds: Mapping[tuple[str, int], int]) -> Sequence[SelfEdit]:
         """``num_edits`` edits for each task, task by task. ``seeds`` are by (task id, edit index)."""
@@ -133,6 +139,9 @@ class InnerLoop(ABC):
 
     max_results: int | None = None
     """How many results should be kept at once, where each is large; None: as many as are made."""
+
+    uses_adapter_spec = True
+    """Whether a plan's adapter means anything here."""
 
     @abstractmethod
     def bind(self, language_model: LanguageModel) -> None:

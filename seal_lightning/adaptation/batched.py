@@ -15,7 +15,7 @@ import torch
 
 from seal_lightning.adaptation.memory import Allowance, MemoryNeeds, allowed, free_bytes, memory_needs
 from seal_lightning.adaptation.side_by_side import QueuedPlan, SideBySide
-from seal_lightning.adaptation.tokenizing import trainable_sequences
+from seal_lightning.adaptation.tokenizing import trainable_sequences, warn_of_cuts
 from seal_lightning.errors import ConfigError
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import Dropout, LoraAdapter, Share, init_adapter, layer_of, routed, target_modules
@@ -33,7 +33,7 @@ class BatchedInnerLoop(InnerLoop):
     """Trains a throw-away LoRA adapter for each plan, many side by side.
 
     Args:
-        max_adapters: ≥ 1, adapters in training at once.
+        max_adapters: ≥ 1, adapters in training at once; None takes 16 on a CPU and 32 on an accelerator.
         max_tokens_per_pass: ≥ 1; None takes 512 on a CPU, where more gained nothing, and 8192 on an accelerator.
             An adapter's batch with more tokens is run in several passes whose gradients add up; a longer sequence
             stands alone.
@@ -42,10 +42,10 @@ class BatchedInnerLoop(InnerLoop):
     """
 
     def __init__(
-        self, max_adapters: int = 16, max_tokens_per_pass: int | None = None, memory_fraction: float = 0.8
+        self, max_adapters: int | None = None, max_tokens_per_pass: int | None = None, memory_fraction: float = 0.8
     ) -> None:
-        if max_adapters < 1:
-            raise ConfigError(f"inner_loop.max_adapters: {max_adapters} is not allowed; it must be at least 1")
+        if max_adapters is not None and max_adapters < 1:
+            raise ConfigError(f"inner_loop.max_adapters: {max_adapters} is not allowed; it must be at least 1, or null")
         if max_tokens_per_pass is not None and max_tokens_per_pass < 1:
             raise ConfigError(
                 f"inner_loop.max_tokens_per_pass: {max_tokens_per_pass} is not allowed; it must be at least 1, or null"
@@ -70,18 +70,14 @@ class BatchedInnerLoop(InnerLoop):
         """One result a plan, in order; the base weights are not touched."""
         results: dict[int, Adapted | Diverged] = {}
         candidates = []
-        num_empty = 0
         for index, (plan, seed) in enumerate(zip(plans, seeds, strict=True)):
             sequences = trainable_sequences(plan, self.language_model)
             if isinstance(sequences, Diverged):
                 results[index] = sequences
             else:
-                num_empty += len(plan.sequences) - len(sequences)
                 candidates.append(QueuedPlan(index=index, plan=plan, seed=seed, sequences=sequences))
-        if num_empty:
-            _logger.warning("%d sequences were left out: cut, they end before what is trained", num_empty)
-        if cut := sum(s.truncated for candidate in candidates for s in candidate.sequences):
-            _logger.warning("%d sequences over the model's %d tokens were cut", cut, self.language_model.max_length)
+        num_empty = sum(len(c.plan.sequences) - len(c.sequences) for c in candidates)
+        warn_of_cuts(num_empty, [s for c in candidates for s in c.sequences], self.language_model.max_length)
         results |= self._train(candidates)
         return [results[index] for index in range(len(plans))]
 
@@ -90,7 +86,8 @@ class BatchedInnerLoop(InnerLoop):
         if not candidates:
             return {}
         with torch.enable_grad():
-            allowance, lower_layers = self._allowance(candidates), self._lower_layers(candidates)
+            lower_layers = self._lower_layers(candidates)
+            allowance = self._allowance(candidates, keeps_states=lower_layers is not None)
             together = SideBySide(self.language_model, self._fresh_adapter, allowance, lower_layers)
             results = together.train(candidates)
             for candidate in together.did_not_fit:
@@ -100,19 +97,20 @@ class BatchedInnerLoop(InnerLoop):
                     results[candidate.index] = Diverged(reason="out of memory", step=alone.failed_at_step)
         return results
 
-    def _allowance(self, candidates: list[QueuedPlan]) -> Allowance:
+    def _allowance(self, candidates: list[QueuedPlan], *, keeps_states: bool) -> Allowance:
         """What is trained at once, by the memory that is free now."""
         device = self.language_model.device
-        default = 512 if device.type == "cpu" else 8192
+        adapters, tokens = (16, 512) if device.type == "cpu" else (32, 8192)
         wish = Allowance(
-            num_adapters=min(self.max_adapters, len(candidates)), num_tokens=self.max_tokens_per_pass or default
+            num_adapters=min(self.max_adapters or adapters, len(candidates)),
+            num_tokens=self.max_tokens_per_pass or tokens,
         )
         of_specs = [self._memory_needs(spec) for spec in dict.fromkeys(c.plan.adapter for c in candidates)]
         needs = MemoryNeeds(
             per_token=max(n.per_token for n in of_specs),
             per_adapter=max(n.per_adapter for n in of_specs),
             result=max(n.result for n in of_specs),
-            fixed=max(n.fixed for n in of_specs) + self._kept_until_the_end(candidates, of_specs),
+            fixed=max(n.fixed for n in of_specs) + self._kept_until_the_end(candidates, of_specs, keeps_states),
         )
         longest = max(len(s.token_ids) for c in candidates for s in c.sequences)
         fits = allowed(needs, int(self.memory_fraction * free_bytes(device)), wish, longest)
@@ -126,11 +124,11 @@ class BatchedInnerLoop(InnerLoop):
             )
         return fits
 
-    def _kept_until_the_end(self, candidates: list[QueuedPlan], needs: list[MemoryNeeds]) -> int:
-        """Bytes of all trained adapters, and of the hidden states that enter the lowest adapted layer."""
+    def _kept_until_the_end(self, candidates: list[QueuedPlan], needs: list[MemoryNeeds], keeps_states: bool) -> int:
+        """Bytes of all trained adapters, and of the states that enter the lowest adapted layer, where these are kept."""
         model = self.language_model.model
         hidden = int(model.config.get_text_config().hidden_size) * model.dtype.itemsize
-        tokens = sum(len(ids) for ids in {s.token_ids for c in candidates for s in c.sequences})
+        tokens = sum(len(ids) for ids in {s.token_ids for c in candidates for s in c.sequences}) * keeps_states
         kept: int = len(candidates) * max(n.result for n in needs) + tokens * hidden
         return kept
 

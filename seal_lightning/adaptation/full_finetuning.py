@@ -5,6 +5,7 @@ The model's own weights are trained in place, taken away as the result, and put 
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -14,9 +15,9 @@ from torch import Tensor
 
 from seal_lightning import interruption
 from seal_lightning.adaptation.data_order import batches
-from seal_lightning.adaptation.tokenizing import trainable_sequences
+from seal_lightning.adaptation.tokenizing import trainable_sequences, warn_of_cuts
 from seal_lightning.adaptation.whole_weights import FinetunedWeights, scratch_weights
-from seal_lightning.errors import ConfigError
+from seal_lightning.errors import ConfigError, RunError
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.out_of_memory import is_out_of_memory
 from seal_lightning.packed import TokenizedSequence, pack
@@ -24,6 +25,8 @@ from seal_lightning.packed.rows import grouped_within
 from seal_lightning.schedule import learning_rate_factor
 from seal_lightning.seams import InnerLoop
 from seal_lightning.types import AdaptationPlan, Adapted, Diverged
+
+_logger = logging.getLogger(__name__)
 
 
 class FullFinetuning(InnerLoop):
@@ -33,10 +36,11 @@ class FullFinetuning(InnerLoop):
 
     Args:
         max_tokens_per_pass: ≥ 1; a batch with more is run in several passes whose gradients add up. None takes 512 on a CPU
-            and 4096 on an accelerator.
+            and 4096 on an accelerator. Where memory runs out, the training starts again with half of it.
     """
 
     max_results = 1
+    uses_adapter_spec = False
 
     def __init__(self, max_tokens_per_pass: int | None = None) -> None:
         if max_tokens_per_pass is not None and max_tokens_per_pass < 1:
@@ -58,28 +62,52 @@ class FullFinetuning(InnerLoop):
         if isinstance(sequences, Diverged):
             return sequences
         model = self.language_model.model
-        with torch.enable_grad(), scratch_weights(model):
-            try:
-                return self._train(plan, sequences, seed)
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                return Diverged(reason="out of memory", step=0)
-            finally:
-                model.requires_grad_(False)
-                model.zero_grad(set_to_none=True)
+        warn_of_cuts(len(plan.sequences) - len(sequences), sequences, self.language_model.max_length)
+        max_tokens = self.max_tokens_per_pass or (512 if self.language_model.device.type == "cpu" else 4096)
+        while True:
+            with torch.enable_grad(), scratch_weights(model):
+                try:
+                    return self._train(plan, sequences, seed, max_tokens)
+                except RuntimeError as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    self._check_can_shrink(max_tokens, sequences, error)
+                finally:
+                    model.requires_grad_(False)
+                    model.zero_grad(set_to_none=True)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            max_tokens //= 2
+            _logger.warning("out of memory: starting the training again with %d tokens a pass", max_tokens)
 
-    def _train(self, plan: AdaptationPlan, sequences: Sequence[TokenizedSequence], seed: int) -> Adapted | Diverged:
+    def _check_can_shrink(self, max_tokens: int, sequences: Sequence[TokenizedSequence], error: RuntimeError) -> None:
+        """Raise :class:`RunError` where each pass has a single sequence already: no other plan would fit either."""
+        if max_tokens > min(len(sequence.token_ids) for sequence in sequences):
+            return
+        parameters = sum(parameter.numel() for parameter in self.language_model.model.parameters())
+        size = self.language_model.model.dtype.itemsize
+        gigabytes = parameters * (2 * size + (12 if size < 4 else 2 * size)) / 1e9
+        raise RunError(
+            f"out of memory in full finetuning with a single sequence a pass: weights, gradients and AdamW's states of "
+            f"{parameters / 1e9:.2f} billion parameters take {gigabytes:.0f} GB, and activations more. What was stored is "
+            "kept. Take a smaller model, a larger device, or LoRA (seal_lightning.adaptation.BatchedInnerLoop)"
+        ) from error
+
+    def _train(
+        self, plan: AdaptationPlan, sequences: Sequence[TokenizedSequence], seed: int, max_tokens: int
+    ) -> Adapted | Diverged:
         start = time.perf_counter()
         model = self.language_model.model.requires_grad_(True)
         weights = _Float32Weights(list(model.parameters()))
         options = plan.optimizer
-        optimizer = torch.optim.AdamW(weights.wide, lr=options.learning_rate, weight_decay=options.weight_decay)
+        optimizer = torch.optim.AdamW(
+            weights.wide, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
+        )
         losses: list[float] = []
         num_tokens = 0
         for step, batch in enumerate(batches(sequences, options, plan.num_steps, seed)):
             interruption.check()
-            loss = self._forward_backward(batch)
+            loss = self._forward_backward(batch, max_tokens)
             weights.take_gradients()
             norm = torch.nn.utils.clip_grad_norm_(weights.wide, options.max_grad_norm or math.inf)
             if not (math.isfinite(loss) and torch.isfinite(norm)):
@@ -98,13 +126,12 @@ class FullFinetuning(InnerLoop):
         adapter = FinetunedWeights(self.language_model, trained)
         return Adapted(adapter=adapter, losses=tuple(losses), num_tokens=num_tokens, seconds=seconds)
 
-    def _forward_backward(self, batch: Sequence[TokenizedSequence]) -> float:
+    def _forward_backward(self, batch: Sequence[TokenizedSequence], max_tokens: int) -> float:
         """Add the gradients of a batch's mean loss over its targets; returns that loss."""
         language_model = self.language_model
-        default = 512 if language_model.device.type == "cpu" else 4096
         num_targets = max(1, sum(sequence.num_targets for sequence in batch))
         total = 0.0
-        for group in grouped_within(batch, self.max_tokens_per_pass or default):
+        for group in grouped_within(batch, max_tokens):
             loss = language_model.packed.with_trained_head(pack(group, language_model.device)) / num_targets
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())

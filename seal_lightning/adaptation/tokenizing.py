@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+
 from seal_lightning.errors import DataError, shown
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.packed import TokenizedSequence
 from seal_lightning.types import AdaptationPlan, ChatMessage, Diverged, TrainingSequence
+
+_logger = logging.getLogger(__name__)
 
 
 def trainable_sequences(plan: AdaptationPlan, language_model: LanguageModel) -> list[TokenizedSequence] | Diverged:
@@ -20,6 +25,14 @@ def trainable_sequences(plan: AdaptationPlan, language_model: LanguageModel) -> 
         reason = f"the {len(sequences)} sequences are over the model's context and end before what is trained"
         return Diverged(reason=reason, step=0)
     return whole
+
+
+def warn_of_cuts(num_left_out: int, sequences: Sequence[TokenizedSequence], max_length: int) -> None:
+    """Say what of the plans is not trained on, because it is over the model's context."""
+    if num_left_out:
+        _logger.warning("%d sequences were left out: cut, they end before what is trained", num_left_out)
+    if cut := sum(sequence.truncated for sequence in sequences):
+        _logger.warning("%d sequences over the model's %d tokens were cut", cut, max_length)
 
 
 def tokenize(sequence: TrainingSequence, language_model: LanguageModel) -> TokenizedSequence:

@@ -197,7 +197,8 @@ def _check(
             f"--grid: {len(settings)} settings × {len(given)} edits × {options.num_seeds} inner seeds are {count} "
             f"candidates; allowed are {options.max}. Raise --max, or lower --num_tasks, --num_edits or --num_seeds"
         )
-    check_effective(settings, [one.plan for one in given])
+    plans = [one.plan for one in given]
+    check_effective(settings, plans, adapters=module.inner_loop.uses_adapter_spec)
     model = module.learner.model
     adapters = {setting.applied(one.plan).adapter for setting in settings for one in given}
     for spec in {(spec.target_modules, spec.layers): spec for spec in adapters}.values():

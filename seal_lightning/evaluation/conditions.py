@@ -59,6 +59,8 @@ class ConditionResult:
     """After how many of the episode's steps the task was examined; 0 is before any."""
     place: int = 0
     """The task's place among the tasks of its episode, in the order of the steps."""
+    taught: bool = False
+    """Whether the step just before the exam was about this task."""
     num_steps: int = 0
     """Optimiser steps of the adaptation."""
     num_sequences: int = 0

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from seal_lightning.adaptation.whole_weights import merge, scratch_weights
 from seal_lightning.attempting import Attempting
 from seal_lightning.evaluation.conditions import Arm, Condition, ConditionResult
-from seal_lightning.evaluation.exams import EVERYTHING, ExamsWithoutLearning, result_at
+from seal_lightning.evaluation.exams import EVERYTHING, ExamsWithoutLearning, is_finite, result_at
 from seal_lightning.evaluation.protocols import Episode, Protocol, SinglePassage
 from seal_lightning.evaluation.training_sets import StepPlan, joined_plan, mean_steps, plan_alone
 from seal_lightning.language_model import LanguageModel
@@ -27,6 +27,8 @@ from seal_lightning.types import (
     SelfEdit,
     Task,
 )
+
+_NOT_FINITE = "diverged: the adapted model's log-probabilities are not finite"
 
 Place = tuple[int, int]
 """An episode and one of its steps."""
@@ -108,6 +110,11 @@ class Evaluation:
             wanted and round_index in (0, final_round)
         )
 
+    def check_writers(self, tasks: Sequence[Task]) -> None:
+        """Raise :class:`DataError` where another writer has no edits of these tasks; nothing is computed."""
+        for writer in self.writers.values():
+            writer.check(tasks, writer.num_edits or self.num_edits)
+
     def examine_episodes(
         self, episodes: Sequence[Episode], round_index: int, final_round: int
     ) -> list[ConditionResult]:
@@ -158,7 +165,9 @@ class Evaluation:
     ) -> list[_Job]:
         """What the episodes' given step adapts on; edits are written now, by the model as it now is."""
         groups = {episode.index: episode.steps[step - 1] for episode in episodes}
-        edits = self._edits(arm, list({task.task_id: task for group in groups.values() for task in group}.values()))
+        tasks = list({task.task_id: task for group in groups.values() for task in group}.values())
+        # A passage that several sequences have gets other edits in each: they are to be independent observations.
+        edits = self._edits(arm, tasks, f"test {episodes[0].index}" if self.protocol.merges else "test")
         jobs = []
         for episode in episodes:
             of_group = [(task, edits[task.task_id]) for task in groups[episode.index]]
@@ -170,13 +179,14 @@ class Evaluation:
             jobs += [_Job(arm, episode, step, one.adapted(self.protocol.plan).limited(limit)) for one in planned]
         return jobs
 
-    def _edits(self, arm: Arm, tasks: Sequence[Task]) -> dict[str, list[SelfEdit] | None]:
+    def _edits(self, arm: Arm, tasks: Sequence[Task], round_name: str) -> dict[str, list[SelfEdit] | None]:
         """The edits of each task; None where the condition has none."""
         if arm.condition not in (Condition.SELF_EDIT, Condition.OTHER_WRITER):
             return {task.task_id: None for task in tasks}
         rank, num_ranks = self.share
         writer = self.writers.get(arm.name)
-        edits = list(self.attempting.propose(tasks[rank::num_ranks], self.num_edits, "test", writer))
+        num_edits = (writer and writer.num_edits) or self.num_edits
+        edits = list(self.attempting.propose(tasks[rank::num_ranks], num_edits, round_name, writer))
         if num_ranks > 1:
             edits = self.gather(edits)
         found: dict[str, list[SelfEdit] | None] = {task.task_id: [] for task in tasks}
@@ -242,9 +252,9 @@ class Evaluation:
         return [None if plan is None else outcomes[plan, seed] for plan, seed in wanted]
 
     def _seed(self, job: _Job) -> int:
-        """The inner loop's: a task's own where the step is about one, the same under all conditions."""
+        """The inner loop's, the same under all conditions: a task's own, or where tasks are met in company, the step's."""
         group = job.episode.steps[job.step - 1]
-        if len(group) == 1:
+        if len(group) == 1 and not self.protocol.merges:
             return inner_seed(self.attempting.seed, group[0].task_id)
         return derive_seed(self.attempting.seed, "test", "episode", job.episode.index, job.step)
 
@@ -273,7 +283,10 @@ class Evaluation:
             scores = measured[place] if place in measured else before[job.episode.index, place].scores
             cell = result_at(job.arm, job.episode, job.step, place, task, scores)
             if place >= first:
-                cell = job.planned.told(cell, outcome)
+                cell = replace(job.planned.told(cell, outcome), taught=True)
+            if not is_finite(measured.get(place)):
+                unadapted = before[job.episode.index, place].scores
+                cell = replace(cell, scores=unadapted, failure=_NOT_FINITE, failed_edits=max(1, len(cell.edits)))
             if isinstance(outcome, Adapted) and job.planned.plan is not None:
                 everyone = len(job.episode.seen(job.step))
                 cell = replace(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from seal_lightning.attempting import Attempting
+from seal_lightning.errors import RunError
 from seal_lightning.evaluation.conditions import Arm, Condition, ConditionResult
 from seal_lightning.evaluation.protocols import Episode
 from seal_lightning.types import Adapter, ExamPrompt, ExamScores, Measurement, Task
@@ -28,10 +30,16 @@ class ExamsWithoutLearning:
         self.share = share
 
     def before(self, episodes: Sequence[Episode], round_index: int) -> dict[tuple[int, int], ConditionResult]:
-        """By episode and place: the tasks' exams before any step."""
+        """By episode and place: the tasks' exams before any step. Raises :class:`RunError` where the model gives NaN."""
         arm = Arm(condition=Condition.NO_ADAPTATION, round=round_index)
         seats = [(e, place, task, self.attempting.domain.exam(task), None) for e, place, task in self._seats(episodes)]
-        return {(result.sequence, result.place): result for result in self._sat(arm, seats)}
+        results = self._sat(arm, seats)
+        if strange := [result.task_id for result in results if not is_finite(result.scores)]:
+            raise RunError(
+                f"the model's log-probabilities are not finite without any adaptation (task {strange[0]}); nothing was "
+                "written. Another model.pretrained.dtype (bfloat16, float32) may help"
+            )
+        return {(result.sequence, result.place): result for result in results}
 
     def references(
         self, episodes: Sequence[Episode], conditions: Collection[str], adapters: Mapping[str, Adapter]
@@ -47,6 +55,9 @@ class ExamsWithoutLearning:
             arm = Arm(condition=Condition.OUTSIDE_ADAPTER, round=0, name=name)
             seats = [(e, place, task, domain.exam(task), adapter) for e, place, task in self._seats(episodes)]
             results += self._sat(arm, seats)
+        if strange := [result for result in results if not is_finite(result.scores)]:
+            what = f"the adapter {strange[0].name!r}" if strange[0].name else "the context in the prompt"
+            raise RunError(f"with {what} log-probabilities are not finite (task {strange[0].task_id}). Leave it out")
         return results
 
     def _seats(self, episodes: Sequence[Episode]) -> Iterator[tuple[Episode, int, Task]]:
@@ -61,6 +72,11 @@ class ExamsWithoutLearning:
         once = {task.task_id: (task, exam, adapter) for _, _, task, exam, adapter in seats}
         scores = dict(zip(once, self.attempting.sit_exams(list(once.values()), EVERYTHING), strict=True))
         return [result_at(arm, episode, 0, place, task, scores[task.task_id]) for episode, place, task, _, _ in seats]
+
+
+def is_finite(scores: ExamScores | None) -> bool:
+    """Whether every log-probability is a number; what was not measured is."""
+    return scores is None or all(math.isfinite(q.log_prob) for q in scores.questions if q.log_prob is not None)
 
 
 def result_at(arm: Arm, episode: Episode, step: int, place: int, task: Task, scores: ExamScores) -> ConditionResult:

@@ -150,14 +150,20 @@ class ContinualSelfEdits(Protocol):
         """Sequences of tasks, drawn from shuffled rounds of all tasks."""
         if self.num_steps > len(tasks):
             raise _too_few("num_steps", self.num_steps, len(tasks))
-        drawn: list[tuple[Task, ...]] = []
         shuffle = random.Random(derive_seed(seed, "sequences"))  # noqa: S311 - a sample, no secret
-        while len(drawn) < self.num_sequences:
-            order = shuffle.sample(list(tasks), len(tasks))
-            starts = range(0, len(order) - self.num_steps + 1, self.num_steps)
-            drawn += [tuple(order[start : start + self.num_steps]) for start in starts]
-        chosen = drawn[: self.num_sequences]
-        return [Episode(index=i, steps=tuple((task,) for task in order)) for i, order in enumerate(chosen)]
+        waiting: list[Task] = []
+        episodes = []
+        for index in range(self.num_sequences):
+            chosen: list[Task] = []
+            while len(chosen) < self.num_steps:
+                free = [task for task in waiting if task not in chosen]
+                if not free:
+                    waiting += shuffle.sample(list(tasks), len(tasks))
+                    continue
+                chosen.append(free[0])
+                waiting.remove(free[0])
+            episodes.append(Episode(index=index, steps=tuple((task,) for task in chosen)))
+        return episodes
 
 
 def _check_count(name: str, value: int) -> None:

@@ -75,9 +75,14 @@ def read_grid(texts: Sequence[str], max_settings: int) -> list[Setting]:
     return [_setting(dict(zip(names, point, strict=True))) for point in points]
 
 
-def check_effective(settings: Sequence[Setting], plans: Sequence[AdaptationPlan]) -> None:
-    """Raise :class:`ConfigError` where the plans have a setting by which a field of the grid means nothing."""
+def check_effective(settings: Sequence[Setting], plans: Sequence[AdaptationPlan], *, adapters: bool = True) -> None:
+    """Raise :class:`ConfigError` where a field of the grid means nothing.
+
+    Because the plans have a setting that overrules it, or the inner loop makes nothing of ``adapters``.
+    """
     swept = settings[0].values
+    if strange := [] if adapters else [name for name in swept if _SPEC_OF[name] == _SPEC_OF["rank"]]:
+        raise ConfigError(f"--grid {strange[0]} means nothing to the run's inner loop, which trains all weights")
     for name, other in _OVERRULED_BY.items():
         found = [value for plan in plans if (value := getattr(plan.optimizer, other))]
         if name in swept and other not in swept and found:

@@ -94,12 +94,15 @@ class _OfArm:
     def __init__(self, results: Sequence[ConditionResult], by_sequence: bool) -> None:
         num_steps = max(result.step for result in results)
         self.last = [result for result in results if result.step == num_steps]
-        self.own = [result for result in results if result.step == result.place + 1] if num_steps > 1 else []
-        self.steps = [result for result in results if result.step == 0 or result.edits or result.step == num_steps]
+        self.taught = [result for result in results if result.taught]
+        self.own = self.taught if num_steps > 1 else []
         self.by_sequence = by_sequence
 
     def estimate(self, score: Score, results: Sequence[ConditionResult] | None = None) -> Estimate | None:
-        """Over what was learned apart: episodes where there are several, else tasks; several edits count as their mean."""
+        """Over what was learned apart: episodes where there are several, else tasks; several edits count as their mean.
+
+        Where tasks are in several episodes, of the standard errors over episodes and over tasks the larger one.
+        """
         return self._over_units(_by_cell(self.last if results is None else results, score))
 
     def difference(self, other: _OfArm | None, score: Score) -> Estimate | None:
@@ -110,10 +113,21 @@ class _OfArm:
         return self._over_units({cell: ours[cell] - theirs[cell] for cell in ours if cell in theirs})
 
     def _over_units(self, values: Mapping[_Cell, float]) -> Estimate | None:
-        units: dict[int | str, list[float]] = {}
-        for (sequence, _, task_id), value in values.items():
-            units.setdefault(sequence if self.by_sequence else task_id, []).append(value)
-        return estimate([sum(found) / len(found) for found in units.values()])
+        over_tasks = _grouped(values, lambda cell: cell[2])
+        if not self.by_sequence:
+            return over_tasks
+        over_sequences = _grouped(values, lambda cell: cell[0])
+        if over_sequences is None or over_tasks is None or len({task_id for _, _, task_id in values}) == len(values):
+            return over_sequences
+        larger = max(over_sequences.standard_error or 0.0, over_tasks.standard_error or 0.0)
+        return replace(over_sequences, standard_error=larger) if over_sequences.n > 1 else over_sequences
+
+
+def _grouped(values: Mapping[_Cell, float], unit: Callable[[_Cell], int | str]) -> Estimate | None:
+    units: dict[int | str, list[float]] = {}
+    for cell, value in values.items():
+        units.setdefault(unit(cell), []).append(value)
+    return estimate([sum(found) / len(found) for found in units.values()])
 
 
 def _row(of_arms: Mapping[Arm, _OfArm], arm: Arm, final_round: int, label: str) -> ConditionRow:
@@ -133,7 +147,7 @@ def _row(of_arms: Mapping[Arm, _OfArm], arm: Arm, final_round: int, label: str) 
         name=arm.name,
         num_tasks=len({r.task_id for r in rows}),
         num_questions=sum(len(r.scores.questions) for r in {r.task_id: r for r in rows}.values()),
-        num_failed=sum(max(r.failed_edits, r.failure is not None) for r in of_arm.steps),
+        num_failed=sum(max(r.failed_edits, r.failure is not None) for r in of_arm.taught),
         num_unscored=sum(r.scores.num_unscored for r in rows),
         num_views=sum(q.num_views for r in learned for q in r.scores.questions),
         num_invalid=sum(r.scores.num_invalid for r in learned),

@@ -617,8 +617,7 @@ def test_little_memory_means_fewer_adapters_and_tokens(
     loop = inner_loop(tiny)
     needs = loop._memory_needs(plan_of().adapter)
     longest = max(len(tokenize(s, tiny).token_ids) for s in plan_of().sequences)
-    different = {tokenize(s, tiny).token_ids for s in plan_of().sequences}
-    kept = 5 * needs.result + sum(map(len, different)) * tiny.model.config.hidden_size * 4
+    kept = 5 * needs.result  # no states of lower layers: all are adapted
     room = needs.fixed + kept + 3 * needs.per_adapter + longest * needs.per_token + 100
     monkeypatch.setattr("seal_lightning.adaptation.batched.free_bytes", lambda device: int(room / 0.8) + 1)
     passes = Passes(tiny, monkeypatch)

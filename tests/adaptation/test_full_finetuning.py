@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from fakes import ToyDomain, ToyTasks, weights_hash
 from torch.nn import functional as F
 
+from seal_lightning import interruption
 from seal_lightning.adaptation import BatchedInnerLoop, FullFinetuning
 from seal_lightning.adaptation.data_order import batches
 from seal_lightning.adaptation.tokenizing import trainable_sequences
 from seal_lightning.adaptation.whole_weights import FinetunedWeights, merge, scratch_weights
 from seal_lightning.attempting import Attempting
-from seal_lightning.errors import ConfigError, ModelError
+from seal_lightning.errors import ConfigError, ModelError, RunError, StopRequested
 from seal_lightning.generation import PolicyWriter, TransformersEngine
 from seal_lightning.grading import LocalRules
 from seal_lightning.language_model import LanguageModel
@@ -27,6 +29,7 @@ from seal_lightning.types import (
     Adapted,
     Adapter,
     AdapterSpec,
+    Diverged,
     Measurement,
     OptimizerSpec,
     SamplingSpec,
@@ -168,3 +171,68 @@ def test_exams_of_whole_models_are_sat_while_they_are_installed(tiny64: Language
 def test_no_pass_of_no_tokens() -> None:
     with pytest.raises(ConfigError, match="max_tokens_per_pass: 0 is not allowed"):
         FullFinetuning(max_tokens_per_pass=0)
+
+
+def test_memory_that_runs_out_halves_the_passes(tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The training starts again and ends as one that never ran out; where nothing is left to halve, it says what it takes."""
+    expected = weights(adapted(tiny64))
+    before = weights_hash(tiny64.model)
+    whole = FullFinetuning._forward_backward
+    tried: list[int] = []
+
+    def scarce(self: FullFinetuning, batch: object, max_tokens: int) -> float:
+        tried.append(max_tokens)
+        if max_tokens > 100 or (max_tokens > 40 and len(tried) > 4):
+            raise torch.OutOfMemoryError("out of memory")
+        return whole(self, batch, max_tokens)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(FullFinetuning, "_forward_backward", scarce)
+    found = weights(adapted(tiny64))
+    assert all(torch.allclose(found[name], expected[name], rtol=0, atol=1e-10) for name in expected)
+    assert tried[:3] == [512, 256, 128]
+    monkeypatch.setattr(FullFinetuning, "_forward_backward", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    with pytest.raises(RunError, match="out of memory in full finetuning with a single sequence a pass"):
+        adapted(tiny64)
+    assert weights_hash(tiny64.model) == before
+    assert not any(p.requires_grad for p in tiny64.model.parameters())
+
+
+def test_a_gradient_or_a_weight_that_is_not_finite_is_no_result(
+    tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = FullFinetuning()
+    loop.bind(tiny64)
+    one_step = replace(plan(), optimizer=OptimizerSpec(learning_rate=1e308, max_steps=1, max_grad_norm=None))
+    (last,) = loop.adapt([replace(one_step, optimizer=replace(one_step.optimizer, weight_decay=1e300))], [1])
+    assert isinstance(last, Diverged)
+    assert last.reason == "weights not finite after the last step"
+    finite = FullFinetuning._forward_backward
+
+    def infinite(self: FullFinetuning, batch: object, max_tokens: int) -> float:
+        loss = finite(self, batch, max_tokens)  # type: ignore[arg-type]
+        next(self.language_model.model.parameters()).grad.fill_(float("inf"))  # type: ignore[union-attr]
+        return loss
+
+    monkeypatch.setattr(FullFinetuning, "_forward_backward", infinite)
+    (result,) = loop.adapt([plan()], [1])
+    assert isinstance(result, Diverged)
+    assert "gradient norm inf" in result.reason
+    assert result.step == 0
+
+
+def test_a_stop_is_heard_between_steps(tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop() -> None:
+        raise StopRequested("told to stop", exit_code=143)
+
+    before = weights_hash(tiny64.model)
+    monkeypatch.setattr(interruption, "check", stop)
+    with pytest.raises(StopRequested):
+        adapted(tiny64)
+    assert weights_hash(tiny64.model) == before
+
+
+def test_sequences_that_are_cut_are_told(tiny64: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:
+    tiny64.model.config.max_position_embeddings = 8
+    with caplog.at_level("WARNING"):
+        adapted(tiny64)
+    assert "sequences over the model's 8 tokens were cut" in caplog.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -172,7 +173,7 @@ def test_continual_steps_merge_and_ask_about_all_before(tiny64: LanguageModel) -
     for episode in protocol.episodes(TASKS, 1):
         with scratch_weights(tiny64.model):
             for step, (task,) in enumerate(episode.steps, 1):
-                (edit,) = of.attempting.propose([task], 1, "test")
+                (edit,) = of.attempting.propose([task], 1, f"test {episode.index}")
                 assert found[episode.index, step, step - 1].edits == (edit,)
                 assert all(not found[episode.index, step, place].edits for place in range(step - 1))
                 plan = joined_plan(of.attempting.domain, [(task, [edit])]).plan
@@ -184,8 +185,8 @@ def test_continual_steps_merge_and_ask_about_all_before(tiny64: LanguageModel) -
                 for place, exam in enumerate(scores):
                     cell = found[episode.index, step, place]
                     assert cell.scores.log_prob == pytest.approx(exam.log_prob, abs=1e-9)
-    written = {r.task_id: r.edits for r in found.values() if r.edits}
-    alone = {edit.task_id: (edit,) for edit in of.attempting.propose(TASKS, 1, "test")}
+    written = {r.task_id: r.edits for r in found.values() if r.edits and r.sequence == 0}
+    alone = {edit.task_id: (edit,) for edit in of.attempting.propose(TASKS, 1, "test 0") if edit.task_id in written}
     assert written != alone, "merged models write other edits than the policy"
 
 
@@ -206,13 +207,16 @@ def test_a_step_without_an_edit_leaves_the_model_and_goes_on(tiny64: LanguageMod
 
 
 def test_sequences_share_no_task_until_all_were_used() -> None:
-    for num_tasks, num_steps in ((12, 4), (7, 3), (4, 4)):
+    for num_tasks, num_steps in ((12, 4), (7, 3), (6, 4), (4, 4)):
         tasks = ToyTasks(num_tasks).load()
         episodes = ContinualSelfEdits(num_steps=num_steps, num_sequences=6).episodes(tasks, 1)
         assert [len({t.task_id for t in e.tasks}) for e in episodes] == [num_steps] * 6
-        whole = num_tasks // num_steps
-        first = [task.task_id for episode in episodes[:whole] for task in episode.tasks]
-        assert len(set(first)) == whole * num_steps
+        drawn = [task.task_id for episode in episodes for task in episode.tasks]
+        for used in range(1, len(drawn) + 1):
+            counts = Counter(drawn[:used])
+            assert max(counts.values()) - min(counts[t.task_id] for t in tasks) <= 2
+        assert len(set(drawn[:num_tasks])) >= num_tasks - num_steps + 1
+        assert len(set(drawn[: num_tasks // num_steps * num_steps])) == num_tasks // num_steps * num_steps
     tasks = ToyTasks(12).load()
     orders = {tuple(e.tasks for e in ContinualSelfEdits(num_steps=4).episodes(tasks, seed)) for seed in range(5)}
     assert len(orders) == 5
@@ -306,3 +310,68 @@ def test_after_own_step_and_after_all(tiny64: LanguageModel) -> None:
     assert row.log_prob.standard_error == pytest.approx(abs(last[0] - last[1]) / 2)
     assert row.log_prob_after_own_step.mean == pytest.approx(sum(own) / 2)
     assert row.log_prob.n == 2
+
+
+def test_each_step_s_control_takes_that_step_s_steps(tiny64: LanguageModel) -> None:
+    """Edits of different lengths: the matched context takes as many steps in the same place."""
+
+    class Longer(Lines):
+        def write(self, tasks: Sequence[Task], num_edits: int, seeds: Any) -> list[SelfEdit]:
+            self.calls.append([task.task_id for task in tasks])
+            lines = "\n".join(f"line {i}" for i in range(2 * len(self.calls) % 5))
+            return [SelfEdit(task_id=task.task_id, edit_index=0, text=f"known\n{lines}") for task in tasks]
+
+    results = examined(evaluation(tiny64, ContinualSelfEdits(num_steps=3, num_sequences=2), writer=Longer()), TASKS)
+    edits, matched = cells(results, SELF_EDIT), cells(results, Condition.WITHOUT_EDIT_MATCHED)
+    steps = {cell: edits[cell].num_steps for cell in edits}
+    assert len(set(steps.values())) > 1
+    assert {cell: matched[cell].num_steps for cell in matched} == steps
+
+
+def test_failures_are_those_of_each_step_s_own_task(tiny64: LanguageModel) -> None:
+    """Also where a condition has no edits: three steps of three diverge."""
+    too_much = OptimizerSpec(learning_rate=1e300, num_epochs=2, schedule="constant")
+    protocol = ContinualSelfEdits(num_steps=3, num_sequences=1, optimizer=too_much)
+    results = examined(evaluation(tiny64, protocol, num_edits=2), TASKS)
+    failed = {row.condition: row.num_failed for row in condition_table(results, ConditionNames())}
+    assert failed[WITHOUT_EDIT] == 3
+    assert failed[SELF_EDIT] == 6, "all edits of a step that diverged"
+    assert failed[Condition.WITHOUT_EDIT_MATCHED] == 3
+
+
+def test_a_failed_run_is_no_control(tiny64: LanguageModel) -> None:
+    """The passage alone diverged: its scores, those without adaptation, are not taken for the control's."""
+    results = examined(evaluation(tiny64, SinglePassage(), writer=Lines(malformed=["stone-0"])), TASKS[:1])
+    (matched,) = cells(results, Condition.WITHOUT_EDIT_MATCHED).values()
+    assert matched.failure is not None
+    assert "0 steps" in matched.failure
+
+
+def test_scores_that_are_not_finite_are_a_failure(tiny64: LanguageModel) -> None:
+    """A merged adapter with finite weights whose outputs overflow: counted, and no NaN in the results."""
+
+    class Huge(BatchedInnerLoop):
+        def adapt(self, plans: Any, seeds: Any) -> Any:
+            found = super().adapt(plans, seeds)
+            for result in found:
+                if isinstance(result, Adapted):
+                    for tensor in result.adapter.tensors():  # type: ignore[attr-defined]
+                        tensor.detach().fill_(1e200)
+            return found
+
+    for protocol in (ContinualSelfEdits(num_steps=2, num_sequences=1), SinglePassage()):
+        results = examined(evaluation(tiny64, protocol, Huge(), conditions=[SELF_EDIT]), TASKS[:2])
+        assert all(math.isfinite(q.log_prob or 0.0) for r in results for q in r.scores.questions)
+        (row,) = (row for row in condition_table(results, ConditionNames()) if row.condition is SELF_EDIT)
+        assert row.num_failed == 2
+
+
+def test_the_error_of_repeated_tasks_is_not_made_smaller(tiny64: LanguageModel) -> None:
+    """Six tasks drawn 24 times: no more is known of them than of six tasks."""
+    few = examined(evaluation(tiny64, SinglePassage(), conditions=[]), TASKS)
+    many = examined(evaluation(tiny64, ContinualSelfEdits(num_steps=1, num_sequences=24), conditions=[]), TASKS)
+    (of_few,), (of_many,) = condition_table(few, ConditionNames()), condition_table(many, ConditionNames())
+    assert of_few.log_prob is not None
+    assert of_many.log_prob is not None
+    assert of_many.log_prob.mean == pytest.approx(of_few.log_prob.mean)
+    assert of_many.log_prob.standard_error == pytest.approx(of_few.log_prob.standard_error)

@@ -27,7 +27,7 @@ def result(condition: Condition, round_index: int, task: str, log_prob: float, *
         for i, status in enumerate(statuses)
     )
     scores = ExamScores(questions=questions)
-    return ConditionResult(condition=condition, round=round_index, task_id=task, scores=scores, **more)  # type: ignore[arg-type]
+    return ConditionResult(condition=condition, round=round_index, task_id=task, scores=scores, taught=True, **more)  # type: ignore[arg-type]
 
 
 def test_estimate() -> None:
@@ -96,7 +96,9 @@ def grids(
         num_invalid=2,
     )
     scores = ExamScores(questions=(question,))
-    return ConditionResult(condition=condition, round=0, task_id=task, scores=scores, num_steps=num_steps, **more)  # type: ignore[arg-type]
+    return ConditionResult(
+        condition=condition, round=0, task_id=task, scores=scores, num_steps=num_steps, taught=True, **more
+    )  # type: ignore[arg-type]
 
 
 def test_several_edits_are_a_mean_by_task_first() -> None:

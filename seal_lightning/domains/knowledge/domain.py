@@ -116,7 +116,7 @@ class KnowledgeDomain(Domain[Passage]):
         pieces = self._pieces(edit)
         if not pieces:
             raise MalformedEdit("empty", f"no sequence in {shown(edit.text)}")
-        kept = pieces[: self.max_sequences]
+        kept = pieces[: self._most_sequences(edit)]
         sequences = [self._sequence(task, piece) for piece in kept]
         if self.append_passage:
             sequences.append(self._sequence(task, task.context))
@@ -159,6 +159,11 @@ class KnowledgeDomain(Domain[Passage]):
             self_edit="passage + self-edit" if self.append_passage else "self-edit",
             other_writer="passage + edits by" if self.append_passage else "edits by",
         )
+
+    def _most_sequences(self, edit: SelfEdit) -> int:
+        """Another writer may give more than the policy: its directive ``max_sequences``."""
+        most = edit.directives.get("max_sequences")
+        return most if isinstance(most, int) and most >= 1 else self.max_sequences
 
     def _pieces(self, edit: SelfEdit) -> list[str]:
         way = edit.directives.get("split", "format")

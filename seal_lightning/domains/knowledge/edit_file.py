@@ -71,6 +71,10 @@ class EditFile(Writer):
             raise ConfigError(f"EditFile: split is {self.split!r}; allowed with {type(domain).__name__} is 'format'")
         self._read()
 
+    def check(self, tasks: Sequence[Task], num_edits: int) -> None:
+        """Look up every task's edits. Raises :class:`DataError` as :meth:`write` does."""
+        self.write(tasks, num_edits, {})
+
     def write(self, tasks: Sequence[Task], num_edits: int, seeds: Mapping[tuple[str, int], int]) -> Sequence[SelfEdit]:
         """``num_edits`` edits for each task, task by task; ``seeds`` do not matter.
 

@@ -5,11 +5,9 @@ The wording is ours, and texts are written on pairs and triples only: no summary
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from math import comb
 from random import Random
 from typing import Literal
 
@@ -22,8 +20,6 @@ from seal_lightning.seams import AnyDomain, Engine, Writer
 from seal_lightning.seeds import derive_seed
 from seal_lightning.types import ChatMessage, GenerationRequest, Prompt, SamplingSpec, SelfEdit, Task
 from seal_lightning.types.bounds import require
-
-_log = logging.getLogger(__name__)
 
 Relations = Literal["pairs", "pairs_and_triples"]
 _SIZES: dict[str, tuple[int, ...]] = {"pairs": (2,), "pairs_and_triples": (2, 3)}
@@ -74,7 +70,8 @@ class EntiGraph(Writer):
         relations: ``pairs`` or ``pairs_and_triples``.
         max_entities: 2 to 50, those named first; all pairs of n are n(n−1)/2 texts, all triples n(n−1)(n−2)/6.
         max_relations: ≥ 1, texts an edit, drawn by its seed among all pairs and triples, each as likely. None is all
-            there are, up to the domain's ``max_sequences``: what is beyond would not be trained.
+            there are, whatever the domain's ``max_sequences``.
+        num_edits: ≥ 1, edits a task; one has all the texts.
         max_entity_chars: ≥ 1; a longer name is no name and left out.
         sampling: How the texts are sampled.
         entity_sampling: How the list of entities is sampled.
@@ -89,8 +86,9 @@ class EntiGraph(Writer):
     def __init__(
         self,
         relations: Relations = "pairs",
-        max_entities: int = 20,
+        max_entities: int = 8,
         max_relations: int | None = None,
+        num_edits: int = 1,
         max_entity_chars: int = 80,
         sampling: SamplingSpec = _SAMPLING,
         entity_sampling: SamplingSpec = _ENTITY_SAMPLING,
@@ -103,6 +101,8 @@ class EntiGraph(Writer):
         fits = max_relations is None or max_relations >= 1
         require(fits, "EntiGraph: max_relations", max_relations, "at least 1, or null for all")
         require(max_entity_chars >= 1, "EntiGraph: max_entity_chars", max_entity_chars, "at least 1")
+        require(num_edits >= 1, "EntiGraph: num_edits", num_edits, "at least 1")
+        self.num_edits = num_edits
         self.sizes = _SIZES[relations]
         self.max_entities = max_entities
         self.max_relations = max_relations
@@ -115,20 +115,14 @@ class EntiGraph(Writer):
     def bind(self, domain: AnyDomain, engine: Engine) -> None:
         """Ask in this domain's style.
 
-        Raises :class:`ConfigError` for a domain that has no passages or would not train ``max_relations`` texts.
+        Raises :class:`ConfigError` for a domain that has no passages.
         """
         if not isinstance(domain, KnowledgeDomain):
             raise ConfigError(
                 f"EntiGraph writes about passages: it needs a KnowledgeDomain, not {type(domain).__name__}"
             )
-        if self.max_relations is not None and self.max_relations > domain.max_sequences:
-            raise ConfigError(
-                f"EntiGraph: max_relations is {self.max_relations}, and the domain trains {domain.max_sequences} sequences "
-                "of an edit. Lower max_relations, or raise the domain's max_sequences"
-            )
         self.domain = domain
         self.engine = engine
-        self._warned = False
 
     def write(self, tasks: Sequence[Task], num_edits: int, seeds: Mapping[tuple[str, int], int]) -> Sequence[SelfEdit]:
         """``num_edits`` edits for each task, task by task; ``seeds`` are by (task id, edit index)."""
@@ -136,7 +130,6 @@ class EntiGraph(Writer):
         slot_seeds = [seeds[task.task_id, index] for task, index in slots]
         entities = self._entities([task for task, _ in slots], slot_seeds)
         chosen = [self._chosen(names, seed) for names, seed in zip(entities, slot_seeds, strict=True)]
-        self._warn_of_cut(entities, chosen)
         requests = [
             GenerationRequest(
                 prompt=self._relation_prompt(task, names),
@@ -153,7 +146,7 @@ class EntiGraph(Writer):
                 edit_index=index,
                 text="\n---\n".join(text for text in [next(texts) for _ in relations] if text),
                 seed=seed,
-                directives={"split": "blocks"},
+                directives={"split": "blocks", "max_sequences": max(len(relations), 1)},
             )
             for (task, index), relations, seed in zip(slots, chosen, slot_seeds, strict=True)
         ]
@@ -175,27 +168,10 @@ class EntiGraph(Writer):
     def _chosen(self, names: Sequence[str], seed: int) -> list[tuple[str, ...]]:
         """The pairs and triples to be written about: pairs first, and in the order of the entities."""
         relations = [relation for size in self.sizes for relation in combinations(names, size)]
-        most = self.max_relations or self.domain.max_sequences
-        if len(relations) <= most:
+        if self.max_relations is None or len(relations) <= self.max_relations:
             return relations
         draw = Random(derive_seed(seed, "relations"))  # noqa: S311 - a sample, no secret
-        return [relations[i] for i in sorted(draw.sample(range(len(relations)), most))]
-
-    def _warn_of_cut(self, entities: Sequence[Sequence[str]], chosen: Sequence[Sequence[object]]) -> None:
-        if self._warned or self.max_relations is not None:
-            return
-        there = [sum(comb(len(names), size) for size in self.sizes) for names in entities]
-        num_cut = sum(n > len(relations) for n, relations in zip(there, chosen, strict=True))
-        if num_cut:
-            self._warned = True
-            _log.warning(
-                "EntiGraph: %d of %d edits have more pairs and triples of entities (up to %d) than the domain's "
-                "max_sequences of %d; so many were drawn. Raise max_sequences for all of them",
-                num_cut,
-                len(entities),
-                max(there),
-                self.domain.max_sequences,
-            )
+        return [relations[i] for i in sorted(draw.sample(range(len(relations)), self.max_relations))]
 
     @property
     def _is_base(self) -> bool:

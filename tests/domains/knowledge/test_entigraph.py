@@ -1,6 +1,5 @@
 """EntiGraph: what is asked, what is chosen, and that every text becomes one sequence."""
 
-import logging
 from collections.abc import Callable, Sequence
 from itertools import combinations
 
@@ -70,7 +69,7 @@ def test_a_text_on_every_pair_and_triple():
     assert pieces(edit) == on(NAMES, 2)
     (edit,), _ = write(ALL_NAMES, relations="pairs_and_triples")
     assert pieces(edit) == on(NAMES, 2) + on(NAMES, 3)
-    assert (edit.token_ids, edit.directives) == ((), {"split": "blocks"})
+    assert (edit.token_ids, edit.directives) == ((), {"split": "blocks", "max_sequences": 10})
 
 
 @pytest.mark.parametrize("domain", [KnowledgeDomain(), KnowledgeDomain(format=SelfQA()), KnowledgeDomain(style="chat")])
@@ -128,19 +127,13 @@ def test_what_is_too_much_is_drawn_by_the_edit_s_seed():
     assert pieces(write(listed, max_relations=5, seed=3)[0][0]) == drawn[3]
 
 
-def test_no_more_texts_than_the_domain_trains(caplog):
+def test_every_text_is_trained_whatever_the_domain_s_cap():
     domain = KnowledgeDomain(max_sequences=4)
-    with caplog.at_level(logging.WARNING):
-        (edit,), engine = write(ALL_NAMES, domain=domain)
-    assert len(engine.calls[1]) == 4
-    assert domain.plan(MILL, edit).dropped_sequences == 0
-    (record,) = caplog.records
-    assert "1 of 1 edits have more pairs and triples of entities (up to 6) than the domain's" in record.getMessage()
-    caplog.clear()
-    write(ALL_NAMES, domain=domain, max_relations=4)
-    assert not caplog.records, "asked for"
-    with pytest.raises(ConfigError, match="max_relations is 5, and the domain trains 4 sequences"):
-        write(ALL_NAMES, domain=domain, max_relations=5)
+    (edit,), engine = write(ALL_NAMES, domain=domain)
+    assert len(engine.calls[1]) == 6
+    plan = domain.plan(MILL, edit)
+    assert (len(plan.sequences), plan.dropped_sequences) == (6 + 1, 0)
+    assert EntiGraph().num_edits == 1, "one edit has all the texts"
 
 
 def test_the_first_entities_are_kept():
