@@ -65,12 +65,14 @@ def tiny_tokenizer(begin_token: bool = False) -> PreTrainedTokenizerFast:
     )
 
 
-def write_tiny_model(folder: Path, seed: int = 0, begin_token: bool = False, max_length: int = MAX_LENGTH) -> Path:
+def write_tiny_model(
+    folder: Path, seed: int = 0, begin_token: bool = False, max_length: int = MAX_LENGTH, hidden_size: int = 32
+) -> Path:
     """Write a two-layer Llama with random weights and its tokenizer, as ``save_pretrained`` does; returns the folder."""
     tokenizer = tiny_tokenizer(begin_token)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
+        hidden_size=hidden_size,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,

@@ -10,10 +10,15 @@ from typing import Any
 
 import pytest
 import yaml
-from fakes import write_tiny_model
+from fakes import ToyDomain, ToyTasks, write_tiny_model
 from test_end_to_end import TESTS, attempts, config, fit
 
 from seal_lightning.cli import main
+from seal_lightning.errors import DataError
+from seal_lightning.language_model import LanguageModel
+from seal_lightning.lightning_cli import run
+from seal_lightning.pretrained import Pretrained
+from seal_lightning.prompt_lengths import check_prompts_fit
 
 CONTINUAL = {"class_path": "seal_lightning.evaluation.ContinualSelfEdits", "init_args": {"num_steps": 2}}
 PRETRAINING = {"class_path": "seal_lightning.evaluation.ContinuedPretraining"}
@@ -97,30 +102,46 @@ def test_two_processes_find_what_one_finds(protocol: dict[str, Any], tiny_folder
             assert ours == pytest.approx(theirs, abs=1e-8)
 
 
+def test_a_file_that_lacks_edits_is_refused_before_anything_is_computed(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the task without any is in the last batch."""
+    edits = tmp_path / "edits.jsonl"
+    edits.write_text("".join(json.dumps({"task_id": f"stone-{n}", "text": "A stone."}) + "\n" for n in range(10, 14)))
+    writer = {"class_path": "seal_lightning.domains.knowledge.EditFile", "init_args": {"path": str(edits)}}
+    path = tmp_path / "settings.yaml"
+    path.write_text(yaml.safe_dump(settings(tiny_folder, tmp_path / "run", test_writers={"gpt": writer})))
+    assert main(["test", "-c", str(path)]) == 1
+    said = capsys.readouterr().err
+    assert "has no edit of 1 of the 5 tasks asked for" in said
+    assert "task id stone-14" in said
+    assert "matches 4 tasks" in said
+
+
 def test_other_writers_and_outside_adapters(tiny_folder: Path, tmp_path: Path) -> None:
-    run = tmp_path / "trained"
-    assert fit(tmp_path, settings(tiny_folder, run)) == 0
+    trained = tmp_path / "trained"
+    assert fit(tmp_path, settings(tiny_folder, trained)) == 0
     edits = tmp_path / "edits.jsonl"
     rows = [{"task_id": f"stone-{n}", "edit_index": 0, "text": f"A stone, {n}."} for n in range(10, 15)]
     edits.write_text("".join(json.dumps(row) + "\n" for row in rows))
     writer = {"class_path": "seal_lightning.domains.knowledge.EditFile", "init_args": {"path": str(edits)}}
-    more = {"test_writers": {"gpt": writer}, "test_adapters": {"round one": str(run / "round_0" / "policy")}}
+    more = {"test_writers": {"gpt": writer}, "test_adapters": {"round one": str(trained / "round_0" / "policy")}}
     content = outcome_of(tmp_path, settings(tiny_folder, tmp_path / "run", **more))
     found = by_arm(content)
     assert found["other_writer", 0, "gpt"]["num_tasks"] == 5
     assert found["other_writer", 0, "gpt"]["label"] == "edits by gpt"
     texts = [r["edits"][0]["text"] for r in content["results"] if r["name"] == "gpt"]
     assert texts == [row["text"] for row in rows]
-    merged = by_arm(json.loads(_tested_again(run, "--model.test_rounds", "[0,1]")))
+    merged = by_arm(json.loads(_tested_again(trained, "--model.test_rounds", "[0,1]")))
     outside = found["outside_adapter", 0, "round one"]["log_prob"]["mean"]
     assert outside == pytest.approx(merged["no_adaptation", 1, ""]["log_prob"]["mean"], abs=1e-6)
     assert ("self_edit", 2, "") not in merged
     assert ("without_edit_matched", 1, "") in merged
 
 
-def _tested_again(run: Path, *more: str) -> str:
-    assert main(["test", "--run", str(run), *more]) == 0
-    return (run / "results" / "test.json").read_text()
+def _tested_again(run_dir: Path, *more: str) -> str:
+    assert main(["test", "--run", str(run_dir), *more]) == 0
+    return (run_dir / "results" / "test.json").read_text()
 
 
 def test_a_student_learns_what_the_policy_writes(tiny_folder: Path, tmp_path: Path) -> None:
@@ -145,12 +166,45 @@ def test_a_student_learns_what_the_policy_writes(tiny_folder: Path, tmp_path: Pa
     assert content["model"] == {"pretrained": str(tiny_folder), "student": str(student)}
 
 
+def test_it_is_the_student_that_is_merged_into_and_gets_adapters(tiny_folder: Path, tmp_path: Path) -> None:
+    """Policy and student of other sizes: a merge into the policy, or an adapter of it, would not fit."""
+    student = write_tiny_model(tmp_path / "student", seed=5, hidden_size=48)
+    more = {"student": {"source": str(student), "dtype": "float64"}, "protocol": CONTINUAL}
+    of_student = tmp_path / "of student"
+    assert fit(tmp_path, settings(student, of_student, rounds=1)) == 0
+    more["test_adapters"] = {"mine": str(of_student / "round_0" / "policy")}
+    content = outcome_of(tmp_path, settings(tiny_folder, tmp_path / "run", **more))
+    assert ("outside_adapter", 0, "mine") in by_arm(content)
+    (matrix,) = (m for m in content["matrices"] if (m["condition"], m["score"]) == ("self_edit", "log_prob"))
+    before, first, last = (row[0] for row in matrix["mean"])
+    assert len({before, first, last}) == 3
+
+
+def test_the_policy_is_put_back_after_a_test(tiny_folder: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    assert fit(tmp_path, settings(tiny_folder, run_dir)) == 0
+    tested = run("test", ["--run", str(run_dir)])
+    assert tested.model.loaded_policy.num_rounds == len(tested.model.loaded_policy.merged) == 2
+
+
+def test_prompts_must_fit_writer_and_learner(tiny: LanguageModel, tmp_path: Path) -> None:
+    short = Pretrained(source=str(write_tiny_model(tmp_path / "short", max_length=12))).load()
+    tasks = ToyTasks(2).load()
+    check_prompts_fit(ToyDomain(), tasks, tiny)
+    with pytest.raises(DataError, match=r"its exam has [0-9]+ tokens, the context 12"):
+        check_prompts_fit(ToyDomain(), tasks, tiny, learner=short)
+    with pytest.raises(DataError, match=r"its prompt for an edit has [0-9]+ tokens, the context 12"):
+        check_prompts_fit(ToyDomain(), tasks, short, learner=tiny)
+
+
 @pytest.mark.parametrize(
     ("model", "said"),
     [
         ({"protocol": PRETRAINING | {"init_args": {"num_tasks": 6}}}, "6 tasks are asked for, data.test has 5"),
         ({"protocol": CONTINUAL | {"init_args": {"num_steps": 9}}}, "9 tasks are asked for, data.test has 5"),
         ({"test_rounds": [0, 3]}, "model.test_rounds: 3 is not allowed; the run has policies 0 to 0"),
+        ({"test_rounds": [1], "test_adapters": {"mine": "a"}}, "is not allowed with mine, which is of the pretrained"),
+        ({"test_rounds": [1], "test_conditions": ["in_context"]}, "is not allowed with in_context"),
         ({"test_rounds": []}, "model.test_rounds: an empty list is not allowed"),
         ({"test_adapters": {"mine": "/nowhere/adapter"}}, "adapter_config.json cannot be read"),
     ],

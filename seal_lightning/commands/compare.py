@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.text import Text
 
 from seal_lightning.errors import RunError
-from seal_lightning.reporting.paired import SCORES, SIGNIFICANT, Comparison, Side, as_json, chosen_side, compared
-from seal_lightning.reporting.test_files import SINGLE_PASSAGE, StoredTest, read_test, test_files
+from seal_lightning.reporting.paired import SCORES, SIGNIFICANT, Comparison, Side, as_json, chosen_side, compared, notes
+from seal_lightning.reporting.test_files import StoredTest, read_test, test_files
 from seal_lightning.reporting.text import label
 from seal_lightning.rundir import RunDir
 from seal_lightning.types.bounds import require
@@ -50,8 +50,8 @@ def main(args: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="seal compare",
-        description="Compare two tests question by question: the paired difference A less B, its standard error over tasks, "
-        "and a sign-flip permutation test over tasks.",
+        description="Compare two tests question by question: the paired difference A less B, its standard error over tasks "
+        "(over sequences, where tasks were learned one after another), and a sign-flip permutation test over them.",
     )
     for name in ("a", "b"):
         parser.add_argument(name, metavar=name.upper(), help="a run directory (its newest test) or a results JSON file")
@@ -96,29 +96,10 @@ def report_lines(a: Side, b: Side, score: str, found: Comparison) -> Iterator[st
     how = f"exact, {found.test.num_signs:,} signs" if found.test.is_exact else f"{found.test.num_signs:,} seeded draws"
     yield (
         f"A − B  {found.difference.mean:+.{digits}f}{shown_error} {score}, p = {found.test.p_value:.4f} "
-        f"(sign flips over tasks: {how}), n = {found.difference.n} tasks, {found.num_questions} questions"
+        f"(sign flips over {found.unit}s: {how}), n = {found.difference.n} {found.unit}s, {found.num_questions} questions"
     )
-    yield from _notes(a, b, found)
+    yield from (f"note   {note}" for note in notes(a, b, found))
     yield _sentence(found, digits)
-
-
-def _notes(a: Side, b: Side, found: Comparison) -> Iterator[str]:
-    if a.protocol != b.protocol:
-        yield f"note   the protocols differ: A {label(a.protocol)}, B {label(b.protocol)}"
-    if {a.protocol, b.protocol} != {SINGLE_PASSAGE}:
-        yield "note   tasks were learned together: what differs from one training to the next is not in an error over tasks"
-    if found.num_only_a or found.num_only_b or found.num_changed:
-        yield (
-            f"note   only shared questions are compared: {found.num_only_a} only in A, {found.num_only_b} only in B and "
-            f"{found.num_changed} with another text or other gold answers are left out"
-        )
-    if found.num_unmeasured:
-        yield f"note   {found.num_unmeasured} shared questions were not scored on both sides; they are left out"
-    if a.num_failed or b.num_failed:
-        yield (
-            f"note   nothing could be learned in {a.num_failed} results of A and {b.num_failed} of B (malformed or "
-            "diverged); they count with the scores without adaptation"
-        )
 
 
 def _sentence(found: Comparison, digits: int) -> str:
@@ -127,11 +108,15 @@ def _sentence(found: Comparison, digits: int) -> str:
         return "A and B score the same in the mean."
     better = "A" if mean > 0 else "B"
     size = f"{better} is better by {abs(mean):.{digits}f} in the mean"
+    if found.is_significant and not found.is_of_trainings:
+        return (
+            f"{size}: over these questions more than noise explains (p < {SIGNIFICANT}), but not tested over trainings."
+        )
     if found.is_significant:
         return f"{size}: more than noise explains (p < {SIGNIFICANT})."
     least = 2.0 ** (1 - n)
     few = (
-        f" With {n} task{'s' * (n > 1)} p cannot be below {least:.3g}, whatever the scores."
+        f" With {n} {found.unit}{'s' * (n > 1)} p cannot be below {least:.3g}, whatever the scores."
         if least >= SIGNIFICANT
         else ""
     )

@@ -10,6 +10,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from contextlib import closing
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -58,12 +59,14 @@ def main(args: Sequence[str]) -> int:
     store, deciding = AttemptStore(home.sweep), _deciding(configuration["model"])
     _check_configuration(store, deciding)
     home.check_writable()
-    round_index = _load(options, run, module)
+    merged = _load(options, run, module)
+    round_index = len(merged)
     check_prompts_fit(module.domain, tasks, module.loaded_policy.language_model, learner=module.learner)
     given, left_out = given_edits(options.edits, options.num_edits, run, module, tasks)
     _check(settings, given, module, options)
     kind = f"{options.score}-{options.edits}"
-    trials = sweep_trials(given, settings, options.num_seeds, module.seed, round_index, kind)
+    circumstances = _circumstances(module, tasks, merged)
+    trials = sweep_trials(given, settings, options.num_seeds, module.seed, round_index, kind, circumstances)
     num_stored = len(trials) - len(missing_trials(store, trials))
     Console().print(
         f"{len(settings)} settings × {len(given)} edits of {len({one.task.task_id for one in given})} tasks × "
@@ -175,8 +178,8 @@ def _tasks(options: argparse.Namespace, data: SealDataModule) -> Sequence[Task]:
     return tasks
 
 
-def _load(options: argparse.Namespace, run: RunDir | None, module: SealModule) -> int:
-    """Have the model in place; returns for how many rounds it was trained."""
+def _load(options: argparse.Namespace, run: RunDir | None, module: SealModule) -> list[dict[str, torch.Tensor]]:
+    """Have the model in place; returns the LoRA of each round it was trained for."""
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: torch sees no CUDA device here; use --device cpu")
     merged = merged_rounds(run) if run is not None and options.policy == "newest" else []
@@ -185,7 +188,25 @@ def _load(options: argparse.Namespace, run: RunDir | None, module: SealModule) -
         module.loaded_policy.load_merged_states(merged)
     on_cuda = options.device != "cpu" and torch.cuda.is_available()
     module.to(torch.device("cuda" if on_cuda else "cpu"))
-    return len(merged)
+    return merged
+
+
+def _circumstances(
+    module: SealModule, tasks: Sequence[Task], merged: Sequence[dict[str, torch.Tensor]]
+) -> dict[str, str]:
+    """By task, a digest of what is asked and of the policy: what was tried under others is not taken for this."""
+    policy = sha256()
+    for state in merged:
+        for name in sorted(state):
+            policy.update(name.encode())
+            policy.update(state[name].detach().cpu().double().numpy().tobytes())
+    found = {}
+    for task in tasks:
+        exam = module.domain.exam(task)
+        silent = {(prompt.question_id, prompt.view): "" for prompt in exam}
+        asked = repr((exam, module.domain.answered(task, silent) if exam else ()))
+        found[task.task_id] = sha256(asked.encode(errors="replace") + policy.digest()).hexdigest()[:12]
+    return found
 
 
 def _check(

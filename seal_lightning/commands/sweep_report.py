@@ -96,8 +96,8 @@ class Report:
         if len(self.rows) > _MAX_ROWS:
             lines.append(f"… and {len(self.rows) - _MAX_ROWS} more settings, in the JSON")
         lines.append(
-            "vs best: paired by task · noise: under two standard errors of the paired difference · failed: diverged, counted "
-            "with the score without adaptation · tokens, seconds: of training, a candidate"
+            "vs best: paired by task · noise: whether 0 is in the difference's 95 % interval (Student's t) · failed: "
+            "diverged, counted with the score without adaptation · tokens, seconds: of training, a candidate"
         )
         if self.left_out:
             first = self.left_out[0]
@@ -121,7 +121,9 @@ class Report:
                 f"sweep does not tell them from the best. Cheapest of these: {named}"
             )
         elif others:
-            lines.append("All other settings are worse than the best by more than the noise.")
+            lines.append(
+                "All other settings are worse than the best by more than the noise, which was chosen by this score."
+            )
         if is_within_noise(paired(self.unadapted, best.by_task)) or best.score.mean <= _mean(self.unadapted):
             lines.append("The best is inside the noise of no adaptation, or below it: no setting is shown to help.")
         if self.options.tasks == "test":

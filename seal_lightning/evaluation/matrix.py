@@ -5,7 +5,6 @@ Row 0 is before any step; cells that were not examined have n = 0 and are NaN, n
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +30,7 @@ class MatrixEstimate:
     arm: Arm
     mean: list[list[float | None]]
     standard_deviation: list[list[float | None]]
-    """Of a sample (n − 1); None for n < 2."""
+    """Over all episodes, of a sample (n − 1), as the paper pools it from its runs. None for n < 2."""
     standard_error: list[list[float | None]]
     n: list[list[int]]
     """Episodes."""
@@ -107,27 +106,6 @@ class EpisodeMatrix(Metric):
             )
             for i, arm in enumerate(self.arms)
         ]
-
-
-def pooled_deviation(means: Sequence[float], deviations: Sequence[float], counts: Sequence[int]) -> float | None:
-    """The sample standard deviation of observations known by group: SS = Σ[(n−1)σ² + nμ²], var = (SS − Nμ²)/(N−1).
-
-    Args:
-        means: of each group.
-        deviations: of each group, sample standard deviations; of a group of one any number.
-        counts: of each group, ≥ 1.
-
-    Returns None for fewer than two observations.
-    """
-    total = sum(counts)
-    if total < 2:
-        return None
-    mean = sum(n * mu for n, mu in zip(counts, means, strict=True)) / total
-    squares = sum(
-        (n - 1) * (sigma**2 if n > 1 else 0.0) + n * mu**2
-        for n, mu, sigma in zip(counts, means, deviations, strict=True)
-    )
-    return math.sqrt(max(0.0, squares - total * mean**2) / (total - 1))
 
 
 def _numbers(values: Tensor, unknown: Tensor) -> list[list[float | None]]:

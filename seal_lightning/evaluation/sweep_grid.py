@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, get_type_hints
@@ -84,11 +85,13 @@ def check_effective(settings: Sequence[Setting], plans: Sequence[AdaptationPlan]
     if strange := [] if adapters else [name for name in swept if _SPEC_OF[name] == _SPEC_OF["rank"]]:
         raise ConfigError(f"--grid {strange[0]} means nothing to the run's inner loop, which trains all weights")
     for name, other in _OVERRULED_BY.items():
-        found = [value for plan in plans if (value := getattr(plan.optimizer, other))]
-        if name in swept and other not in swept and found:
+        if name not in swept:
+            continue
+        applied = [setting.applied(plan).optimizer for setting in settings for plan in plans]
+        if found := [value for optimizer in applied if (value := getattr(optimizer, other))]:
             nothing = written(getattr(OptimizerSpec(), other))
             raise ConfigError(
-                f"--grid {name} means nothing while {other} is {found[0]}, as in the plans; add {other}={nothing} to it"
+                f"--grid {name} means nothing while {other} is {found[0]}; leave one of them out, or set {other}={nothing}"
             )
 
 
@@ -122,11 +125,6 @@ def _allowed(name: str) -> str:
     """A field's type, as it is written here."""
     hint = _HINTS[name]
     text = hint.__name__ if isinstance(hint, type) and not hasattr(hint, "__args__") else str(hint)
-    for old, new in (
-        ("typing.", ""),
-        ("None", "null"),
-        ("tuple[str, ...]", "NAME+NAME+…"),
-        ("tuple[int, ...]", "0+1+…"),
-    ):
-        text = text.replace(old, new)
-    return text
+    text = re.sub(r"Literal\[([^]]*)\]", lambda found: found[1].replace("'", ""), text.replace("typing.", ""))
+    text = re.sub(r"\bNone(Type)?\b", "null", re.sub(r"Union\[(.*)\]", r"\1", text))
+    return text.replace("tuple[str, ...]", "NAME+NAME+…").replace("tuple[int, ...]", "0+1+…").replace(" | ", ", ")

@@ -45,11 +45,18 @@ class SweepTrial:
 
 
 def sweep_trials(
-    given: Sequence[GivenEdit], settings: Sequence[Setting], num_seeds: int, seed: int, round_index: int, kind: str
+    given: Sequence[GivenEdit],
+    settings: Sequence[Setting],
+    num_seeds: int,
+    seed: int,
+    round_index: int,
+    kind: str,
+    circumstances: Mapping[str, str],
 ) -> list[SweepTrial]:
     """Every edit ``num_seeds`` times under every setting; the inner seed is the same under all settings.
 
-    ``kind`` is what else distinguishes these trials (the score, whose edits): sweeps of several kinds are stored together.
+    ``kind`` (the score, whose edits) and each task's ``circumstances`` (what is asked, of which policy) are what else
+    distinguishes these trials: sweeps of several kinds are stored together.
     """
     trials = []
     for one in given:
@@ -61,7 +68,8 @@ def sweep_trials(
                 edit = replace(one.edit, token_ids=(), chosen=None)
                 plan = setting.applied(one.plan)
                 trial = Trial(task=one.task, edit=edit, round=round_index, repeat=repeat, seed=inner_seed, plan=plan)
-                attempt_id = f"sweep-{kind}-r{round_index}-{task_id}-e{index}-s{repeat}-{setting.name}"
+                what = f"{kind}-r{round_index}-{circumstances[task_id]}"
+                attempt_id = f"sweep-{what}-{task_id}-e{index}-s{repeat}-{setting.name}"
                 trials.append(SweepTrial(attempt_id=attempt_id, setting=setting, trial=trial))
     return trials
 
@@ -129,7 +137,7 @@ class SettingRow:
     difference: Estimate | None = None
     """From the best setting, paired by task."""
     within_noise: bool | None = None
-    """Whether the difference is under two of its standard errors; None where one task gives no standard error."""
+    """See :func:`is_within_noise`."""
 
 
 def setting_rows(
@@ -158,6 +166,30 @@ def paired(scores: Mapping[str, float], others: Mapping[str, float]) -> Estimate
     return estimate([scores[task_id] - others[task_id] for task_id in scores if task_id in others])
 
 
+_T95 = (
+    12.71,
+    4.30,
+    3.18,
+    2.78,
+    2.57,
+    2.45,
+    2.36,
+    2.31,
+    2.26,
+    2.23,
+    2.20,
+    2.18,
+    2.16,
+    2.14,
+    2.13,
+    2.12,
+    2.11,
+    2.10,
+    2.09,
+)
+"""Student's t, two-sided 5 %, for 1, 2 … degrees of freedom."""
+
+
 def cheapest_within_noise(rows: Sequence[SettingRow]) -> SettingRow:
     """The row with the fewest tokens among the best one and those that cannot be told from it."""
     alike = [row for row in rows if row.is_best or (row.within_noise and row.num_tokens is not None)]
@@ -165,10 +197,11 @@ def cheapest_within_noise(rows: Sequence[SettingRow]) -> SettingRow:
 
 
 def is_within_noise(difference: Estimate | None) -> bool | None:
-    """Under two standard errors; None where that cannot be said."""
+    """Whether 0 is in the difference's 95 % interval (Student's t); None where one task gives no standard error."""
     if difference is None or difference.standard_error is None:
         return None
-    return difference.mean == 0 or abs(difference.mean) < 2 * difference.standard_error
+    critical = _T95[min(difference.n - 2, len(_T95) - 1)]
+    return difference.mean == 0 or abs(difference.mean) < critical * difference.standard_error
 
 
 def _compared(row: SettingRow, best: SettingRow) -> SettingRow:

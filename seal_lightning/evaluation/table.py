@@ -34,6 +34,7 @@ class ConditionRow:
     name: str
     """Of another writer, or of an adapter from outside."""
     num_tasks: int
+    """Tasks that are examined: those with a question."""
     num_questions: int
     num_failed: int
     """Malformed edits and diverged adapters, each edit of a task for itself; counted with the scores without adaptation,
@@ -145,7 +146,7 @@ def _row(of_arms: Mapping[Arm, _OfArm], arm: Arm, final_round: int, label: str) 
         condition=arm.condition,
         round=arm.round,
         name=arm.name,
-        num_tasks=len({r.task_id for r in rows}),
+        num_tasks=len({r.task_id for r in rows if r.scores.questions}),
         num_questions=sum(len(r.scores.questions) for r in {r.task_id: r for r in rows}.values()),
         num_failed=sum(max(r.failed_edits, r.failure is not None) for r in of_arm.taught),
         num_unscored=sum(r.scores.num_unscored for r in rows),

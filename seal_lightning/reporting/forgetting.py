@@ -10,7 +10,7 @@ from seal_lightning.reporting.matrix_charts import SCORES, heat_map
 from seal_lightning.reporting.runs import StoredRun
 from seal_lightning.reporting.settings import are_seeds_of_one
 from seal_lightning.reporting.test_files import Matrix, StoredTest, TestResult
-from seal_lightning.reporting.test_tables import protocol_name
+from seal_lightning.reporting.test_tables import comparable, protocol_name
 from seal_lightning.reporting.text import label
 
 MAX_MAPS = 16
@@ -37,8 +37,9 @@ def forgetting_section(runs: Sequence[StoredRun]) -> Section | None:
     if not tests:
         return None
     blocks: list[Block] = [Paragraph(text=_NOTE)]
-    for name in dict.fromkeys(protocol_name(test) for _, test in tests):
-        of_protocol = [(run, test) for run, test in tests if protocol_name(test) == name]
+    for key in dict.fromkeys(comparable(test) for _, test in tests):
+        of_protocol = [(run, test) for run, test in tests if comparable(test) == key]
+        name = protocol_name(of_protocol[0][1])
         once_each = len({run.path for run, _ in of_protocol}) == len(of_protocol) == len(runs)
         pooled = once_each and are_seeds_of_one(runs)
         blocks += [table for score in SCORES if (table := _table(name, of_protocol, score, pooled=pooled)).rows]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from seal_lightning.errors import RunError, shown
 from seal_lightning.reporting.estimates import Estimate, cluster_means, estimate
 from seal_lightning.reporting.sign_flips import FlipTest, sign_flip_test
-from seal_lightning.reporting.test_files import StoredTest, TestResult
+from seal_lightning.reporting.test_files import SINGLE_PASSAGE, Protocol, StoredTest, TestResult
+from seal_lightning.reporting.text import label
 from seal_lightning.seeds import derive_seed
 from seal_lightning.types import QuestionScore, VerdictStatus
 
@@ -49,11 +51,17 @@ class Side:
     """Question and gold answers, where the file has them."""
     num_failed: int
     """Results without adaptation, because nothing could be learned."""
+    unit: str
+    """What was learned apart from the others: ``task``, ``sequence`` of tasks, or one ``training`` of all."""
+    unit_of: dict[str, str]
+    """By task, which of them it was learned in."""
+    is_repeated: bool
+    """Whether a task was learned in several of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A less B, over tasks."""
+    """A less B, over what was learned apart on both sides."""
 
     mean_a: Estimate
     mean_b: Estimate
@@ -66,6 +74,10 @@ class Comparison:
     num_only_b: int
     num_changed: int
     """Questions of the same id with another text or other gold answers."""
+    unit: str
+    """What differences are taken over: tasks, or sequences of them."""
+    is_of_trainings: bool
+    """Whether the units were trained apart, so that an error over them has what differs from training to training."""
 
     @property
     def is_significant(self) -> bool:
@@ -116,7 +128,20 @@ def chosen_side(test: StoredTest, condition: str, round_index: int | None, name:
         scores=_scores(results, SCORES[score]),
         texts=texts,
         num_failed=sum(r.failure is not None for r in results),
+        **_units(test.protocol, results),
     )
+
+
+def _units(protocol: Protocol, results: Sequence[TestResult]) -> dict[str, Any]:
+    """In what the tasks were learned: alone, in sequences, or in one training."""
+    sequences: dict[str, set[int]] = {}
+    for result in results:
+        sequences.setdefault(result.task_id, set()).add(result.sequence)
+    if protocol.num_steps > 1 and protocol.num_sequences > 1:
+        unit_of = {task_id: "+".join(map(str, sorted(of_task))) for task_id, of_task in sequences.items()}
+        return {"unit": "sequence", "unit_of": unit_of, "is_repeated": any(len(s) > 1 for s in sequences.values())}
+    unit = "task" if protocol.name == SINGLE_PASSAGE else "training"
+    return {"unit": unit, "unit_of": {task_id: task_id for task_id in sequences}, "is_repeated": False}
 
 
 def compared(a: Side, b: Side, score: str, *, common: bool) -> Comparison:
@@ -134,7 +159,15 @@ def compared(a: Side, b: Side, score: str, *, common: bool) -> Comparison:
             f"nothing can be compared: {a.where} and {b.where} share {len(shared)} questions, and none has {score} on both "
             f"sides. Choose another --score ({', '.join(SCORES)}), or test both on the same tasks"
         )
-    means = [cluster_means((key[0], value) for key, *sides in pairs for value in [pick(sides)]) for pick in _PICKS]
+    units = {a.unit, b.unit}
+    of_sequences = "sequence" in units
+
+    def unit(task_id: str) -> str:
+        return f"{a.unit_of[task_id]} {b.unit_of[task_id]}" if of_sequences else task_id
+
+    means = [
+        cluster_means((unit(key[0]), value) for key, *sides in pairs for value in [pick(sides)]) for pick in _PICKS
+    ]
     of_a, of_b, difference = (_known(list(found.values())) for found in means)
     return Comparison(
         mean_a=of_a,
@@ -146,6 +179,8 @@ def compared(a: Side, b: Side, score: str, *, common: bool) -> Comparison:
         num_only_a=len(only_a),
         num_only_b=len(only_b),
         num_changed=len(changed),
+        unit="sequence" if of_sequences and a.unit_of == b.unit_of else "task",
+        is_of_trainings=units == {"task"} or (units == {"sequence"} and a.unit_of == b.unit_of and not a.is_repeated),
     )
 
 
@@ -207,6 +242,29 @@ def _differ(
     )
 
 
+def notes(a: Side, b: Side, found: Comparison) -> Iterator[str]:
+    """What a reader must know beside the numbers."""
+    if a.protocol != b.protocol:
+        yield f"the protocols differ: A {label(a.protocol)}, B {label(b.protocol)}"
+    if not found.is_of_trainings:
+        yield (
+            "tasks were learned together: what differs from one training to the next is not in an error over "
+            f"{found.unit}s, so p speaks of these trainings only. Repeat them with other seeds (model.seed)"
+        )
+    if found.num_only_a or found.num_only_b or found.num_changed:
+        yield (
+            f"only shared questions are compared: {found.num_only_a} only in A, {found.num_only_b} only in B and "
+            f"{found.num_changed} with another text or other gold answers are left out"
+        )
+    if found.num_unmeasured:
+        yield f"{found.num_unmeasured} shared questions were not scored on both sides; they are left out"
+    if a.num_failed or b.num_failed:
+        yield (
+            f"nothing could be learned in {a.num_failed} results of A and {b.num_failed} of B (malformed or "
+            "diverged); they count with the scores without adaptation"
+        )
+
+
 def as_json(a: Side, b: Side, score: str, found: Comparison) -> Mapping[str, object]:
     """A comparison as plain values, for scripts."""
 
@@ -222,13 +280,16 @@ def as_json(a: Side, b: Side, score: str, found: Comparison) -> Mapping[str, obj
         "p_value": found.test.p_value,
         "exact": found.test.is_exact,
         "num_signs": found.test.num_signs,
-        "num_tasks": found.difference.n,
+        "unit": found.unit,
+        "num_units": found.difference.n,
+        "is_of_trainings": found.is_of_trainings,
         "num_questions": found.num_questions,
         "num_unmeasured": found.num_unmeasured,
         "num_only_a": found.num_only_a,
         "num_only_b": found.num_only_b,
         "num_changed": found.num_changed,
         "inside_the_noise": not found.is_significant,
+        "notes": list(notes(a, b, found)),
     }
 
 

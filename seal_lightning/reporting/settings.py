@@ -34,7 +34,7 @@ _MAIN = {
     "M-step: optimiser": "model.reinforce",
     "reward filter and callbacks": "trainer.callbacks",
     "training tasks": "data.train",
-    "held-out tasks": "data.test",
+    "held-out tasks of the configuration": "data.test",
     "protocol of the test": "model.protocol",
     "precision": "trainer.precision",
     "seed": "model.seed",

@@ -70,7 +70,18 @@ def protocol_name(test: StoredTest) -> str:
     steps = f", {protocol.num_steps} steps" if protocol.num_steps > 1 else ""
     sequences = f", {protocol.num_sequences} sequences" if protocol.num_steps > 1 else ""
     student = f", student {label(test.model.student)}" if test.model.student else ""
-    return f"{label(protocol.name)}{steps}{sequences}{student}"
+    how = _HOW.get(test.inner_loop or "", label(test.inner_loop or ""))
+    return f"{label(protocol.name)}{steps}{sequences}{f', {how}' if how else ''}{student}"
+
+
+_HOW = {"BatchedInnerLoop": "LoRA", "FullFinetuning": "full finetuning"}
+
+
+def comparable(test: StoredTest) -> str:
+    """Equal for tests that asked the same questions in the same way, whatever the seed."""
+    questions = sorted({(r.task_id, q.question_id) for r in test.results for q in r.scores.questions})
+    what = [protocol_name(test), test.protocol.settings, test.inner_loop, test.edits_per_task, questions]
+    return json.dumps(what, sort_keys=True)
 
 
 def row_key(row: TestRow) -> RowKey:
@@ -84,8 +95,7 @@ def _by_protocol(runs: Sequence[StoredRun]) -> list[tuple[str, list[StoredTest |
     names: dict[str, str] = {}
     for place, run in enumerate(runs):
         for test in run.tests:
-            settings = json.dumps(test.protocol.settings, sort_keys=True)
-            key = f"{protocol_name(test)} {settings}"
+            key = comparable(test)
             found.setdefault(key, [None] * len(runs))[place] = test
             names[key] = protocol_name(test)
     return [(names[key], tests) for key, tests in found.items() if sum(test is not None for test in tests) > 1]
@@ -114,7 +124,10 @@ def _side_by_side(runs: Sequence[StoredRun], name: str, tests: Sequence[StoredTe
         text = "Mean over runs: the mean of the runs' means ± its standard error over runs."
         blocks.append(Paragraph(text=text))
     elif blocks:
-        text = "No mean over runs is shown: that needs runs whose settings are equal but for the seed, each tested."
+        text = (
+            "No mean over runs is shown: that needs runs whose settings are equal but for the seed, each tested on the same "
+            "questions in the same way."
+        )
         blocks.append(Paragraph(text=text))
     return blocks
 

@@ -75,9 +75,33 @@ def test_json(a: Path, b: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(said(capsys, a, b, "--json", "--score", "f1"))
     assert found["score"] == "f1"
     assert found["difference"] == {"mean": 0.0, "standard_error": 0.0}
-    assert (found["p_value"], found["num_tasks"], found["num_questions"], found["num_unmeasured"]) == (1.0, 4, 4, 4)
+    assert (found["p_value"], found["num_units"], found["num_questions"], found["num_unmeasured"]) == (1.0, 4, 4, 4)
     assert found["inside_the_noise"] is True
     assert found["a"]["condition"] == "self_edit"
+
+
+def test_what_was_learned_together_is_no_several_observations(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a continual test the units are its sequences; of one training, none: p speaks of its questions only."""
+    steps = write_test(tmp_path / "steps", continual(num_steps=3, num_sequences=2))
+    out = said(capsys, steps, steps, "--condition_b", "no_adaptation")
+    assert "sign flips over sequences: exact, 4 signs), n = 2 sequences, 6 questions" in out
+    assert "With 2 sequences p cannot be below 0.5" in out
+    assert "tasks were learned together" not in out
+    one = {"name": "continued pretraining", "class": "ContinuedPretraining", "num_steps": 1, "num_sequences": 1}
+    results = [
+        result(condition, 0, f"t{i}", [question("q", score - 0.01 * i)])
+        for i in range(8)
+        for condition, score in (("self_edit", -1.0), ("no_adaptation", -2.0))
+    ]
+    path = write_test(tmp_path / "one", results_file(results, protocol=one))
+    out = said(capsys, path, path, "--condition_b", "no_adaptation")
+    assert "over these questions more than noise explains (p < 0.05), but not tested over trainings" in out
+    assert "tasks were learned together" in out
+    found = json.loads(said(capsys, path, path, "--condition_b", "no_adaptation", "--json"))
+    assert (found["unit"], found["num_units"], found["is_of_trainings"]) == ("task", 8, False)
+    assert any("learned together" in note for note in found["notes"])
 
 
 def test_common_says_what_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

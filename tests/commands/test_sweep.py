@@ -168,11 +168,13 @@ def test_a_grid_that_is_none(texts: list[str], said: str) -> None:
 
 def test_a_field_that_would_mean_nothing_is_refused() -> None:
     plan = AdaptationPlan(sequences=(), adapter=AdapterSpec(), optimizer=OptimizerSpec(max_steps=5))
-    with pytest.raises(
-        ConfigError, match=r"num_epochs means nothing while max_steps is 5, .* add max_steps=null to it"
-    ):
+    with pytest.raises(ConfigError, match=r"num_epochs means nothing while max_steps is 5; .* set max_steps=null"):
         check_effective(read_grid(["num_epochs=1,2"], 9), [plan])
     check_effective(read_grid(["num_epochs=1,2", "max_steps=null"], 9), [plan])
+    with pytest.raises(ConfigError, match="num_epochs means nothing while max_steps is 3"):
+        check_effective(read_grid(["num_epochs=1,2", "max_steps=3"], 9), [plan])
+    with pytest.raises(ConfigError, match="rank means nothing to the run's inner loop, which trains all weights"):
+        check_effective(read_grid(["rank=1,2"], 9), [plan], adapters=False)
     check_effective(read_grid(["rank=1,2"], 9), [plan])
 
 
@@ -204,7 +206,8 @@ def stored(scores: Mapping[int, Sequence[float | None]], tokens: Mapping[int, in
     plan = AdaptationPlan(sequences=(), adapter=AdapterSpec(), optimizer=OptimizerSpec())
     tasks = [Task(task_id=letter) for letter in "abcd"[: len(scores[1])]]
     given = [GivenEdit(task=t, edit=SelfEdit(task_id=t.task_id, edit_index=0, text="x"), plan=plan) for t in tasks]
-    trials = sweep_trials(given, grid, 1, seed=1, round_index=0, kind="k")
+    here = {task.task_id: "here" for task in tasks}
+    trials = sweep_trials(given, grid, 1, seed=1, round_index=0, kind="k", circumstances=here)
     store = AttemptStore(None)
     for one in trials:
         rank = one.setting.adapter["rank"]
@@ -232,9 +235,11 @@ def test_what_diverged_counts_as_no_adaptation() -> None:
     assert alone[1].within_noise is None
 
 
-def test_two_standard_errors_are_the_noise() -> None:
-    assert is_within_noise(Estimate(mean=-1.9, standard_error=1.0, n=2)) is True
-    assert is_within_noise(Estimate(mean=-2.1, standard_error=1.0, n=2)) is False
+def test_the_noise_is_student_s_interval() -> None:
+    """Of few tasks the standard error is rough itself."""
+    for n, critical in ((2, 12.71), (3, 4.30), (6, 2.57), (1000, 2.09)):
+        assert is_within_noise(Estimate(mean=-0.99 * critical, standard_error=1.0, n=n)) is True
+        assert is_within_noise(Estimate(mean=-1.01 * critical, standard_error=1.0, n=n)) is False
     assert is_within_noise(Estimate(mean=0.0, standard_error=0.0, n=2)) is True
     assert is_within_noise(Estimate(mean=-1.0, standard_error=None, n=1)) is None
 
@@ -352,14 +357,16 @@ def test_own_edits_and_those_of_other_writers(config: Path) -> None:
 def test_what_is_stored_must_be_the_same_edit(tmp_path: Path) -> None:
     plan = AdaptationPlan(sequences=(), adapter=AdapterSpec(), optimizer=OptimizerSpec())
 
-    def trials(text: str, seed: int) -> list[SweepTrial]:
+    def trials(text: str, seed: int, asked: str = "here") -> list[SweepTrial]:
         edit = SelfEdit(task_id="a", edit_index=0, text=text)
         given = [GivenEdit(task=Task(task_id="a"), edit=edit, plan=plan)]
-        return sweep_trials(given, read_grid(["rank=1"], 1), 1, seed=seed, round_index=0, kind="k")
+        grid, here = read_grid(["rank=1"], 1), {"a": asked}
+        return sweep_trials(given, grid, 1, seed=seed, round_index=0, kind="k", circumstances=here)
 
     store = AttemptStore(None)
     store.add(attempt(trials("x", 1)[0], -1.0))
     assert missing_trials(store, trials("x", 1)) == []
+    assert len(missing_trials(store, trials("x", 1, asked="another question"))) == 1
     for other in (trials("y", 1), trials("x", 2)):
         with pytest.raises(RunError, match="other edits or another seed"):
             missing_trials(store, other)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from seal_lightning.evaluation.conditions import Arm, Condition, ConditionResult
-from seal_lightning.evaluation.matrix import SCORES, EpisodeMatrix, pooled_deviation
+from seal_lightning.evaluation.matrix import SCORES, EpisodeMatrix
 from seal_lightning.types import ExamScores, QuestionScore
 
 EDIT = Arm(condition=Condition.SELF_EDIT, round=0)
@@ -81,12 +81,16 @@ def test_ranks_add_up() -> None:
     assert whole.estimates()[0].standard_deviation[2][1] == pytest.approx(statistics.stdev(v for v in values if v))
 
 
-def test_pooled_deviation_is_that_of_all_observations() -> None:
+def test_the_deviation_is_what_the_paper_pools() -> None:
+    """SS = Σ[(n−1)σ² + nμ²], var = (SS − Nμ²)/(N−1), from each of its runs' means and standard deviations."""
     draw = random.Random(2)
-    groups = [[draw.gauss(i, 2) for _ in range(n)] for i, n in enumerate((8, 3, 1, 8))]
-    means = [statistics.mean(group) for group in groups]
-    deviations = [statistics.stdev(group) if len(group) > 1 else 123.0 for group in groups]
-    everything = [value for group in groups for value in group]
-    found = pooled_deviation(means, deviations, [len(group) for group in groups])
-    assert found == pytest.approx(statistics.stdev(everything))
-    assert pooled_deviation([1.0], [0.0], [1]) is None
+    runs = [[draw.gauss(i, 2) for _ in range(n)] for i, n in enumerate((8, 3, 8))]
+    metric = matrix([EDIT])
+    metric.update([cell(EDIT, i, 1, 0, value) for i, value in enumerate(value for run in runs for value in run)])
+    total = sum(map(len, runs))
+    mean = sum(map(sum, runs)) / total
+    squares = sum((len(r) - 1) * statistics.variance(r) + len(r) * statistics.mean(r) ** 2 for r in runs)
+    pooled = ((squares - total * mean**2) / (total - 1)) ** 0.5
+    (found,) = metric.estimates()
+    assert found.standard_deviation[1][0] == pytest.approx(pooled)
+    assert found.standard_error[1][0] == pytest.approx(pooled / total**0.5)

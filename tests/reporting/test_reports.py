@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
@@ -167,6 +168,18 @@ def test_other_runs_are_not(tmp_path: Path, other: dict[str, int]) -> None:
     assert [name for name, _ in differing_settings(runs)] == [
         name for name in ("model.num_edits",) if "num_edits" in other
     ]
+
+
+@pytest.mark.parametrize("other", [{"edits_per_task": 2}, {"inner_loop": "FullFinetuning"}, {"results": []}])
+def test_tests_of_another_kind_are_not_pooled(tmp_path: Path, other: dict[str, object]) -> None:
+    """The runs differ in their seeds only, but were tested on other questions or in another way."""
+    runs = [write_run(tmp_path / name, seed=seed) for seed, name in enumerate("ab", 1)]
+    path = runs[1] / "results" / "test.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | other))
+    headings = [
+        block.headings for block in blocks_of(make_report([read(run) for run in runs])) if isinstance(block, Table)
+    ]
+    assert not any("mean over runs" in of_table for of_table in headings if of_table[0] == "condition")
 
 
 def test_several_protocols_get_a_table_each(tmp_path: Path) -> None:
