@@ -188,12 +188,12 @@ def test_the_policy_is_put_back_after_a_test(tiny_folder: Path, tmp_path: Path) 
 
 
 def test_prompts_must_fit_writer_and_learner(tiny: LanguageModel, tmp_path: Path) -> None:
-    short = Pretrained(source=str(write_tiny_model(tmp_path / "short", max_length=12))).load()
+    short = Pretrained(source=str(write_tiny_model(tmp_path / "short", max_length=3))).load()
     tasks = ToyTasks(2).load()
     check_prompts_fit(ToyDomain(), tasks, tiny)
-    with pytest.raises(DataError, match=r"its exam has [0-9]+ tokens, the context 12"):
+    with pytest.raises(DataError, match=r"its exam has [0-9]+ tokens, the context 3"):
         check_prompts_fit(ToyDomain(), tasks, tiny, learner=short)
-    with pytest.raises(DataError, match=r"its prompt for an edit has [0-9]+ tokens, the context 12"):
+    with pytest.raises(DataError, match=r"its prompt for an edit has [0-9]+ tokens, the context 3"):
         check_prompts_fit(ToyDomain(), tasks, short, learner=tiny)
 
 
