@@ -119,7 +119,7 @@ def test_a_prompt_without_room_in_the_context(tiny_folder: Path, tmp_path: Path,
     settings["model"]["domain"] = {"class_path": "seal_lightning.domains.knowledge.KnowledgeDomain"}
     settings["data"]["train"] = {"class_path": PASSAGES, "init_args": {"path": str(file)}}
     assert run(tmp_path, settings) == 1
-    assert "1 of 1 tasks do not fit the model's context of 256 tokens: a-f15308: its prompt" in capfd.readouterr().err
+    assert "1 of 1 tasks do not fit the model's context: a-f15308: its prompt" in capfd.readouterr().err
     assert not (tmp_path / "run" / "round_0").exists()
 
 
