@@ -166,6 +166,7 @@ def test_a_student_learns_what_the_policy_writes(tiny_folder: Path, tmp_path: Pa
     assert content["model"] == {"pretrained": str(tiny_folder), "student": str(student)}
 
 
+@pytest.mark.slow
 def test_it_is_the_student_that_is_merged_into_and_gets_adapters(tiny_folder: Path, tmp_path: Path) -> None:
     """Policy and student of other sizes: a merge into the policy, or an adapter of it, would not fit."""
     student = write_tiny_model(tmp_path / "student", seed=5, hidden_size=48)
@@ -180,6 +181,7 @@ def test_it_is_the_student_that_is_merged_into_and_gets_adapters(tiny_folder: Pa
     assert len({before, first, last}) == 3
 
 
+@pytest.mark.slow
 def test_the_policy_is_put_back_after_a_test(tiny_folder: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     assert fit(tmp_path, settings(tiny_folder, run_dir)) == 0

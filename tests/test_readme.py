@@ -101,6 +101,7 @@ def check_protocol(words: list[str], run: Path) -> None:
     assert main([str(run) if word == "runs/quickstart" else word for word in files] + fewer) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", dict.fromkeys(SEAL_COMMANDS))
 def test_a_command_runs_shrunk(
     command: str, finished_run: Path, tmp_path: Path, request: pytest.FixtureRequest
