@@ -1,5 +1,6 @@
 """Every shipped YAML is what it says: it parses, instantiates, and its twin in the package's defaults agrees."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,10 @@ def test_the_paper_config_is_the_modules_default() -> None:
             assert (list(default) if isinstance(default, tuple) else default) == value
 
 
-def printed(capsys: pytest.CaptureFixture, *names: str) -> dict[str, Any]:
+def printed(capsys: pytest.CaptureFixture, *names: str, options: Sequence[str] = ()) -> dict[str, Any]:
     """The settings that these files come to, as the command line merges them."""
     with pytest.raises(SystemExit):
-        main(["test", *[part for name in names for part in ("-c", str(CONFIGS / name))], "--print_config"])
+        main(["test", *[part for name in names for part in ("-c", str(CONFIGS / name))], *options, "--print_config"])
     settings: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
     return settings
 
@@ -92,7 +93,9 @@ def test_rows_of_the_paper_go_together(capsys: pytest.CaptureFixture) -> None:
         "knowledge/formats/rewrites.yaml",
         "knowledge/protocols/cpt-n2067-full.yaml",
         "knowledge/writers/entigraph-pairs-and-triples.yaml",
+        options=["--model.test_adapters", '{"name": "PEFT_FOLDER"}'],
     )
+    assert found["model"]["test_adapters"] == {"name": "PEFT_FOLDER"}
     model, domain = found["model"], found["model"]["domain"]["init_args"]
     assert model["pretrained"]["source"] == "Qwen/Qwen2.5-3B"
     assert domain["format"]["class_path"].endswith("Rewrites")
@@ -116,3 +119,11 @@ def test_the_full_protocols_differ_in_n_only() -> None:
         for name in ("learning_rate", "num_epochs"):
             del settings["model"]["protocol"]["init_args"]["optimizer"][name]
     assert lora == full
+
+
+def test_the_hardware_s_file_leaves_the_inner_loop_alone(capsys: pytest.CaptureFixture) -> None:
+    """Full finetuning stays full finetuning, whichever file comes last."""
+    protocol, gpu = "knowledge/protocols/cpt-n200-full.yaml", "trainer/gpu.yaml"
+    for files in ((protocol, gpu), (gpu, protocol)):
+        found = printed(capsys, "knowledge/paper.yaml", *files)
+        assert found["model"]["inner_loop"]["class_path"].endswith("FullFinetuning")
