@@ -123,8 +123,10 @@ def launch_and_hurt(victim: str, model: Path, folder: Path) -> None:
         (child,) = [p for p in psutil.Process(parent.pid).children() if str(path) in " ".join(p.cmdline())]
         hurt = psutil.Process(parent.pid) if victim == "parent" else child
         hurt.send_signal(signal.SIGSTOP if victim == "stopped child" else signal.SIGKILL)
-        wait_until(lambda: parent.poll() is not None, COLD_START_S + 20)
-        wait_until(lambda: not running(path), COLD_START_S + 10)
+        # Only silence is waited for as long as the timeout says; a rank that is gone is seen at once.
+        silent_s = COLD_START_S if victim == "stopped child" else TIMEOUT_S
+        wait_until(lambda: parent.poll() is not None, silent_s + 20)
+        wait_until(lambda: not running(path), silent_s + 10)
         assert parent.returncode != 0
     finally:
         for process in running(path):
