@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from seal_lightning import interruption
 from seal_lightning.attempt_store import AttemptStore
 from seal_lightning.datamodule import SealDataModule
-from seal_lightning.evaluation.table import Estimate, estimate
+from seal_lightning.estimates import Estimate, estimate, shown_estimate
 from seal_lightning.module import SealModule
 from seal_lightning.rundir import RunDir
 from seal_lightning.types import Choice, ChoiceScoreRequest, SelfEdit, Task
@@ -51,10 +51,11 @@ class ChoiceProbabilities(Callback):
         known = {name: figure for name, figure in figures.items() if figure is not None}
         if len(known) < len(figures):
             return
+        said = {name: shown_estimate(figure, 4) for name, figure in known.items()}
         module.print(
             f"Round {module.round_index}: the policy's probability of the configurations it kept went from "
-            f"{_shown(known['kept_probability_before'])} to {_shown(known['kept_probability_after'])}, of others tried "
-            f"from {_shown(known['other_probability_before'])} to {_shown(known['other_probability_after'])} "
+            f"{said['kept_probability_before']} to {said['kept_probability_after']}, of others tried "
+            f"from {said['other_probability_before']} to {said['other_probability_after']} "
             f"(mean of {known['kept_probability_before'].n} tasks)"
         )
         if trainer.logger is not None:
@@ -110,8 +111,3 @@ def _mean_mass(
         of_kind[edit.task_id] = of_kind.get(edit.task_id, 0.0) + value
     both = [task_id for task_id in mass[True] if task_id in mass[False]]
     return estimate([mass[is_kept][task_id] for task_id in both])
-
-
-def _shown(value: Estimate) -> str:
-    error = "" if value.standard_error is None else f" ± {value.standard_error:.4f}"
-    return f"{value.mean:.4f}{error}"

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from seal_lightning.evaluation import ConditionResult, ConditionRow
+from seal_lightning.evaluation.exams import asked_questions
 from seal_lightning.evaluation.matrix import MatrixEstimate
 from seal_lightning.evaluation.table import arm_label
 from seal_lightning.module import SealModule
@@ -75,9 +76,7 @@ def _tasks(trainer: Trainer, module: SealModule) -> dict[str, Any]:
     """What was to be learned, and what was asked."""
     found = {}
     for task in trainer.datamodule.tasks("test"):  # type: ignore[attr-defined]
-        exam = module.domain.exam(task)
-        silent = {(prompt.question_id, prompt.view): "" for prompt in exam}
-        questions = module.domain.answered(task, silent) if exam else ()
+        questions = asked_questions(module.domain, task)
         found[task.task_id] = {
             "context": module.domain.context_text(task),
             "questions": {q.question_id: {"question": q.question, "gold": list(q.gold_answers)} for q in questions},

@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from seal_lightning.callbacks.test_record import test_record
+from seal_lightning.estimates import shown_estimate
 from seal_lightning.evaluation import ConditionResult, ConditionRow, Protocol, SinglePassage, condition_table
 from seal_lightning.evaluation.matrix import MatrixEstimate
-from seal_lightning.evaluation.table import Estimate, arm_label
+from seal_lightning.evaluation.table import arm_label
 from seal_lightning.hooks import SealCallback
 from seal_lightning.module import SealModule
 from seal_lightning.rundir import RunDir
@@ -27,16 +28,16 @@ Cell = Callable[[ConditionRow], str]
 COLUMNS: dict[str, Cell] = {
     "condition": lambda row: row.label,
     "n": lambda row: f"{row.num_tasks} ({row.num_questions} q)",
-    "log-prob": lambda row: _shown(row.log_prob, 2),
-    "accuracy": lambda row: _shown(row.accuracy, 3),
-    "F1": lambda row: _shown(row.f1, 3),
-    "log-prob after own step": lambda row: _shown(row.log_prob_after_own_step, 2),
-    "accuracy after own step": lambda row: _shown(row.accuracy_after_own_step, 3),
-    "solved": lambda row: _shown(row.solved if row.partial_credit else None, 3),
-    "cells right": lambda row: _shown(row.partial_credit, 3),
+    "log-prob": lambda row: shown_estimate(row.log_prob, 2),
+    "accuracy": lambda row: shown_estimate(row.accuracy, 3),
+    "F1": lambda row: shown_estimate(row.f1, 3),
+    "log-prob after own step": lambda row: shown_estimate(row.log_prob_after_own_step, 2),
+    "accuracy after own step": lambda row: shown_estimate(row.accuracy_after_own_step, 3),
+    "solved": lambda row: shown_estimate(row.solved if row.partial_credit else None, 3),
+    "cells right": lambda row: shown_estimate(row.partial_credit, 3),
     "steps": lambda row: f"{row.num_steps.mean:.1f}",
-    "vs equal steps": lambda row: _shown(row.log_prob_vs_matched, 2, signed=True),
-    "vs untrained": lambda row: _shown(row.log_prob_vs_untrained, 2, signed=True),
+    "vs equal steps": lambda row: shown_estimate(row.log_prob_vs_matched, 2, signed=True),
+    "vs untrained": lambda row: shown_estimate(row.log_prob_vs_untrained, 2, signed=True),
     "failed": lambda row: str(row.num_failed),
     "invalid": lambda row: (
         f"{row.num_invalid} of {row.num_views}" if row.partial_credit or row.num_invalid else _NOTHING
@@ -126,13 +127,6 @@ def cells(rows: Sequence[ConditionRow]) -> tuple[tuple[str, ...], list[tuple[str
     columns = {heading: [cell(row) for row in rows] for heading, cell in COLUMNS.items()}
     filled = {heading: column for heading, column in columns.items() if set(column) != {_NOTHING}}
     return tuple(filled), list(zip(*filled.values(), strict=True))
-
-
-def _shown(value: Estimate | None, digits: int, *, signed: bool = False) -> str:
-    if value is None:
-        return _NOTHING
-    error = "" if value.standard_error is None else f" ± {value.standard_error:.{digits}f}"
-    return f"{value.mean:{'+' if signed else ''}.{digits}f}{error}"
 
 
 def _scalars(rows: Sequence[ConditionRow], protocol: Protocol) -> dict[str, Any]:

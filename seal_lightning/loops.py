@@ -7,6 +7,7 @@ restored with every checkpoint. ``tests/test_loops.py`` holds Lightning to what 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loops.loop import _Loop
@@ -120,6 +121,21 @@ class SelfEditLoop(_Loop):
             return before
         exams = self.attempting.examine([(task, None) for task in tasks], self.attempting.reward.needs)
         return {task.task_id: exam for task, exam in zip(tasks, exams, strict=True)} | before
+
+
+def restart_e_step(checkpoint: dict[str, Any]) -> None:
+    """Where a checkpoint was written in the middle of an E-step, set its batch counters back to the epoch's start."""
+    fit = checkpoint.get("loops", {}).get("fit_loop")
+    if fit is None or fit["epoch_progress"]["current"]["processed"] % 2 == 1:
+        return
+    if fit["epoch_progress"]["current"]["started"] == fit["epoch_progress"]["current"]["processed"]:
+        return
+    progress = fit["epoch_loop.batch_progress"]
+    before_epoch = progress["total"]["ready"] - progress["current"]["ready"]
+    for counter in ("ready", "started", "processed", "completed"):
+        progress["current"][counter] = 0
+        progress["total"][counter] = before_epoch
+    progress["is_last_batch"] = False
 
 
 def _chunks(slots: list[_Slot], size: int) -> Iterator[list[_Slot]]:

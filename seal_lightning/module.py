@@ -6,6 +6,7 @@ Epoch 2r is the E-step of round r, epoch 2r+1 its M-step; on the M-step's last b
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
@@ -15,7 +16,6 @@ from typing import Any, cast, get_args
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.nn import ModuleDict
 
 from seal_lightning import interruption
 from seal_lightning.adaptation import BatchedInnerLoop
@@ -23,16 +23,17 @@ from seal_lightning.attempting import Attempting
 from seal_lightning.batches import EpisodeBatch, RowBatch, TaskBatch
 from seal_lightning.distributed import gather_objects
 from seal_lightning.errors import ConfigError, RunError
-from seal_lightning.evaluation.conditions import ConditionName, ConditionResult
+from seal_lightning.evaluation.conditions import ConditionName
 from seal_lightning.evaluation.episodes import Evaluation
-from seal_lightning.evaluation.matrix import SCORES, EpisodeMatrix, MatrixEstimate
+from seal_lightning.evaluation.held_out import HeldOutTest, check_conditions, rounds_to_test
+from seal_lightning.evaluation.matrix import MatrixEstimate
 from seal_lightning.evaluation.protocols import Episode, Protocol, SinglePassage
 from seal_lightning.evaluation.written_edits import written_edits
 from seal_lightning.generation import PolicyWriter, TransformersEngine
 from seal_lightning.grading import LocalRules
 from seal_lightning.hooks import seal_callbacks
 from seal_lightning.language_model import LanguageModel
-from seal_lightning.loops import SelfEditLoop
+from seal_lightning.loops import SelfEditLoop, restart_e_step
 from seal_lightning.lora import applied, load_adapter
 from seal_lightning.policy import Policy
 from seal_lightning.pretrained import Pretrained
@@ -125,8 +126,7 @@ class SealModule(LightningModule):
         self.candidates_per_call = candidates_per_call
         self.max_tokens_per_pass = max_tokens_per_pass
         self.test_edits = test_edits
-        self._chosen_conditions = test_conditions
-        self.test_conditions = get_args(ConditionName) if test_conditions is None else test_conditions
+        self.test_conditions = test_conditions
         self.test_rounds = test_rounds
         self.protocol: Protocol = protocol or SinglePassage()
         self.test_writers = test_writers or {}
@@ -134,7 +134,6 @@ class SealModule(LightningModule):
         self.student = student
         self.seed = seed
         self.policy: Policy | None = None
-        self.test_results: list[ConditionResult] = []
         self.test_matrices: dict[str, list[MatrixEstimate]] = {}
         """By score, what the last test found over its episodes."""
         self._check_settings()
@@ -143,26 +142,13 @@ class SealModule(LightningModule):
 
     def _check_settings(self) -> None:
         counts = ("rounds", "num_edits", "num_repeats", "candidates_per_call", "max_tokens_per_pass", "test_edits")
-        if self.test_rounds is not None and 0 not in self.test_rounds:
-            of_pretrained = [*self.test_writers, *self.test_adapters]
-            of_pretrained += [n for n in ("in_context", "without_edit") if n in (self._chosen_conditions or ())]
-            if of_pretrained:
-                raise ConfigError(
-                    f"model.test_rounds: {list(self.test_rounds)} is not allowed with {of_pretrained[0]}, which is of "
-                    "the pretrained policy; add 0, or leave it out"
-                )
-        if self.test_rounds == ():
-            raise ConfigError("model.test_rounds: an empty list is not allowed; null tests every round")
         for name in counts:
             value = getattr(self, name)
             if value < 1:
                 raise ConfigError(f"model.{name}: {value} is not allowed; it must be at least 1")
         if not 0 <= self.edit_retries <= 100:
             raise ConfigError(f"model.edit_retries: {self.edit_retries} is not allowed; it must be from 0 to 100")
-        if "without_edit_matched" in self.test_conditions and "self_edit" not in self.test_conditions:
-            raise ConfigError(
-                "model.test_conditions: without_edit_matched takes the steps of self_edit, which must be there too"
-            )
+        check_conditions(self.test_rounds, self.test_conditions, [*self.test_writers, *self.test_adapters])
         if self.reinforce.max_steps is not None:
             raise ConfigError("model.reinforce.max_steps is not used by the M-step; set num_epochs (passes) instead")
 
@@ -290,7 +276,7 @@ class SealModule(LightningModule):
     def _check_prompts(self, *names: str) -> None:
         for name in names:
             tasks = self.trainer.datamodule.tasks(name)  # type: ignore[attr-defined]
-            in_context = name == "test" and "in_context" in self.test_conditions
+            in_context = name == "test" and "in_context" in self._conditions
             policy = self.loaded_policy.language_model
             check_prompts_fit(self.domain, tasks, policy, learner=self.learner, in_context=in_context)
 
@@ -327,20 +313,9 @@ class SealModule(LightningModule):
     def on_test_start(self) -> None:
         """Forget an earlier test; refuse tasks that do not fit the model. Raises :class:`DataError`."""
         self._check_prompts("test")
-        self.evaluation = self._new_evaluation()
-        self.test_results = []
-        episodes = self.test_episodes
-        self.evaluation.check_writers(self.trainer.datamodule.tasks("test"))  # type: ignore[attr-defined]
-        arms = self.evaluation.all_arms(self.tested_rounds)
-        num_steps = max((len(episode.steps) for episode in episodes), default=0)
-        num_places = max((len(episode.tasks) for episode in episodes), default=0)
-        self.matrices = ModuleDict(
-            {name: EpisodeMatrix(arms, num_steps, num_places, score) for name, score in SCORES.items()}
-        ).to(self.device)
-
-    @property
-    def _matrices(self) -> dict[str, EpisodeMatrix]:
-        return {name: cast(EpisodeMatrix, matrix) for name, matrix in self.matrices.items()}
+        evaluation = self._new_evaluation()
+        evaluation.check_writers(self.trainer.datamodule.tasks("test"))  # type: ignore[attr-defined]
+        self.held_out = HeldOutTest(evaluation, self.test_episodes, self.tested_rounds).to(self.device)
 
     def _new_evaluation(self) -> Evaluation:
         adapters = {
@@ -351,7 +326,7 @@ class SealModule(LightningModule):
             self.attempting,
             self.protocol,
             self.test_edits,
-            self.test_conditions,
+            self._conditions,
             writers=self.test_writers,
             adapters=adapters,
             learner=self.learner,
@@ -366,29 +341,23 @@ class SealModule(LightningModule):
 
     @property
     def tested_rounds(self) -> list[int]:
-        """Which policies a test examines, by the rounds they were trained for; the last one first, as matched steps want it.
+        """See :func:`rounds_to_test`."""
+        return rounds_to_test(self.test_rounds, len(self.loaded_policy.merged))
 
-        Raises :class:`ConfigError` for a round that was not finished.
-        """
-        there = len(self.loaded_policy.merged)
-        chosen = range(there + 1) if self.test_rounds is None else sorted(set(self.test_rounds))
-        if strange := [r for r in chosen if not 0 <= r <= there]:
-            raise ConfigError(f"model.test_rounds: {strange[0]} is not allowed; the run has policies 0 to {there}")
-        return [*chosen[-1:], *chosen[:-1]]
+    @property
+    def _conditions(self) -> Collection[str]:
+        return get_args(ConditionName) if self.test_conditions is None else self.test_conditions
 
     def test_step(self, batch: EpisodeBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Every condition of one policy round on a batch of held-out episodes; see :class:`Evaluation`."""
         round_index = self.tested_rounds[dataloader_idx]
         self.loaded_policy.go_to(round_index)
-        results = self.evaluation.examine_episodes(batch.episodes, round_index, self.tested_rounds[0])
-        for matrix in self._matrices.values():
-            matrix.update(results)
-        self.test_results += results
+        self.held_out.examine(batch.episodes, round_index)
 
     def on_test_epoch_end(self) -> None:
         """Gather every rank's results and hand them to the callbacks."""
-        results = interruption.gather(self.test_results)
-        self.test_matrices = {name: matrix.estimates() for name, matrix in self._matrices.items()}
+        results = interruption.gather(self.held_out.results)
+        self.test_matrices = self.held_out.estimates()
         for callback in seal_callbacks(self.trainer):
             callback.on_test_results(self.trainer, self, results)
 
@@ -432,18 +401,3 @@ class SealModule(LightningModule):
             if self.trainer.global_rank < len(states):
                 restore_random_state(states[self.trainer.global_rank])
         restart_e_step(checkpoint)
-
-
-def restart_e_step(checkpoint: dict[str, Any]) -> None:
-    """Where a checkpoint was written in the middle of an E-step, set its batch counters back to the epoch's start."""
-    fit = checkpoint.get("loops", {}).get("fit_loop")
-    if fit is None or fit["epoch_progress"]["current"]["processed"] % 2 == 1:
-        return
-    if fit["epoch_progress"]["current"]["started"] == fit["epoch_progress"]["current"]["processed"]:
-        return
-    progress = fit["epoch_loop.batch_progress"]
-    before_epoch = progress["total"]["ready"] - progress["current"]["ready"]
-    for counter in ("ready", "started", "processed", "completed"):
-        progress["current"][counter] = 0
-        progress["total"][counter] = before_epoch
-    progress["is_last_batch"] = False

@@ -17,7 +17,7 @@ PACKAGE = "seal_lightning"
 
 LEVELS: list[set[str]] = [
     {"errors"},
-    {"types", "seeds", "names"},
+    {"types", "seeds", "names", "estimates"},
     {
         "chat_frames",
         "lora",

@@ -10,8 +10,8 @@ from lightning.pytorch import Trainer
 from seal_lightning.attempt_store import AttemptStore
 from seal_lightning.attempting import Attempting
 from seal_lightning.grading import LocalRules
-from seal_lightning.loops import SelfEditLoop
-from seal_lightning.module import SealModule, restart_e_step
+from seal_lightning.loops import SelfEditLoop, restart_e_step
+from seal_lightning.module import SealModule
 from seal_lightning.pretrained import Pretrained
 from seal_lightning.types import Attempt, OptimizerSpec, SamplingSpec
 

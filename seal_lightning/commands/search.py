@@ -22,10 +22,10 @@ from seal_lightning.attempt_store import AttemptStore
 from seal_lightning.commands.loading import load_run
 from seal_lightning.commands.replay import merged_rounds
 from seal_lightning.errors import ConfigError, RunError, shown
+from seal_lightning.estimates import estimate, shown_estimate
 from seal_lightning.evaluation.configurations import Configuration, configurations, is_solved, probability_of_solving
 from seal_lightning.evaluation.episodes import inner_seed
 from seal_lightning.evaluation.exams import EVERYTHING
-from seal_lightning.evaluation.table import Estimate, estimate
 from seal_lightning.module import SealModule
 from seal_lightning.rundir import RunDir
 from seal_lightning.types import Attempt, ChoiceScoreRequest, ExamScores, Task, TextSchema, Trial
@@ -240,16 +240,12 @@ def _print(tried: Sequence[_Tried]) -> None:
     solvable = [one for one in tried if one.is_solved]
     table.add_section()
     means = [estimate([one.probability_of_solving(r) for one in solvable]) for r in rounds]
-    table.add_row(f"mean of {len(solvable)} solvable", "", "", "", "", *map(_shown, means))
+    table.add_row(f"mean of {len(solvable)} solvable", "", "", "", "", *map(shown_estimate, means))
     masses = [estimate([one.probability_tried(r) for one in tried]) for r in rounds]
-    table.add_row("probability of all tried", "", "", "", "", *map(_shown, masses))
+    table.add_row("probability of all tried", "", "", "", "", *map(shown_estimate, masses))
     console = Console()
     Console(width=max(console.width, _MIN_WIDTH)).print(table)  # a log file would get 80 columns
     solved = estimate([float(one.is_solved) for one in tried])
-    Console().print(f"Oracle (the best of those tried, one seed each): {_shown(solved)} of {len(tried)} tasks solved")
-
-
-def _shown(value: Estimate | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value.mean:.3f}" + ("" if value.standard_error is None else f" ± {value.standard_error:.3f}")
+    Console().print(
+        f"Oracle (the best of those tried, one seed each): {shown_estimate(solved)} of {len(tried)} tasks solved"
+    )

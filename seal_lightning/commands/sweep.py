@@ -26,6 +26,7 @@ from seal_lightning.commands.sweep_report import Report
 from seal_lightning.datamodule import SealDataModule
 from seal_lightning.durable import write_bytes
 from seal_lightning.errors import ConfigError, RunError, shown
+from seal_lightning.evaluation.exams import asked_questions
 from seal_lightning.evaluation.sweep_grid import Setting, check_effective, read_grid
 from seal_lightning.evaluation.sweeping import (
     GivenEdit,
@@ -202,9 +203,7 @@ def _circumstances(
             policy.update(state[name].detach().cpu().double().numpy().tobytes())
     found = {}
     for task in tasks:
-        exam = module.domain.exam(task)
-        silent = {(prompt.question_id, prompt.view): "" for prompt in exam}
-        asked = repr((exam, module.domain.answered(task, silent) if exam else ()))
+        asked = repr((module.domain.exam(task), asked_questions(module.domain, task)))
         found[task.task_id] = sha256(asked.encode(errors="replace") + policy.digest()).hexdigest()[:12]
     return found
 

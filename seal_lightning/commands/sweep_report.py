@@ -17,6 +17,7 @@ from rich.text import Text
 from seal_lightning.commands.loading import load_settings, merged_settings
 from seal_lightning.commands.sweep_edits import LeftOut
 from seal_lightning.errors import SealError, shown
+from seal_lightning.estimates import estimate, shown_estimate
 from seal_lightning.evaluation.sweep_grid import Setting, written
 from seal_lightning.evaluation.sweeping import (
     GivenEdit,
@@ -25,7 +26,6 @@ from seal_lightning.evaluation.sweeping import (
     is_within_noise,
     paired,
 )
-from seal_lightning.evaluation.table import Estimate, estimate
 from seal_lightning.rundir import RunDir
 
 _MAX_ROWS = 50
@@ -87,7 +87,9 @@ class Report:
         values = list(self.unadapted.values())
         noise = _NOISE[is_within_noise(against)]
         label = ["no adaptation", *[""] * (len(fields) - 1)]
-        table.add_row(*label, str(len(values)), "", _shown(estimate(values)), _shown(against, signed=True), noise)
+        table.add_row(
+            *label, str(len(values)), "", shown_estimate(estimate(values)), shown_estimate(against, signed=True), noise
+        )
         return table
 
     def _findings(self) -> list[str]:
@@ -183,8 +185,8 @@ def _cells(row: SettingRow) -> list[str]:
         *map(written, row.setting.values.values()),
         str(len(row.by_task)),
         str(row.num_edits),
-        _shown(row.score),
-        "best" if row.is_best else _shown(row.difference, signed=True),
+        shown_estimate(row.score),
+        "best" if row.is_best else shown_estimate(row.difference, signed=True),
         "" if row.is_best else _NOISE[row.within_noise],
         str(row.num_failed),
         "–" if row.num_tokens is None else f"{row.num_tokens:.0f}",
@@ -195,10 +197,3 @@ def _cells(row: SettingRow) -> list[str]:
 def _mean(scores: Mapping[str, float]) -> float:
     found = estimate(list(scores.values()))
     return -math.inf if found is None else found.mean
-
-
-def _shown(value: Estimate | None, *, signed: bool = False) -> str:
-    if value is None:
-        return "–"
-    error = "" if value.standard_error is None else f" ± {value.standard_error:.3f}"
-    return f"{value.mean:{'+' if signed else ''}.3f}{error}"

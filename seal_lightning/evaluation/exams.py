@@ -9,7 +9,8 @@ from seal_lightning.attempting import Attempting
 from seal_lightning.errors import RunError
 from seal_lightning.evaluation.conditions import Arm, Condition, ConditionResult
 from seal_lightning.evaluation.protocols import Episode
-from seal_lightning.types import Adapter, ExamPrompt, ExamScores, Measurement, Task
+from seal_lightning.seams import AnyDomain
+from seal_lightning.types import Adapter, AnsweredQuestion, ExamPrompt, ExamScores, Measurement, Task
 
 EVERYTHING = frozenset(Measurement)
 
@@ -72,6 +73,12 @@ class ExamsWithoutLearning:
         once = {task.task_id: (task, exam, adapter) for _, _, task, exam, adapter in seats}
         scores = dict(zip(once, self.attempting.sit_exams(list(once.values()), EVERYTHING), strict=True))
         return [result_at(arm, episode, 0, place, task, scores[task.task_id]) for episode, place, task, _, _ in seats]
+
+
+def asked_questions(domain: AnyDomain, task: Task) -> Sequence[AnsweredQuestion]:
+    """A task's questions with their gold answers, and blanks for answers; none of a task that asks none."""
+    blanks = {(prompt.question_id, prompt.view): "" for prompt in domain.exam(task)}
+    return domain.answered(task, blanks) if blanks else ()
 
 
 def is_finite(scores: ExamScores | None) -> bool:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from seal_lightning.attempt_store import AttemptStore
 from seal_lightning.attempting import Attempting
 from seal_lightning.errors import RunError, shown
+from seal_lightning.estimates import Estimate, estimate
 from seal_lightning.evaluation.sweep_grid import Setting
-from seal_lightning.evaluation.table import Estimate, estimate
 from seal_lightning.seams import Reward
 from seal_lightning.seeds import derive_seed
 from seal_lightning.types import (

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from seal_lightning.estimates import Estimate, cluster_means, clustered
 from seal_lightning.evaluation.conditions import Arm, Condition, ConditionResult
 from seal_lightning.types import ConditionNames
 
 Score = Callable[[ConditionResult], float | None]
 _Cell = tuple[int, int, str]
 """An episode, a place in it, and the task there."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A mean with its standard error (sample standard deviation / √n; None for n < 2) over what was learned apart: tasks,
-    or where tasks are learned after one another, sequences of them."""
-
-    mean: float
-    standard_error: float | None
-    n: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,21 +104,14 @@ class _OfArm:
         return self._over_units({cell: ours[cell] - theirs[cell] for cell in ours if cell in theirs})
 
     def _over_units(self, values: Mapping[_Cell, float]) -> Estimate | None:
-        over_tasks = _grouped(values, lambda cell: cell[2])
+        over_tasks = clustered((task_id, value) for (_, _, task_id), value in values.items())
         if not self.by_sequence:
             return over_tasks
-        over_sequences = _grouped(values, lambda cell: cell[0])
+        over_sequences = clustered((sequence, value) for (sequence, _, _), value in values.items())
         if over_sequences is None or over_tasks is None or len({task_id for _, _, task_id in values}) == len(values):
             return over_sequences
         larger = max(over_sequences.standard_error or 0.0, over_tasks.standard_error or 0.0)
         return replace(over_sequences, standard_error=larger) if over_sequences.n > 1 else over_sequences
-
-
-def _grouped(values: Mapping[_Cell, float], unit: Callable[[_Cell], int | str]) -> Estimate | None:
-    units: dict[int | str, list[float]] = {}
-    for cell, value in values.items():
-        units.setdefault(unit(cell), []).append(value)
-    return estimate([sum(found) / len(found) for found in units.values()])
 
 
 def _row(of_arms: Mapping[Arm, _OfArm], arm: Arm, final_round: int, label: str) -> ConditionRow:
@@ -181,20 +164,5 @@ def _solved(result: ConditionResult) -> float | None:
 
 def _by_cell(results: Sequence[ConditionResult], score: Score) -> dict[_Cell, float]:
     """A number for each task of each episode: the mean over its edits, where it has several."""
-    found: dict[_Cell, list[float]] = {}
-    for result in results:
-        if (value := score(result)) is not None:
-            found.setdefault((result.sequence, result.place, result.task_id), []).append(value)
-    return {cell: sum(values) / len(values) for cell, values in found.items()}
-
-
-def estimate(values: Sequence[float]) -> Estimate | None:
-    """Mean and standard error of values; None of none."""
-    n = len(values)
-    if n == 0:
-        return None
-    mean = sum(values) / n
-    if n == 1:
-        return Estimate(mean=mean, standard_error=None, n=1)
-    variance = sum((value - mean) ** 2 for value in values) / (n - 1)
-    return Estimate(mean=mean, standard_error=math.sqrt(variance / n), n=n)
+    scored = ((r, score(r)) for r in results)
+    return cluster_means(((r.sequence, r.place, r.task_id), value) for r, value in scored if value is not None)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from seal_lightning.estimates import Estimate, cluster_means, clustered, estimate, shown_estimate
 from seal_lightning.reporting.blocks import Block, Chart, Paragraph, Section, Table, capped
-from seal_lightning.reporting.estimates import Estimate, cluster_means, clustered, estimate, shown_estimate
 from seal_lightning.reporting.matrix_charts import SCORES, heat_map
 from seal_lightning.reporting.runs import StoredRun
 from seal_lightning.reporting.settings import are_seeds_of_one

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from seal_lightning.errors import RunError, shown
-from seal_lightning.reporting.estimates import Estimate, cluster_means, estimate
+from seal_lightning.estimates import Estimate, cluster_means, estimate
 from seal_lightning.reporting.sign_flips import FlipTest, sign_flip_test
 from seal_lightning.reporting.test_files import SINGLE_PASSAGE, Protocol, StoredTest, TestResult
 from seal_lightning.reporting.text import label

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from seal_lightning.estimates import Estimate
 from seal_lightning.reporting.charts import COLOURS, GREY, colour, marker, new_figure, picture
-from seal_lightning.reporting.estimates import Estimate
 from seal_lightning.reporting.runs import Round, StoredRun
 from seal_lightning.types import AttemptStatus
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from seal_lightning.attempt_store import journals
 from seal_lightning.errors import RunError
+from seal_lightning.estimates import Estimate, clustered
 from seal_lightning.records import RecordFile
-from seal_lightning.reporting.estimates import Estimate, clustered
 from seal_lightning.reporting.test_files import StoredTest, read_test, test_files
 from seal_lightning.rundir import RunDir
 from seal_lightning.types import Attempt, AttemptStatus, BufferRow, Prompt

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from seal_lightning.errors import RunError, shown
-from seal_lightning.reporting.estimates import Estimate
+from seal_lightning.estimates import Estimate
 from seal_lightning.types import JSON, ExamScores
 
 MAX_TEST_BYTES = 256 * 2**20

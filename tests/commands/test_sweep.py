@@ -18,6 +18,7 @@ from seal_lightning.commands.sweep import main
 from seal_lightning.commands.sweep_edits import given_edits
 from seal_lightning.commands.sweep_report import configurable
 from seal_lightning.errors import ConfigError, RunError, SealError
+from seal_lightning.estimates import Estimate
 from seal_lightning.evaluation.sweep_grid import Setting, check_effective, read_grid
 from seal_lightning.evaluation.sweeping import (
     GivenEdit,
@@ -28,7 +29,6 @@ from seal_lightning.evaluation.sweeping import (
     setting_rows,
     sweep_trials,
 )
-from seal_lightning.evaluation.table import Estimate
 from seal_lightning.rewards import LikelihoodReward
 from seal_lightning.rundir import RunDir
 from seal_lightning.seams import Writer

@@ -1,4 +1,4 @@
-"""Means with standard errors, from numbers that are already in files: no torch, no numpy."""
+"""Means with standard errors, and how they are written. No torch: reports start at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean with its standard error (sample standard deviation / √n; None for n < 2)."""
+    """A mean with its standard error (sample standard deviation / √n; None for n < 2) over what was learned apart: tasks,
+    or where tasks are learned after one another, sequences of them."""
 
     mean: float
     standard_error: float | None = None
