@@ -4,7 +4,9 @@ from seal_lightning.callbacks.arc_pictures import ArcPictures
 from seal_lightning.callbacks.arc_submission import ArcSubmission
 from seal_lightning.callbacks.attempt_journal import AttemptJournal
 from seal_lightning.callbacks.choice_probabilities import ChoiceProbabilities
+from seal_lightning.callbacks.choice_shares import ChoiceShares
 from seal_lightning.callbacks.graceful_stop import GracefulStop
+from seal_lightning.callbacks.judge_costs import JudgeCosts
 from seal_lightning.callbacks.phase_checkpoint import PhaseCheckpoint
 from seal_lightning.callbacks.policy_export import PolicyExport
 from seal_lightning.callbacks.prediction_writer import SelfEditFile
@@ -21,8 +23,10 @@ __all__ = [
     "AttemptJournal",
     "BestOfK",
     "ChoiceProbabilities",
+    "ChoiceShares",
     "GracefulStop",
     "Improves",
+    "JudgeCosts",
     "PhaseCheckpoint",
     "PolicyExport",
     "RestEmBuffer",

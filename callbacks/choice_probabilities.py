@@ -78,7 +78,7 @@ class ChoiceProbabilities(Callback):
             if a.edit.log_prob is not None and a.task_id in tasks and _can_say(module, tasks[a.task_id], a.edit)
         ]
         edits.sort(key=lambda edit: ((edit.task_id, edit.edit_index) in kept, -edit.edit_index))
-        different = {(edit.task_id, edit.text): edit for edit in edits}  # the last of equal ones stays
+        different = {(e.task_id, *e.directives.items()): e for e in edits}  # the last of equal ones stays
         return sorted(different.values(), key=lambda edit: (edit.task_id, edit.edit_index))
 
     @staticmethod

@@ -98,8 +98,13 @@ def round_summary(round_index: int, candidates: Sequence[Candidate], buffer: Seq
     attempts = [a for c in candidates for a in c.attempts]
     statuses = Counter(a.status.value for a in attempts)
     ended = ", ".join(f"{statuses[s]} {s.value}" for s in AttemptStatus if statuses[s])
-    kinds = Counter(kind for a in attempts if (kind := a.failure_kind) is not None)
-    failed = "; failed: " + ", ".join(f"{kind} {count}" for kind, count in kinds.most_common()) if kinds else ""
+    unscored = Counter(kind for a in attempts if a.status is AttemptStatus.UNSCORED and (kind := a.failure_kind))
+    kinds = Counter(kind for a in attempts if (kind := a.failure_kind)) - unscored
+    failed = "".join(
+        f"; {what}: " + ", ".join(f"{kind} {count}" for kind, count in of.most_common())
+        for what, of in (("failed", kinds), ("unscored", unscored))
+        if of
+    )
     refused = Counter(kind for c in candidates for kind in c.attempts[0].edit.refused)
     again = ", ".join(f"{kind} {count}" for kind, count in refused.most_common())
     return (
@@ -121,6 +126,8 @@ def round_metrics(candidates: Sequence[Candidate], buffer: Sequence[BufferRow]) 
     if len(rewards):
         metrics["reward_mean"] = rewards.mean().item()
         metrics["reward_best"] = rewards.max().item()
+    for name, parts in _parts(attempts).items():
+        metrics[f"reward_part/{name}"] = sum(parts) / len(parts)
     by_task: dict[str, list[float]] = {}
     for candidate in candidates:
         if candidate.reward is not None and candidate.reward > float("-inf"):
@@ -141,3 +148,13 @@ def round_metrics(candidates: Sequence[Candidate], buffer: Sequence[BufferRow]) 
     if buffer:
         metrics["reward_kept_mean"] = sum(row.reward for row in buffer) / len(buffer)
     return metrics
+
+
+def _parts(attempts: Sequence[Attempt]) -> dict[str, list[float]]:
+    """By name, what the rewards of scored attempts are made of: marks, terms of a sum, what was forgotten."""
+    found: dict[str, list[float]] = {}
+    for attempt in attempts:
+        if attempt.reward is not None:
+            for name, part in attempt.reward_breakdown.items():
+                found.setdefault(name, []).append(part)
+    return found

@@ -18,11 +18,19 @@ from seal_lightning.evaluation.matrix import MatrixEstimate
 from seal_lightning.evaluation.table import arm_label
 from seal_lightning.hooks import SealCallback
 from seal_lightning.module import SealModule
+from seal_lightning.retention import Retention
 from seal_lightning.rundir import RunDir
 from seal_lightning.types import ConditionNames
 
 _MIN_WIDTH = 200
 _NOTHING = "–"
+
+_NO_RETENTION = Retention(new_learning=None, retained_share=None, transfer=None, specific_share=None)
+
+
+def _of(row: ConditionRow) -> Retention:
+    return row.retention or _NO_RETENTION
+
 
 Cell = Callable[[ConditionRow], str]
 COLUMNS: dict[str, Cell] = {
@@ -35,10 +43,17 @@ COLUMNS: dict[str, Cell] = {
     "accuracy after own step": lambda row: shown_estimate(row.accuracy_after_own_step, 3),
     "solved": lambda row: shown_estimate(row.solved if row.partial_credit else None, 3),
     "cells right": lambda row: shown_estimate(row.partial_credit, 3),
+    "new learning": lambda row: shown_estimate(_of(row).new_learning, 2, signed=True),
+    "retained share": lambda row: shown_estimate(_of(row).retained_share, 2),
+    "transfer": lambda row: shown_estimate(_of(row).transfer, 2, signed=True),
+    "retained of own step": lambda row: shown_estimate(_of(row).specific_share, 2),
     "steps": lambda row: f"{row.num_steps.mean:.1f}",
     "vs equal steps": lambda row: shown_estimate(row.log_prob_vs_matched, 2, signed=True),
     "vs untrained": lambda row: shown_estimate(row.log_prob_vs_untrained, 2, signed=True),
     "failed": lambda row: str(row.num_failed),
+    "merges": lambda row: (
+        f"{row.num_scaled} scaled, {row.num_refused} refused of {row.num_merges}" if row.num_merges else _NOTHING
+    ),
     "invalid": lambda row: (
         f"{row.num_invalid} of {row.num_views}" if row.partial_credit or row.num_invalid else _NOTHING
     ),
@@ -92,6 +107,15 @@ def print_table(rows: Sequence[ConditionRow], protocol: Protocol) -> None:
         "edits took, on the same policy; vs untrained: from the self-edit before training. Failed: malformed or diverged; "
         f"such a task has the scores {'of the step before' if protocol.merges else 'without adaptation'}"
     )
+    if any(row.retention for row in rows):
+        console.print(
+            "New learning: log-prob just after a task's own step less before any. Retained share: what is left of it after "
+            "the last step, over tasks that were followed by others, with the jackknife's error over sequences; a dash where "
+            "less than two standard errors were learned. Transfer: what other tasks' steps had added before its own; "
+            "retained of own step: the share counted from there"
+        )
+    if any(row.num_merges for row in rows):
+        console.print("Merges: what the gate let through in part, and what it refused; a refused step changes nothing")
 
 
 def print_matrices(matrices: Mapping[str, Sequence[MatrixEstimate]], names: ConditionNames) -> None:
@@ -100,7 +124,7 @@ def print_matrices(matrices: Mapping[str, Sequence[MatrixEstimate]], names: Cond
     console = Console(width=max(console.width, _MIN_WIDTH))
     for score, estimates in matrices.items():
         for matrix in estimates:
-            if len(matrix.mean) <= 2:
+            if len(matrix.mean) <= 2 or not any(map(any, matrix.n)):
                 continue
             console.print(f"\n{arm_label(names, matrix.arm)}: {score} of each task after each step")
             table = Table()
@@ -131,9 +155,11 @@ def cells(rows: Sequence[ConditionRow]) -> tuple[tuple[str, ...], list[tuple[str
 
 def _scalars(rows: Sequence[ConditionRow], protocol: Protocol) -> dict[str, Any]:
     top = "test" if isinstance(protocol, SinglePassage) else f"test {protocol.name}"
-    return {
-        f"{top}/{row.condition.value}{f' {row.name}' if row.name else ''}_round{row.round}/{name}": value.mean
-        for row in rows
-        for name in ("log_prob", "accuracy", "f1", "solved", "partial_credit")
-        if (value := getattr(row, name)) is not None
-    }
+    scalars: dict[str, Any] = {}
+    for row in rows:
+        place = f"{top}/{row.condition.value}{f' {row.name}' if row.name else ''}_round{row.round}"
+        found = {name: getattr(row, name) for name in ("log_prob", "accuracy", "f1", "solved", "partial_credit")}
+        if row.retention is not None:
+            found |= {"new_learning": row.retention.new_learning, "retained_share": row.retention.retained_share}
+        scalars |= {f"{place}/{name}": value.mean for name, value in found.items() if value is not None}
+    return scalars

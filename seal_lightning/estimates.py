@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -43,6 +43,23 @@ def cluster_means(pairs: Iterable[tuple[K, float]]) -> dict[K, float]:
     for cluster, value in pairs:
         found.setdefault(cluster, []).append(value)
     return {cluster: math.fsum(values) / len(values) for cluster, values in found.items()}
+
+
+def ratio_of_sums(pairs: Mapping[K, tuple[float, float]]) -> Estimate | None:
+    """Σ numerators / Σ denominators over clusters, its standard error by the jackknife (one cluster left out at a time).
+
+    None unless the denominators' mean is more than two of its standard errors above zero: else the ratio says nothing.
+    """
+    denominator = estimate([below for _, below in pairs.values()])
+    if denominator is None or denominator.standard_error is None or denominator.mean <= 2 * denominator.standard_error:
+        return None
+    above, below = (math.fsum(column) for column in zip(*pairs.values(), strict=True))
+    without = [(above - a) / (below - b) for a, b in pairs.values() if below != b]
+    if len(without) < len(pairs):
+        return None  # a single cluster learned anything at all
+    center = math.fsum(without) / len(without)
+    error = math.hypot(*(value - center for value in without)) * math.sqrt((len(pairs) - 1) / len(pairs))
+    return Estimate(mean=above / below, standard_error=error, n=len(pairs))
 
 
 def shown_estimate(value: Estimate | None, digits: int = 3, *, signed: bool = False) -> str:

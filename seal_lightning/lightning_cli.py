@@ -18,7 +18,9 @@ from seal_lightning import interruption
 from seal_lightning.callbacks import (
     AttemptJournal,
     ChoiceProbabilities,
+    ChoiceShares,
     GracefulStop,
+    JudgeCosts,
     PhaseCheckpoint,
     PolicyExport,
     RestEmBuffer,
@@ -55,6 +57,8 @@ def default_callbacks() -> list[Callback]:
         AttemptJournal(),
         RestEmBuffer(),
         RoundReport(),
+        JudgeCosts(),
+        ChoiceShares(),
         ChoiceProbabilities(),
         PolicyExport(),
         TestTable(),

@@ -14,8 +14,8 @@ from lightning.pytorch.loops.loop import _Loop
 from lightning.pytorch.loops.progress import _Progress
 
 from seal_lightning.attempt_store import AttemptStore
-from seal_lightning.attempting import Attempting
-from seal_lightning.errors import RunError
+from seal_lightning.attempting import Attempting, Computed, InBackground
+from seal_lightning.errors import RankLost, RunError, StopRequested
 from seal_lightning.seeds import attempt_id
 from seal_lightning.types import Attempt, ExamScores, SelfEdit, Task
 
@@ -31,7 +31,8 @@ class SelfEditLoop(_Loop):
         attempting: how edits are proposed and tried.
         num_edits: k, self-edits a task.
         num_repeats: inner seeds an edit.
-        candidates_per_call: trials the inner loop gets at once; stored together, so a kill loses at most so many.
+        candidates_per_call: trials the inner loop gets at once; stored together, so a kill loses at most so many, and as
+            many again where a judge elsewhere is asked about them meanwhile.
     """
 
     def __init__(
@@ -47,6 +48,8 @@ class SelfEditLoop(_Loop):
         """Where a round's attempts are kept; in memory unless a callback says otherwise."""
         self.store = AttemptStore(None)
         self._store_round: int | None = None
+        self._judging: tuple[InBackground[list[Attempt]], Callable[[list[Attempt]], None]] | None = None
+        """A chunk that is judged while the next one is adapted, and what is to be done with its attempts."""
 
     def attach(self) -> None:
         """Hang below the trainer's epoch loop, so that Lightning saves and restores this loop's progress; once."""
@@ -57,8 +60,12 @@ class SelfEditLoop(_Loop):
         epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
     def run(self, tasks: Sequence[Task], round_index: int, on_attempt: Callable[[Attempt], None]) -> None:
-        """Make and store every attempt at these tasks that is not stored yet; ``on_attempt`` hears of each new one."""
+        """Make every attempt at these tasks that is not stored yet; ``on_attempt`` hears of each that is stored.
+
+        Where judges are asked in the background, the last chunk may be stored by the next call, or by :meth:`finish`.
+        """
         if self._store_round != round_index:
+            self.finish()
             self.store.close()
             self.store, self._store_round = self.open_store(round_index), round_index
         slots = [
@@ -73,7 +80,8 @@ class SelfEditLoop(_Loop):
         # Edits are written for the whole batch, and a chunk that was cut short is tried as a whole: what is computed
         # beside what moves roundings, and a resumed run shall end with the same bits.
         edits = self._edits(tasks, round_index)
-        before = self._before(tasks, round_index)
+        before = self._before(tasks)
+        further = self.attempting.set_exams(tasks, round_index, self.store.all())
         for chunk in chunks:
             missing = self._missing(chunk, round_index)
             trials = [
@@ -83,12 +91,37 @@ class SelfEditLoop(_Loop):
             for _ in missing:
                 self.attempt_progress.increment_ready()
                 self.attempt_progress.increment_started()
-            for attempt in self.attempting.attempt(trials, before):
+            try:
+                computed = self.attempting.compute(trials, before, further=further)
+            except (StopRequested, RankLost):
+                raise
+            except Exception:
+                self.finish()  # what was computed before is kept, whatever came of this
+                raise
+            self.finish()
+            self._judge(computed, missing, on_attempt)
+
+    def _judge(self, computed: Computed, missing: set[str], on_attempt: Callable[[Attempt], None]) -> None:
+        """Have a chunk judged and its missing attempts stored; now, or while the next is adapted."""
+
+        def store(attempts: list[Attempt]) -> None:
+            for attempt in attempts:
                 if attempt.attempt_id in missing:
                     stored = self.store.add(attempt)
                     self.attempt_progress.increment_processed()
                     self.attempt_progress.increment_completed()
                     on_attempt(stored)
+
+        if self.attempting.judges_in_background:
+            self._judging = InBackground(lambda: self.attempting.judged(computed)), store
+        else:
+            store(self.attempting.judged(computed))
+
+    def finish(self) -> None:
+        """Wait for the judges, and store what they were asked about. Raises what they raised."""
+        if self._judging is not None:
+            (judging, store), self._judging = self._judging, None
+            store(judging.result())
 
     def _missing(self, chunk: list[_Slot], round_index: int) -> set[str]:
         """The attempt ids of a chunk that are not stored.
@@ -114,13 +147,12 @@ class SelfEditLoop(_Loop):
         stored = {(a.task_id, a.edit.edit_index): a.edit for a in self.store.all()}
         return edits | {key: edit for key, edit in stored.items() if key in edits}
 
-    def _before(self, tasks: Sequence[Task], round_index: int) -> dict[str, ExamScores]:
+    def _before(self, tasks: Sequence[Task]) -> dict[str, ExamScores]:
         """The tasks' exams without adaptation, once a task and round."""
         before = {a.task_id: a.before for a in self.store.all() if a.before is not None}
         if all(task.task_id in before for task in tasks):
             return before
-        exams = self.attempting.examine([(task, None) for task in tasks], self.attempting.reward.needs)
-        return {task.task_id: exam for task, exam in zip(tasks, exams, strict=True)} | before
+        return self.attempting.before(tasks) | before
 
 
 def restart_e_step(checkpoint: dict[str, Any]) -> None:

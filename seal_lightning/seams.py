@@ -14,16 +14,22 @@ from seal_lightning.errors import ConfigError
 from seal_lightning.types import (
     AdaptationPlan,
     Adapted,
+    AdapterSpec,
     AnsweredQuestion,
     Attempt,
     ChoiceScoreRequest,
     Completion,
     ConditionNames,
     Diverged,
+    ExamPaper,
     ExamPrompt,
     GenerationRequest,
+    JudgeCounts,
+    Judgement,
+    JudgeQuestion,
     Measurement,
     Prompt,
+    Rating,
     RewardScore,
     ScoreRequest,
     SelfEdit,
@@ -84,9 +90,32 @@ class Domain(ABC, Generic[TaskT]):
     def answered(self, task: TaskT, answers: Mapping[tuple[str, str], str]) -> Sequence[AnsweredQuestion]:
         """One answer a question, to be graded, from the answers by (question id, view): views are inverted and voted on."""
 
+    def adapter_specs(self) -> Sequence[AdapterSpec]:
+        """Every adapter that a plan may have, so that one the model has no place for is told before anything is computed."""
+        return ()
+
     def context_text(self, task: TaskT) -> str:
         """What is to be learned, as a reader of a report sees it; empty where a domain has no text of it."""
         return ""
+
+    def question_prompt(self, task: TaskT, num_questions: int) -> Prompt:
+        """The prompt that asks for questions on the context, each with its answer; for rewards without labels.
+
+        Raises :class:`ConfigError` where a domain has no such questions.
+        """
+        raise ConfigError(f"{type(self).__name__} cannot be asked for questions of its own: take another model.reward")
+
+    def question_stop(self) -> tuple[str, ...]:
+        """Strings at which the text with the questions ends."""
+        return ()
+
+    def written_questions(self, task: TaskT, text: str) -> Sequence[tuple[str, str]]:
+        """The (question, answer) pairs of such a text that can be asked; none of a text that has none."""
+        return ()
+
+    def asking(self, task: TaskT, questions: Sequence[tuple[str, str]]) -> Task:
+        """The same context examined by these questions instead of its own."""
+        raise ConfigError(f"{type(self).__name__} cannot be asked questions of its own: take another model.reward")
 
     @property
     def condition_names(self) -> ConditionNames:
@@ -143,6 +172,9 @@ class InnerLoop(ABC):
     uses_adapter_spec = True
     """Whether a plan's adapter means anything here."""
 
+    uses_anchor = False
+    """Whether a plan's anchor is held to; where it is not, a run that sets one is refused."""
+
     @abstractmethod
     def bind(self, language_model: LanguageModel) -> None:
         """Use this model from now on. Called once, before anything else."""
@@ -155,22 +187,100 @@ class InnerLoop(ABC):
 class Grader(ABC):
     """Answers to verdicts."""
 
+    in_background = False
+    """As :attr:`Judge.in_background`; such a grader judges one chunk of attempts while the next is adapted."""
+
     @abstractmethod
     def grade(self, answered: Sequence[AnsweredQuestion]) -> Sequence[Verdict]:
         """One verdict an answer, in order; what cannot be scored is ``UNSCORED`` with a reason, never wrong."""
 
 
-class Reward(ABC):
-    """Scores to a number: r(SE, τ, θ) of §3.1."""
+class Judge(ABC):
+    """Decides closed questions about texts: whether an answer is right, how good an edit is."""
+
+    in_background = False
+    """Whether it may be asked from another thread while the model trains: a remote one waits, a local one computes."""
+
+    def check(self) -> None:  # noqa: B027 - many need nothing
+        """Raise :class:`ConfigError` where it cannot be asked at all (no key); called before anything is computed."""
+
+    @property
+    def counts(self) -> JudgeCounts | None:
+        """What it was asked so far; None where a judge does not count."""
+        return None
+
+    @abstractmethod
+    def decide(self, questions: Sequence[JudgeQuestion]) -> Sequence[Judgement]:
+        """One judgement a question, in order. What cannot be decided has no option and says why; it is never a "no".
+
+        Raises :class:`RunError` where so much is undecided that the run makes no sense.
+        """
+
+
+class Rater(ABC):
+    """Edits to marks, by reading them: nothing is adapted for it."""
+
+    in_background = False
+    """As :attr:`Judge.in_background`."""
+
+    @abstractmethod
+    def rate(self, contexts: Sequence[str], edits: Sequence[str]) -> Sequence[Rating]:
+        """One rating an edit, in order; ``contexts`` are the texts that they were written about."""
+
+
+class Examiner(ABC):
+    """Sets an exam beside the task's own, for a reward that wants more of the adapted model than its answers to that."""
+
+    one_paper = False
+    """Whether all tasks have the same paper; the model without adaptation then sits it once a round."""
 
     @property
     @abstractmethod
     def needs(self) -> frozenset[Measurement]:
-        """What must be measured for this reward."""
+        """What must be measured of it."""
+
+    @abstractmethod
+    def bind(self, domain: AnyDomain, engine: Engine) -> None:
+        """Use the run's domain, and the engine that asks the policy as it then is. Called once, before anything else."""
+
+    def check(self, tasks: Sequence[Task]) -> None:  # noqa: B027 - most exams go with any tasks
+        """Raise :class:`DataError` where the exam does not go with the tasks of a run; asked before anything is computed."""
+
+    @abstractmethod
+    def papers(self, tasks: Sequence[Task], seeds: Mapping[str, int]) -> Sequence[ExamPaper]:
+        """One paper a task, in order; ``seeds`` are by task id."""
+
+    def paper_again(self, task: Task, questions: tuple[tuple[str, str], ...]) -> ExamPaper:
+        """The paper with these stored questions; asked of papers that have ``questions``."""
+        return ExamPaper(tasks=(task,), questions=questions)
+
+
+class Reward(ABC):
+    """Scores to a number: r(SE, τ, θ) of §3.1. Where it needs nothing of the adapted model, nothing is adapted."""
+
+    @property
+    @abstractmethod
+    def needs(self) -> frozenset[Measurement]:
+        """What must be measured of the task's own exam."""
+
+    @property
+    def examiners(self) -> Mapping[str, Examiner]:
+        """Who sets exams beside it, by a name that no other of the run has."""
+        return {}
+
+    @property
+    def raters(self) -> Mapping[str, Rater]:
+        """Who rates the edit itself, by a name that no other of the run has."""
+        return {}
+
+    @property
+    def adapts(self) -> bool:
+        """Whether anything is asked of the adapted model."""
+        return bool(self.needs or self.examiners)
 
     @abstractmethod
     def score(self, attempt: Attempt) -> RewardScore:
-        """The attempt's reward, from its ``before`` and ``after``."""
+        """The attempt's reward, from its exams before and after, ``further_exams`` and ``ratings``."""
 
 
 AnyDomain = Domain[Any]

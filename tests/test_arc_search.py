@@ -13,7 +13,7 @@ from test_arc_end_to_end import settings
 
 from seal_lightning.attempt_store import AttemptStore
 from seal_lightning.cli import main
-from seal_lightning.evaluation.episodes import inner_seed
+from seal_lightning.evaluation.steps import inner_seed
 from seal_lightning.rundir import RunDir
 
 pytestmark = pytest.mark.slow

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fakes import write_tiny_model
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,3 +35,18 @@ def test_the_inner_loop_s_benchmark_makes_its_table(tmp_path: Path) -> None:
     assert "| train | (d) ours |" in shown
     assert "extrapolated" in shown
     assert "GFLOP/s" in shown
+
+
+def test_the_rewards_benchmark_makes_its_table(tmp_path: Path) -> None:
+    folder, found = write_tiny_model(tmp_path / "tiny", max_length=4096), tmp_path / "found.json"
+    small = ["--model", str(folder), "--layers", "--passages", "2", "--edits", "3", "--edit_tokens", "8"]
+    command = [sys.executable, "tests/benchmarks/rewards.py", *small, "--question_tokens", "8", "--json", str(found)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    shown = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    rewards = json.loads(found.read_text())["rewards"]
+    assert list(rewards) == ["likelihood", "own questions", "rubric", "retention", "accuracy"]
+    for name, row in rewards.items():
+        assert row["attempts"] == 6
+        assert row["scored"] == (0 if name == "own questions" else 6), "random weights ask nothing"
+        assert row["an attempt"] >= 0
+    assert "| likelihood |" in shown

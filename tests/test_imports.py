@@ -20,6 +20,7 @@ LEVELS: list[set[str]] = [
     {"types", "seeds", "names", "estimates"},
     {
         "chat_frames",
+        "edit_json",
         "lora",
         "frozen_linear",
         "out_of_memory",
@@ -29,6 +30,8 @@ LEVELS: list[set[str]] = [
         "durable",
         "quiet",
         "random_state",
+        "retention",
+        "wheels",
     },
     {"records", "journal", "checkpoints", "interruption", "config_file"},
     {"rundir", "checkpoint_io", "run_lock"},
@@ -37,7 +40,7 @@ LEVELS: list[set[str]] = [
     {"pretrained", "attempt_store"},
     {"policy", "reporting"},
     {"seams"},
-    {"domains", "generation", "adaptation", "grading", "rewards"},  # peers
+    {"domains", "generation", "adaptation", "grading", "rewards", "judges"},  # peers
     {"attempting", "prompt_lengths", "reinforcement"},
     {"evaluation", "loops"},
     {"hooks"},

@@ -126,8 +126,8 @@ def test_a_chunk_that_was_cut_short_is_made_again_as_a_whole(attempting: Attempt
     for stored in (made[0], made[3]):
         store.add(stored)
     calls: list[int] = []
-    attempt = attempting.attempt
-    attempting.attempt = lambda trials, before: calls.append(len(trials)) or attempt(trials, before)  # type: ignore
+    compute = attempting.compute
+    attempting.compute = lambda trials, *rest, **more: calls.append(len(trials)) or compute(trials, *rest, **more)  # type: ignore
     resumed = SelfEditLoop(trainer(), attempting, num_edits=2, num_repeats=1, candidates_per_call=3)
     resumed.open_store = lambda round_index: store
     resumed.run(tasks, 0, again.append)

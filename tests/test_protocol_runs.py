@@ -77,6 +77,50 @@ def test_continual(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert content["protocol"]["num_sequences"] == 8
 
 
+def test_continual_against_forgetting(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As YAML says it; what a gate decided is in the table, the file and the report. Only likelihood is measured."""
+    where = "seal_lightning.evaluation"
+    fixed = {"class_path": "fakes.ToyTasks", "init_args": {"num_tasks": 2, "offset": 30}}
+    measures = [
+        {"class_path": f"{where}.Replay", "init_args": {"num_sequences": 2}},
+        {"class_path": f"{where}.KLAnchor", "init_args": {"weight": 0.5, "texts": fixed}},
+        {"class_path": f"{where}.LowRankMerge", "init_args": {"rank": 1}},
+        {"class_path": f"{where}.ScaledMerge", "init_args": {"factor": 0.9}},
+        {"class_path": f"{where}.MergeGate", "init_args": {"max_loss": 0.01, "factors": [0.5], "texts": fixed}},
+    ]
+    protocol = {
+        "class_path": f"{where}.ContinualSelfEdits",
+        "init_args": {"num_steps": 3, "num_sequences": 3, "examine_next": True, "against_forgetting": measures},
+    }
+    model = {"protocol": protocol, "test_measurements": ["likelihood"], "test_conditions": ["self_edit"]}
+    content = outcome_of(tmp_path, settings(tiny_folder, tmp_path / "run", **model))
+    printed = capsys.readouterr().out
+    assert "new learning" in printed
+    assert "refused of 9" in printed
+    assert "accuracy of each task" not in printed
+    told = content["protocol"]["settings"]["against_forgetting"]
+    assert [one["class"] for one in told] == [m["class_path"].split(".")[-1] for m in measures]
+    row = by_arm(content)["self_edit", 0, ""]
+    assert row["num_merges"] == 9
+    assert row["retention"]["new_learning"]["n"] == 3
+    decisions = [r["merge"]["factor"] for r in content["results"] if r["taught"]]
+    assert row["num_refused"] == decisions.count(0.0)
+    assert row["num_scaled"] == decisions.count(0.5)
+    assert row["accuracy"] is None
+    assert main(["report", str(tmp_path / "run"), "--out", str(tmp_path / "pages")]) == 0
+    page = (tmp_path / "pages" / "report.html").read_text()
+    assert "with Replay + KLAnchor + LowRankMerge + ScaledMerge + MergeGate" in page
+    assert "refused of 9" in page
+    assert "transfer" in page
+
+
+def test_nothing_to_measure_is_refused(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text(yaml.safe_dump(settings(tiny_folder, tmp_path / "run", test_measurements=[])))
+    assert main(["test", "-c", str(path)]) == 1
+    assert "model.test_measurements: an empty list is not allowed" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("protocol", [CONTINUAL, PRETRAINING], ids=["continual", "pretraining"])
 def test_two_processes_find_what_one_finds(protocol: dict[str, Any], tiny_folder: Path, tmp_path: Path) -> None:

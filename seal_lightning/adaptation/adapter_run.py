@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seal_lightning.adaptation.data_order import batches
+from seal_lightning.adaptation.data_order import anchor_batches, batches
 from seal_lightning.lora import Dropout, LoraAdapter, Share
 from seal_lightning.packed import TokenizedSequence
 from seal_lightning.packed.rows import grouped_within
@@ -31,10 +31,16 @@ class AdapterRun:
         plan: its optimiser and number of steps.
         sequences: its data, none without tokens.
         seed: of the data order and the dropout.
+        anchors: the texts of the plan's anchor.
     """
 
     def __init__(
-        self, adapter: LoraAdapter, plan: AdaptationPlan, sequences: Sequence[TokenizedSequence], seed: int
+        self,
+        adapter: LoraAdapter,
+        plan: AdaptationPlan,
+        sequences: Sequence[TokenizedSequence],
+        seed: int,
+        anchors: Sequence[TokenizedSequence] = (),
     ) -> None:
         self.plan = plan
         self.seed = seed
@@ -42,8 +48,9 @@ class AdapterRun:
         self.num_tokens = 0
         self.seconds = 0.0
         self._loss = torch.zeros(())
-        self.remaining_tokens = _total_tokens(sequences, plan)
+        self.remaining_tokens = _total_tokens(sequences, plan) + _anchor_tokens(anchors, plan)
         self._batches = batches(sequences, plan.optimizer, plan.num_steps, seed)
+        self._anchors = anchor_batches(anchors, plan, seed)
         self._flat = torch.cat([tensor.flatten() for tensor in adapter.tensors()])
         self._gradient = torch.zeros_like(self._flat)
         self.adapter = adapter.over(self._flat)
@@ -78,10 +85,12 @@ class AdapterRun:
             dropout=self._dropout(sequences),
         )
 
-    @property
-    def loss_weight(self) -> float:
-        """What each target's loss counts: 1 / targets of the batch, so that a step's loss is their mean."""
-        return 1.0 / max(1, sum(s.num_targets for s in self._batch))
+    def loss_weight(self, sequence: TokenizedSequence) -> float:
+        """What each target of a sequence counts: 1 / targets of the batch, so that a step's loss is their mean.
+
+        Of an anchored one, the anchor's weight / anchored targets of the step.
+        """
+        return self._weights[sequence.anchored]
 
     def done(self, sequences: Sequence[TokenizedSequence], loss: Tensor, seconds: float) -> None:
         """The sequences' gradients were added; ``loss`` is their weighted sum."""
@@ -128,10 +137,13 @@ class AdapterRun:
         )
 
     def _begin_step(self) -> None:
-        self._reset(next(self._batches, []))
+        self._reset([*next(self._batches, []), *next(self._anchors, [])])
 
     def _reset(self, batch: list[TokenizedSequence]) -> None:
         self._batch = batch
+        num_targets = {held: sum(s.num_targets for s in batch if s.anchored is held) for held in (False, True)}
+        weight = self.plan.anchor.weight if self.plan.anchor is not None else 0.0
+        self._weights = {False: 1.0 / max(1, num_targets[False]), True: weight / max(1, num_targets[True])}
         self._pending = list(batch)
         self._gradient.zero_()
         self._loss = torch.zeros((), dtype=self._flat.dtype, device=self._flat.device)
@@ -156,3 +168,11 @@ def _total_tokens(sequences: Sequence[TokenizedSequence], plan: AdaptationPlan) 
     tokens = sum(len(s.token_ids) for s in sequences)
     steps_an_epoch = -(-len(sequences) // plan.optimizer.batch_size)
     return tokens * plan.num_steps // steps_an_epoch
+
+
+def _anchor_tokens(anchors: Sequence[TokenizedSequence], plan: AdaptationPlan) -> int:
+    """The same of the anchor's texts."""
+    if plan.anchor is None or not anchors:
+        return 0
+    size = min(plan.anchor.batch_size or len(anchors), len(anchors))
+    return sum(len(s.token_ids) for s in anchors) * plan.num_steps * size // len(anchors)

@@ -15,7 +15,7 @@ import torch
 
 from seal_lightning.adaptation.memory import Allowance, MemoryNeeds, allowed, free_bytes, memory_needs
 from seal_lightning.adaptation.side_by_side import QueuedPlan, SideBySide
-from seal_lightning.adaptation.tokenizing import trainable_sequences, warn_of_cuts
+from seal_lightning.adaptation.tokenizing import anchor_sequences, trainable_sequences, warn_of_cuts
 from seal_lightning.errors import ConfigError
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import Dropout, LoraAdapter, Share, init_adapter, layer_of, routed, target_modules
@@ -40,6 +40,8 @@ class BatchedInnerLoop(InnerLoop):
         memory_fraction: in (0, 1], of the free memory that may be used. Where the two limits above do not fit, fewer
             adapters and tokens are taken; should memory run out all the same, tokens are halved and work goes on.
     """
+
+    uses_anchor = True
 
     def __init__(
         self, max_adapters: int | None = None, max_tokens_per_pass: int | None = None, memory_fraction: float = 0.8
@@ -75,7 +77,8 @@ class BatchedInnerLoop(InnerLoop):
             if isinstance(sequences, Diverged):
                 results[index] = sequences
             else:
-                candidates.append(QueuedPlan(index=index, plan=plan, seed=seed, sequences=sequences))
+                anchors = anchor_sequences(plan, self.language_model)
+                candidates.append(QueuedPlan(index=index, plan=plan, seed=seed, sequences=sequences, anchors=anchors))
         num_empty = sum(len(c.plan.sequences) - len(c.sequences) for c in candidates)
         warn_of_cuts(num_empty, [s for c in candidates for s in c.sequences], self.language_model.max_length)
         results |= self._train(candidates)
@@ -112,7 +115,7 @@ class BatchedInnerLoop(InnerLoop):
             result=max(n.result for n in of_specs),
             fixed=max(n.fixed for n in of_specs) + self._kept_until_the_end(candidates, of_specs, keeps_states),
         )
-        longest = max(len(s.token_ids) for c in candidates for s in c.sequences)
+        longest = max(len(s.token_ids) for c in candidates for s in c.all_sequences)
         fits = allowed(needs, int(self.memory_fraction * free_bytes(device)), wish, longest)
         if fits != wish:
             _logger.warning(
@@ -125,10 +128,12 @@ class BatchedInnerLoop(InnerLoop):
         return fits
 
     def _kept_until_the_end(self, candidates: list[QueuedPlan], needs: list[MemoryNeeds], keeps_states: bool) -> int:
-        """Bytes of all trained adapters, and of the states that enter the lowest adapted layer, where these are kept."""
+        """Bytes of all trained adapters, of the states that enter the lowest adapted layer, where these are kept, and of
+        what anchored texts are held to."""
         model = self.language_model.model
         hidden = int(model.config.get_text_config().hidden_size) * model.dtype.itemsize
-        tokens = sum(len(ids) for ids in {s.token_ids for c in candidates for s in c.sequences}) * keeps_states
+        tokens = sum(len(ids) for ids in {s.token_ids for c in candidates for s in c.all_sequences}) * keeps_states
+        tokens += sum(len(ids) for ids in {s.token_ids for c in candidates for s in c.anchors})
         kept: int = len(candidates) * max(n.result for n in needs) + tokens * hidden
         return kept
 

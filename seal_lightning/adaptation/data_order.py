@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
 from seal_lightning.packed import TokenizedSequence
 from seal_lightning.seeds import derive_seed
-from seal_lightning.types import OptimizerSpec
+from seal_lightning.types import AdaptationPlan, OptimizerSpec
+
+
+def anchor_batches(
+    anchors: Sequence[TokenizedSequence], plan: AdaptationPlan, seed: int
+) -> Iterator[list[TokenizedSequence]]:
+    """The anchor texts of each of a plan's steps, in turn; empty ones where there is no anchor."""
+    if plan.anchor is None or not anchors:
+        return iter([[] for _ in range(plan.num_steps)])
+    spec = replace(plan.optimizer, batch_size=plan.anchor.batch_size or len(anchors))
+    return batches(anchors, spec, plan.num_steps, derive_seed(seed, "anchor"))
 
 
 def batches(

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from seal_lightning import interruption
-from seal_lightning.adaptation.data_order import batches
-from seal_lightning.adaptation.tokenizing import trainable_sequences, warn_of_cuts
+from seal_lightning.adaptation.data_order import anchor_batches, batches
+from seal_lightning.adaptation.tokenizing import anchor_sequences, trainable_sequences, warn_of_cuts
 from seal_lightning.adaptation.whole_weights import FinetunedWeights, scratch_weights
 from seal_lightning.errors import ConfigError, RunError
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.out_of_memory import is_out_of_memory
-from seal_lightning.packed import TokenizedSequence, pack
+from seal_lightning.packed import TokenizedSequence, UnadaptedStates, pack
 from seal_lightning.packed.rows import grouped_within
 from seal_lightning.schedule import learning_rate_factor
 from seal_lightning.seams import InnerLoop
@@ -41,6 +41,7 @@ class FullFinetuning(InnerLoop):
 
     max_results = 1
     uses_adapter_spec = False
+    uses_anchor = True
 
     def __init__(self, max_tokens_per_pass: int | None = None) -> None:
         if max_tokens_per_pass is not None and max_tokens_per_pass < 1:
@@ -97,6 +98,8 @@ class FullFinetuning(InnerLoop):
         self, plan: AdaptationPlan, sequences: Sequence[TokenizedSequence], seed: int, max_tokens: int
     ) -> Adapted | Diverged:
         start = time.perf_counter()
+        anchors = anchor_sequences(plan, self.language_model)
+        held = _UnadaptedModel(self.language_model, anchors, max_tokens) if anchors else None
         model = self.language_model.model.requires_grad_(True)
         weights = _Float32Weights(list(model.parameters()))
         options = plan.optimizer
@@ -105,9 +108,12 @@ class FullFinetuning(InnerLoop):
         )
         losses: list[float] = []
         num_tokens = 0
-        for step, batch in enumerate(batches(sequences, options, plan.num_steps, seed)):
+        steps = zip(batches(sequences, options, plan.num_steps, seed), anchor_batches(anchors, plan, seed), strict=True)
+        for step, (batch, anchored) in enumerate(steps):
             interruption.check()
             loss = self._forward_backward(batch, max_tokens)
+            if held is not None and plan.anchor is not None:
+                loss += held.forward_backward(anchored, plan.anchor.weight)
             weights.take_gradients()
             norm = torch.nn.utils.clip_grad_norm_(weights.wide, options.max_grad_norm or math.inf)
             if not (math.isfinite(loss) and torch.isfinite(norm)):
@@ -118,7 +124,7 @@ class FullFinetuning(InnerLoop):
             optimizer.step()
             weights.write_back()
             losses.append(loss)
-            num_tokens += sum(len(sequence.token_ids) for sequence in batch)
+            num_tokens += sum(len(sequence.token_ids) for sequence in (*batch, *anchored))
         trained = {name: parameter.detach().cpu().clone() for name, parameter in model.named_parameters()}
         seconds = time.perf_counter() - start
         if not all(tensor.isfinite().all() for tensor in trained.values()):
@@ -133,6 +139,35 @@ class FullFinetuning(InnerLoop):
         total = 0.0
         for group in grouped_within(batch, max_tokens):
             loss = language_model.packed.with_trained_head(pack(group, language_model.device)) / num_targets
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        return total
+
+
+class _UnadaptedModel:
+    """What the model said of its anchor texts before training, and the penalty for saying otherwise."""
+
+    def __init__(self, language_model: LanguageModel, anchors: Sequence[TokenizedSequence], max_tokens: int) -> None:
+        self.language_model = language_model
+        self.max_tokens = max_tokens
+        self._states = UnadaptedStates(language_model.packed, max_tokens)
+        self._states.of(anchors)
+        head = language_model.model.get_output_embeddings()
+        bias = getattr(head, "bias", None)
+        self._head = head.weight.detach().clone(), None if bias is None else bias.detach().clone()
+
+    def forward_backward(self, anchored: Sequence[TokenizedSequence], weight: float) -> float:
+        """Add the gradients of weight · mean KL over the texts' targets; returns that penalty."""
+        language_model = self.language_model
+        num_targets = sum(sequence.num_targets for sequence in anchored)
+        total = 0.0
+        for group in grouped_within(anchored, self.max_tokens):
+            with torch.no_grad():
+                log_probs = language_model.packed.log_probs(self._states.of(group), *self._head)
+            divergence = language_model.packed.divergence_with_trained_head(
+                pack(group, language_model.device), log_probs
+            )
+            loss = divergence * (weight / num_targets)
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         return total

@@ -18,7 +18,7 @@ from seal_lightning.adaptation.memory import Allowance
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import LoraAdapter, routed
 from seal_lightning.out_of_memory import is_out_of_memory
-from seal_lightning.packed import LowerLayers, TokenizedSequence, pack
+from seal_lightning.packed import Anchored, LowerLayers, PackedRow, TokenizedSequence, UnadaptedStates, pack
 from seal_lightning.types import AdaptationPlan, Adapted, AdapterSpec, Diverged
 
 _logger = logging.getLogger(__name__)
@@ -35,6 +35,13 @@ class QueuedPlan:
     plan: AdaptationPlan
     seed: int
     sequences: Sequence[TokenizedSequence]
+    anchors: Sequence[TokenizedSequence] = ()
+    """Texts on which the adapted model is held to what it said before."""
+
+    @property
+    def all_sequences(self) -> list[TokenizedSequence]:
+        """What goes through the model."""
+        return [*self.sequences, *self.anchors]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +83,8 @@ class SideBySide:
     def train(self, candidates: Sequence[QueuedPlan]) -> dict[int, Adapted | Diverged]:
         """Results by candidate index; those that did not fit are left out."""
         self._candidates = {candidate.index: candidate for candidate in candidates}
+        if any(candidate.anchors for candidate in candidates):
+            self._unadapted = UnadaptedStates(self.language_model.packed, self.allowance.num_tokens)
         waiting = sorted(candidates, key=lambda c: sum(len(s.token_ids) for s in c.sequences) * c.plan.num_steps)
         while waiting or self._active:
             while waiting and len(self._active) < self.allowance.num_adapters:
@@ -97,6 +106,7 @@ class SideBySide:
                 candidate.plan,
                 candidate.sequences,
                 candidate.seed,
+                candidate.anchors,
             )
         )
         if run is None:
@@ -134,14 +144,23 @@ class SideBySide:
         row = pack(sequences, self.language_model.device)
         counts = [sum(s.num_targets for s in turn.sequences) for turn in turns]
         wide = torch.promote_types(self.language_model.model.dtype, torch.float32)
-        weights = torch.repeat_interleave(
-            torch.tensor([turn.run.loss_weight for turn in turns], dtype=wide), torch.tensor(counts)
-        ).to(row.targets.device)
+        each = torch.tensor([turn.run.loss_weight(s) for turn in turns for s in turn.sequences], dtype=wide)
+        weights = torch.repeat_interleave(each, torch.tensor(row.num_targets)).to(row.targets.device)
+        anchored = self._anchored(sequences, row)
         skipping = self.lower_layers.skipped(sequences) if self.lower_layers is not None else nullcontext()
         with skipping, routed(self.language_model.model, [turn.run.share(turn.sequences) for turn in turns]):
-            loss = self.language_model.packed(row, weights)
+            loss = self.language_model.packed(row, weights, anchored)
         loss.total.backward()  # type: ignore[no-untyped-call]
         return [part.sum() for part in torch.split(loss.losses * weights, counts)]
+
+    def _anchored(self, sequences: Sequence[TokenizedSequence], row: PackedRow) -> Anchored | None:
+        """Which of a row's targets are anchored, and what the unadapted model says there."""
+        held = [sequence for sequence in sequences if sequence.anchored]
+        if not held:
+            return None
+        flags = torch.tensor([sequence.anchored for sequence in sequences])
+        at = torch.repeat_interleave(flags, torch.tensor(row.num_targets))
+        return Anchored(at=at.to(row.targets.device), states=self._unadapted.of(held))
 
     def _step(self, complete: list[int]) -> None:
         """Optimiser steps of the runs whose batch is through; one transfer from the device for all of them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from seal_lightning.errors import DataError, shown
 from seal_lightning.language_model import LanguageModel
@@ -25,6 +26,13 @@ def trainable_sequences(plan: AdaptationPlan, language_model: LanguageModel) -> 
         reason = f"the {len(sequences)} sequences are over the model's context and end before what is trained"
         return Diverged(reason=reason, step=0)
     return whole
+
+
+def anchor_sequences(plan: AdaptationPlan, language_model: LanguageModel) -> list[TokenizedSequence]:
+    """The texts of a plan's anchor as tokens, without those that have no target; none where there is no anchor."""
+    texts = plan.anchor.sequences if plan.anchor is not None else ()
+    found = [replace(tokenize(text, language_model), anchored=True) for text in texts]
+    return [sequence for sequence in found if sequence.num_targets]
 
 
 def warn_of_cuts(num_left_out: int, sequences: Sequence[TokenizedSequence], max_length: int) -> None:

@@ -21,10 +21,11 @@ from rich.table import Table
 from rich.text import Text
 
 from seal_lightning.attempt_store import AttemptStore, journals
+from seal_lightning.commands.shown_attempt import attempt_lines
 from seal_lightning.errors import RunError, shown
 from seal_lightning.records import to_plain
 from seal_lightning.rundir import RunDir
-from seal_lightning.types import Attempt, AttemptStatus, ExamScores, QuestionScore
+from seal_lightning.types import Attempt, AttemptStatus
 from seal_lightning.types.bounds import require
 
 TABLE_LIMIT = 50
@@ -225,11 +226,13 @@ def summary_lines(attempts: Sequence[Attempt], num_stored: int) -> Iterator[str]
     counts = ", ".join(f"{by_status[status]} {status.value}" for status in AttemptStatus if by_status[status])
     of = f" of {num_stored} stored" if num_stored > len(attempts) else ""
     yield f"{len(attempts)}{of} attempt{'s' if len(attempts) > 1 else ''}: {counts}"
-    kinds = Counter(kind for a in attempts if (kind := a.failure_kind) is not None)
-    for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0]))[:_MAX_KINDS]:
-        yield f"  failed {count} ×  {kind}"
+    kinds = Counter(
+        (a.status is AttemptStatus.UNSCORED, kind) for a in attempts if (kind := a.failure_kind) is not None
+    )
+    for (unscored, kind), count in sorted(kinds.items(), key=lambda item: (-item[1], item[0]))[:_MAX_KINDS]:
+        yield f"  {'unscored' if unscored else 'failed'} {count} ×  {kind}"
     if len(kinds) > _MAX_KINDS:
-        yield f"  … and {len(kinds) - _MAX_KINDS} more kinds of failure"
+        yield f"  … and {len(kinds) - _MAX_KINDS} more kinds"
     for index in sorted({a.round for a in attempts}):
         yield f"round {index}: {_mean_reward([a.reward for a in attempts if a.round == index and a.reward is not None])}"
 
@@ -239,60 +242,6 @@ def _mean_reward(rewards: Sequence[float]) -> str:
         return "no reward"
     error = f" ± {statistics.stdev(rewards) / math.sqrt(len(rewards)):.4f}" if len(rewards) > 1 else ""
     return f"reward {statistics.fmean(rewards):.4f}{error} (n = {len(rewards)})"
-
-
-def attempt_lines(attempt: Attempt) -> Iterator[str]:
-    """One attempt whole. What a model wrote is indented, so that it cannot be taken for our lines."""
-    edit, plan = attempt.edit, attempt.plan
-    yield f"attempt     {attempt.attempt_id}"
-    yield f"of          task {attempt.task_id}, round {attempt.round}, edit {edit.edit_index}, repeat {attempt.repeat}"
-    yield f"status      {attempt.status.value}"
-    if attempt.failure is not None:
-        yield f"failure     {attempt.failure}"
-    parts = ", ".join(f"{name} {value:.6g}" for name, value in attempt.reward_breakdown.items())
-    yield f"reward      {_number(attempt.reward)}{f'  ({parts})' if parts else ''}"
-    if plan is not None:
-        dropped = f" ({plan.dropped_sequences} dropped)" if plan.dropped_sequences else ""
-        yield (
-            f"plan        {plan.num_sequences} sequences{dropped}, {plan.num_steps} steps, {plan.num_tokens} tokens, "
-            f"learning rate {plan.learning_rate:g}, rank {plan.rank}"
-        )
-    yield f"final loss  {_number(attempt.final_loss)}"
-    yield f"seconds     {attempt.adapt_seconds:.3f} adapting, {attempt.examine_seconds:.3f} examining"
-    yield f"seeds       {attempt.seed} inner loop, {edit.seed} edit"
-    yield from _exam_lines(attempt.before, attempt.after)
-    yield f"directives  {json.dumps(edit.directives, ensure_ascii=False) if edit.directives else 'none'}"
-    ended = f", ended by {edit.finish_reason.value}" if edit.finish_reason is not None else ""
-    yield f"edit        {len(edit.text)} characters, {len(edit.token_ids)} tokens{ended}"
-    yield from (f"    {line}" for line in edit.text.split("\n"))
-
-
-def _exam_lines(before: ExamScores | None, after: ExamScores | None) -> Iterator[str]:
-    by_question: dict[str, list[tuple[str, QuestionScore]]] = {}
-    for when, exam in (("before", before), ("after", after)):
-        for score in exam.questions if exam is not None else ():
-            by_question.setdefault(score.question_id, []).append((when, score))
-    for question_id, scores in by_question.items():
-        yield f"question    {question_id}"
-        for when, score in scores:
-            yield f"    {when:<6}  {'  '.join(_score_parts(score)) or 'nothing measured'}"
-
-
-def _score_parts(score: QuestionScore) -> Iterator[str]:
-    if score.log_prob is not None:
-        yield f"log-prob {score.log_prob:.4f} over {score.num_target_tokens} tokens"
-    if score.exact_match is not None:
-        yield f"exact match {score.exact_match:g}"
-    if score.f1 is not None:
-        yield f"F1 {score.f1:.3f}"
-    if score.verdict is not None:
-        yield f"{score.verdict.status.value}{f' ({score.verdict.reason})' if score.verdict.reason else ''}"
-    if score.answer is not None:
-        yield f"answer {score.answer!r}"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.6g}"
 
 
 def _repair(folders: Sequence[Path]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from rich.console import Console
@@ -31,9 +32,14 @@ def main(args: Sequence[str]) -> int:
     again = replay(run, stored)
     difference = None if stored.reward is None or again.reward is None else abs(stored.reward - again.reward)
     same = stored.status is again.status and (stored.reward == again.reward or (difference or 0.0) <= TOLERANCE)
-    Console().print(
-        f"stored    {stored.status.value}  reward {stored.reward}\nreplayed  {again.status.value}  reward {again.reward}"
-    )
+    for name, attempt in (("stored", stored), ("replayed", again)):
+        parts = ", ".join(f"{part} {value:.6g}" for part, value in attempt.reward_breakdown.items())
+        Console().print(
+            f"{name:<8}  {attempt.status.value}  reward {attempt.reward}{f'  ({parts})' if parts else ''}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     if not same:
         sys.stderr.write(f"seal replay: the rewards differ by {difference}, more than {TOLERANCE}\n")
     return 0 if same else 1
@@ -68,9 +74,15 @@ def replay(run: RunDir, stored: Attempt) -> Attempt:
     if stored.task_id not in tasks:
         raise RunError(f"the data of {run.config} no longer has the task {shown(stored.task_id)}")
     task = tasks[stored.task_id]
-    before = module.attempting.examine([(task, None)], module.reward.needs)[0]
+    before = module.attempting.before([task])
+    further = module.attempting.set_exams([task], stored.round, [_as_set(stored)])
     trial = Trial(task=task, edit=stored.edit, round=stored.round, repeat=stored.repeat, seed=stored.seed)
-    return module.attempting.attempt([trial], {task.task_id: before})[0]
+    return module.attempting.attempt([trial], before, further=further)[0]
+
+
+def _as_set(stored: Attempt) -> Attempt:
+    """The attempt with the questions that were written for it; what was measured is measured again."""
+    return replace(stored, further_exams={n: replace(e, before=None) for n, e in stored.further_exams.items()})
 
 
 def merged_rounds(run: RunDir) -> list[dict[str, torch.Tensor]]:

@@ -246,9 +246,15 @@ def _check_configuration(store: AttemptStore, deciding: bytes) -> None:
 
 
 def _reward(score: str, module: SealModule) -> Reward:
-    """What is measured is what this needs, and no more."""
+    """What is measured is what this needs, and no more. Raises :class:`ConfigError` where settings can make no difference."""
     named: dict[str, Reward] = {"log_prob": LikelihoodReward(), "accuracy": AccuracyReward()}
-    return named.get(score, module.reward)
+    reward = named.get(score, module.reward)
+    if not reward.adapts:
+        raise ConfigError(
+            f"--score {score}: the run's {type(reward).__name__} adapts nothing, so no setting of the inner loop can change "
+            "it; --score log_prob or --score accuracy can be swept for"
+        )
+    return reward
 
 
 def _attempting(module: SealModule, reward: Reward) -> Attempting:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
+from seal_lightning.evaluation.mitigations.base import MergeDecision
 from seal_lightning.types import ExamScores, SelfEdit
 
 ConditionName = Literal["in_context", "without_edit", "without_edit_matched", "self_edit"]
@@ -67,6 +68,8 @@ class ConditionResult:
     """Sequences trained on."""
     num_tokens: float = 0.0
     """Tokens trained on, all epochs together; those of a step that is examined on n tasks count 1/n to each."""
+    merge: MergeDecision | None = None
+    """What a gate let be merged of the step that was about this task; None where there is no gate, or nothing to merge."""
     failure: str | None = None
     """Why nothing could be learned from the task's edits (malformed, divergence). Unless others in the same step could be
     learned from, the scores are those without adaptation."""

@@ -9,7 +9,7 @@ from itertools import product
 from random import Random
 
 from seal_lightning.errors import ConfigError, shown
-from seal_lightning.types import Attempt, Choice, SelfEdit, TextSchema
+from seal_lightning.types import Attempt, Choice, TextSchema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,11 +19,6 @@ class Configuration:
     index: int
     """Its place among all configurations of the schema, the first choice changing slowest."""
     choices: dict[str, str]
-    text: str
-
-    def edit(self, task_id: str) -> SelfEdit:
-        """As a self-edit that no policy wrote."""
-        return SelfEdit(task_id=task_id, edit_index=self.index, text=self.text, directives=dict(self.choices))
 
 
 def configurations(
@@ -48,8 +43,7 @@ def configurations(
         for choice, option in zip(choices, picked, strict=True):
             index = index * len(choice.options) + choice.options.index(option)
         by_name = {choice.name: option for choice, option in zip(choices, picked, strict=True)}
-        text = "".join(part if isinstance(part, str) else by_name[part.name] for part in schema)
-        kept.append(Configuration(index=index, choices=by_name, text=text))
+        kept.append(Configuration(index=index, choices=by_name))
     return kept
 
 

@@ -7,42 +7,27 @@ steps as the edits get: more steps alone raise scores.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from seal_lightning.adaptation.whole_weights import merge, scratch_weights
+from seal_lightning.adaptation.whole_weights import scratch_weights
 from seal_lightning.attempting import Attempting
 from seal_lightning.evaluation.conditions import Arm, Condition, ConditionResult
-from seal_lightning.evaluation.exams import EVERYTHING, ExamsWithoutLearning, is_finite, result_at
+from seal_lightning.evaluation.exams import EVERYTHING, ExamsWithoutLearning
+from seal_lightning.evaluation.merging import Merging
 from seal_lightning.evaluation.protocols import Episode, Protocol, SinglePassage
+from seal_lightning.evaluation.steps import Job, Steps
 from seal_lightning.evaluation.training_sets import StepPlan, joined_plan, mean_steps, plan_alone
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.seams import Writer
-from seal_lightning.seeds import derive_seed
 from seal_lightning.types import (
-    AdaptationPlan,
-    Adapted,
     Adapter,
-    Diverged,
-    ExamScores,
+    Measurement,
     SelfEdit,
     Task,
 )
 
-_NOT_FINITE = "diverged: the adapted model's log-probabilities are not finite"
-
 Place = tuple[int, int]
 """An episode and one of its steps."""
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One adaptation that is to be made: a step of an episode under a condition."""
-
-    arm: Arm
-    episode: Episode
-    step: int
-    """From 1."""
-    planned: StepPlan
 
 
 class Evaluation:
@@ -60,6 +45,7 @@ class Evaluation:
         learner: the model that learns; needed where steps are merged.
         share: which part of the tasks is this rank's, (rank, number of ranks), where ranks share episodes.
         gather: joins the ranks' lists there; a collective.
+        needs: what exams measure.
     """
 
     def __init__(
@@ -73,6 +59,7 @@ class Evaluation:
         learner: LanguageModel | None = None,
         share: tuple[int, int] = (0, 1),
         gather: Callable[[list[SelfEdit]], list[SelfEdit]] = list,
+        needs: frozenset[Measurement] = EVERYTHING,
     ) -> None:
         self.attempting = attempting
         self.protocol = protocol or SinglePassage()
@@ -83,8 +70,12 @@ class Evaluation:
         self.learner = learner
         self.share = share if self.protocol.spread else (0, 1)
         self.gather = gather
-        self._exams = ExamsWithoutLearning(attempting, self.share)
+        self._exams = ExamsWithoutLearning(attempting, self.share, needs)
+        self._steps = Steps(attempting, self.protocol, self.share, needs)
         self.final_edit_steps: dict[Place, int] = {}
+        for mitigation in self.protocol.against_forgetting:
+            assert learner is not None, "to merge, the learner must be known"
+            mitigation.bind(attempting, learner)
 
     # --- what is met
 
@@ -148,21 +139,27 @@ class Evaluation:
     ) -> list[ConditionResult]:
         """The episodes under some conditions: side by side in one call, or, where steps merge, one after another."""
         if not self.protocol.merges:
-            jobs = [job for arm in arms for job in self._jobs(arm, episodes, 1, max_steps)]
-            return self._taken(jobs, before)
+            jobs = [job for arm in arms for job in self._jobs(arm, episodes, 1, max_steps, None)]
+            return self._steps.taken(jobs, before)
         assert self.learner is not None, "to merge, the learner must be known"
         results = []
         for arm in arms:
             for episode in episodes:
+                merging = Merging(self.learner, self.protocol.against_forgetting)
                 with scratch_weights(self.learner.model):
                     for step in range(1, len(episode.steps) + 1):
-                        jobs = self._jobs(arm, [episode], step, max_steps)
-                        results += self._taken(jobs, before)
+                        jobs = self._jobs(arm, [episode], step, max_steps, merging)
+                        results += self._steps.taken(jobs, before)
         return results
 
     def _jobs(
-        self, arm: Arm, episodes: Sequence[Episode], step: int, max_steps: Mapping[Place, int] | None
-    ) -> list[_Job]:
+        self,
+        arm: Arm,
+        episodes: Sequence[Episode],
+        step: int,
+        max_steps: Mapping[Place, int] | None,
+        merging: Merging | None,
+    ) -> list[Job]:
         """What the episodes' given step adapts on; edits are written now, by the model as it now is."""
         groups = {episode.index: episode.steps[step - 1] for episode in episodes}
         tasks = list({task.task_id: task for group in groups.values() for task in group}.values())
@@ -176,8 +173,17 @@ class Evaluation:
             else:
                 planned = [plan_alone(self.attempting.domain, task, e) for task, found in of_group for e in found or ()]
             limit = None if max_steps is None else max_steps.get((episode.index, step))
-            jobs += [_Job(arm, episode, step, one.adapted(self.protocol.plan).limited(limit)) for one in planned]
+            for one in planned:
+                job = Job(arm, episode, step, one.adapted(self.protocol.plan), merging)
+                jobs.append(replace(job, planned=self._prepared(job).limited(limit)))
         return jobs
+
+    def _prepared(self, job: Job) -> StepPlan:
+        """The job's plan with what is done against forgetting while it is learned."""
+        merging = job.merging
+        if merging is None:
+            return job.planned
+        return job.planned.adapted(lambda plan: merging.prepared(plan, self._steps.seed(job)))
 
     def _edits(self, arm: Arm, tasks: Sequence[Task], round_name: str) -> dict[str, list[SelfEdit] | None]:
         """The edits of each task; None where the condition has none."""
@@ -214,92 +220,3 @@ class Evaluation:
         results = [replace(r, condition=arm.condition) for found in same.values() for r in found]
         results += self._learned(others, [arm], before, self.final_edit_steps)
         return sorted(results, key=lambda r: (r.sequence, r.step, r.place))
-
-    def _taken(self, jobs: Sequence[_Job], before: Mapping[tuple[int, int], ConditionResult]) -> list[ConditionResult]:
-        """Adapt on each job's plan, all in one call, and examine what is to be examined after it, all in another.
-
-        Where results are large, in as many calls as it takes.
-        """
-        size = self.attempting.inner_loop.max_results or max(len(jobs), 1)
-        chunks = [jobs[start : start + size] for start in range(0, len(jobs), size)]
-        return [cell for chunk in chunks for cell in self._taken_together(chunk, before)]
-
-    def _taken_together(
-        self, jobs: Sequence[_Job], before: Mapping[tuple[int, int], ConditionResult]
-    ) -> list[ConditionResult]:
-        seeds = [self._seed(job) for job in jobs]
-        outcomes = self._adapted([(job.planned.plan, seed) for job, seed in zip(jobs, seeds, strict=True)])
-        if self.protocol.merges:
-            for outcome in outcomes:
-                if isinstance(outcome, Adapted) and self.learner is not None:
-                    merge(self.learner, outcome.adapter)
-        sitting = [self._sitting(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True)]
-        exams = self.attempting.examine(
-            [(task, adapter) for seats in sitting for _, task, adapter in seats], EVERYTHING
-        )
-        scores = iter(exams)
-        results = []
-        for job, outcome, seats in zip(jobs, outcomes, sitting, strict=True):
-            measured = {place: next(scores) for place, _, _ in seats}
-            results += self._cells(job, outcome, measured, before)
-        return results
-
-    def _adapted(self, wanted: Sequence[tuple[AdaptationPlan | None, int]]) -> list[Adapted | Diverged | None]:
-        """An outcome for each plan; the same plan with the same seed is trained once."""
-        once = list(dict.fromkeys((plan, seed) for plan, seed in wanted if plan is not None))
-        found = self.attempting.inner_loop.adapt([plan for plan, _ in once], [seed for _, seed in once]) if once else []
-        outcomes = dict(zip(once, found, strict=True))
-        return [None if plan is None else outcomes[plan, seed] for plan, seed in wanted]
-
-    def _seed(self, job: _Job) -> int:
-        """The inner loop's, the same under all conditions: a task's own, or where tasks are met in company, the step's."""
-        group = job.episode.steps[job.step - 1]
-        if len(group) == 1 and not self.protocol.merges:
-            return inner_seed(self.attempting.seed, group[0].task_id)
-        return derive_seed(self.attempting.seed, "test", "episode", job.episode.index, job.step)
-
-    def _sitting(self, job: _Job, outcome: Adapted | Diverged | None) -> list[tuple[int, Task, Adapter | None]]:
-        """Who sits an exam after the job, with which adapter: all seen so far; nobody where nothing has changed."""
-        if isinstance(outcome, Adapted) or self.protocol.merges:
-            rank, num_ranks = self.share
-            adapter = outcome.adapter if isinstance(outcome, Adapted) and not self.protocol.merges else None
-            seen = list(enumerate(job.episode.seen(job.step)))[rank::num_ranks]
-            return [(place, task, adapter) for place, task in seen]
-        return []
-
-    def _cells(
-        self,
-        job: _Job,
-        outcome: Adapted | Diverged | None,
-        measured: Mapping[int, ExamScores],
-        before: Mapping[tuple[int, int], ConditionResult],
-    ) -> list[ConditionResult]:
-        """A result for each task seen so far (of this rank's share)."""
-        rank, num_ranks = self.share
-        seen = list(enumerate(job.episode.seen(job.step)))[rank::num_ranks]
-        first = len(job.episode.seen(job.step - 1))
-        cells = []
-        for place, task in seen:
-            scores = measured[place] if place in measured else before[job.episode.index, place].scores
-            cell = result_at(job.arm, job.episode, job.step, place, task, scores)
-            if place >= first:
-                cell = replace(job.planned.told(cell, outcome), taught=True)
-            if not is_finite(measured.get(place)):
-                unadapted = before[job.episode.index, place].scores
-                cell = replace(cell, scores=unadapted, failure=_NOT_FINITE, failed_edits=max(1, len(cell.edits)))
-            if isinstance(outcome, Adapted) and job.planned.plan is not None:
-                everyone = len(job.episode.seen(job.step))
-                cell = replace(
-                    cell,
-                    num_steps=len(outcome.losses),
-                    num_sequences=len(job.planned.plan.sequences),
-                    num_tokens=outcome.num_tokens / everyone,
-                    adapt_seconds=outcome.seconds / everyone,
-                )
-            cells.append(cell)
-        return cells
-
-
-def inner_seed(seed: int, task_id: str) -> int:
-    """The inner loop's seed of a held-out task, the same under all conditions and in a search."""
-    return derive_seed(seed, "test", task_id)

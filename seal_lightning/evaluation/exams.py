@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Literal
 
 from seal_lightning.attempting import Attempting
-from seal_lightning.errors import RunError
+from seal_lightning.errors import ConfigError, RunError
 from seal_lightning.evaluation.conditions import Arm, Condition, ConditionResult
 from seal_lightning.evaluation.protocols import Episode
 from seal_lightning.seams import AnyDomain
 from seal_lightning.types import Adapter, AnsweredQuestion, ExamPrompt, ExamScores, Measurement, Task
 
 EVERYTHING = frozenset(Measurement)
+
+MeasurementName = Literal["likelihood", "answers"]
+"""A :class:`Measurement`, as configurations say it."""
 
 _Seat = tuple[Episode, int, Task, Sequence[ExamPrompt], Adapter | None]
 """A task at its place in an episode, what it is asked, and with which adapter."""
@@ -24,11 +28,15 @@ class ExamsWithoutLearning:
     Args:
         attempting: how exams are sat.
         share: which part of an episode's tasks is this rank's, (rank, number of ranks).
+        needs: what is measured.
     """
 
-    def __init__(self, attempting: Attempting, share: tuple[int, int]) -> None:
+    def __init__(
+        self, attempting: Attempting, share: tuple[int, int], needs: frozenset[Measurement] = EVERYTHING
+    ) -> None:
         self.attempting = attempting
         self.share = share
+        self.needs = needs
 
     def before(self, episodes: Sequence[Episode], round_index: int) -> dict[tuple[int, int], ConditionResult]:
         """By episode and place: the tasks' exams before any step. Raises :class:`RunError` where the model gives NaN."""
@@ -71,8 +79,17 @@ class ExamsWithoutLearning:
     def _sat(self, arm: Arm, seats: Sequence[_Seat]) -> list[ConditionResult]:
         """The exams; a task that sits in several episodes sits once."""
         once = {task.task_id: (task, exam, adapter) for _, _, task, exam, adapter in seats}
-        scores = dict(zip(once, self.attempting.sit_exams(list(once.values()), EVERYTHING), strict=True))
+        scores = dict(zip(once, self.attempting.sit_exams(list(once.values()), self.needs), strict=True))
         return [result_at(arm, episode, 0, place, task, scores[task.task_id]) for episode, place, task, _, _ in seats]
+
+
+def measurements(chosen: Collection[MeasurementName] | None) -> frozenset[Measurement]:
+    """What a test's exams measure; None is everything. Raises :class:`ConfigError` for nothing."""
+    if chosen is None:
+        return EVERYTHING
+    if not chosen:
+        raise ConfigError("model.test_measurements: an empty list is not allowed; null measures everything")
+    return frozenset(Measurement(name) for name in chosen)
 
 
 def asked_questions(domain: AnyDomain, task: Task) -> Sequence[AnsweredQuestion]:

@@ -10,9 +10,11 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from seal_lightning.errors import ConfigError
+from seal_lightning.evaluation.mitigations.base import Mitigation
 from seal_lightning.seeds import derive_seed
 from seal_lightning.types import AdaptationPlan, AdapterSpec, OptimizerSpec, Task
 
@@ -51,6 +53,8 @@ class Protocol(ABC):
     """Whether all edits of a step are one training set; otherwise each edit is tried for itself."""
     spread = False
     """Whether the ranks share each episode: edits are written and exams sat by shares, the training is repeated on each."""
+    against_forgetting: Sequence[Mitigation] = ()
+    """What is done that merged steps keep what earlier ones taught, in this order."""
 
     def __init__(self, adapter: AdapterSpec | None = None, optimizer: OptimizerSpec | None = None) -> None:
         self.adapter = adapter
@@ -68,10 +72,17 @@ class Protocol(ABC):
         """A plan with the protocol's own adapter and optimiser, where it has them."""
         return replace(plan, adapter=self.adapter or plan.adapter, optimizer=self.optimizer or plan.optimizer)
 
+    def num_examined(self, episode: Episode, num_steps: int) -> int:
+        """How many of an episode's tasks, in their order, are examined after its first steps: those seen."""
+        return len(episode.seen(num_steps))
+
     @property
     def settings(self) -> dict[str, Any]:
         """What distinguishes this protocol from another of its kind, for a reader."""
-        return {key: value for key, value in vars(self).items() if value is not None}
+        found = {key: value for key, value in vars(self).items() if value is not None}
+        if self.against_forgetting:
+            found["against_forgetting"] = [mitigation.settings for mitigation in self.against_forgetting]
+        return found
 
 
 class SinglePassage(Protocol):
@@ -127,11 +138,16 @@ class ContinualSelfEdits(Protocol):
             has no task twice.
         adapter: see :class:`Protocol`.
         optimizer: see :class:`Protocol`.
+        against_forgetting: measures of :mod:`seal_lightning.evaluation.mitigations`, in the order in which they are asked;
+            none by default, as in the paper. They compose; a gate comes last.
+        examine_next: whether the next task is examined too, after each step: what it gained before its own step is
+            transfer, not learned from it.
     """
 
     name = "continual self-edits"
     merges = True
     joins_edits = True
+    examine_next = False
 
     def __init__(
         self,
@@ -139,12 +155,23 @@ class ContinualSelfEdits(Protocol):
         num_sequences: int = 8,
         adapter: AdapterSpec | None = None,
         optimizer: OptimizerSpec | None = None,
+        against_forgetting: list[Mitigation] | None = None,
+        examine_next: bool = False,
     ) -> None:
         super().__init__(adapter, optimizer)
         _check_count("num_steps", num_steps)
         _check_count("num_sequences", num_sequences)
         self.num_steps = num_steps
         self.num_sequences = num_sequences
+        if examine_next:
+            self.examine_next = True  # and nothing otherwise: settings name what differs from the paper's
+        if against_forgetting:
+            self.against_forgetting = tuple(against_forgetting)
+            _check_order(self.against_forgetting)
+
+    def num_examined(self, episode: Episode, num_steps: int) -> int:
+        """Those seen, and the next one where that is wanted."""
+        return len(episode.seen(num_steps + self.examine_next))
 
     def episodes(self, tasks: Sequence[Task], seed: int) -> list[Episode]:
         """Sequences of tasks, drawn from shuffled rounds of all tasks."""
@@ -169,6 +196,15 @@ class ContinualSelfEdits(Protocol):
 def _check_count(name: str, value: int) -> None:
     if value < 1:
         raise ConfigError(f"model.protocol.init_args.{name}: {value} is not allowed; it must be at least 1")
+
+
+def _check_order(mitigations: Sequence[Mitigation]) -> None:
+    for before, after in pairwise(mitigations):
+        if before.decides:
+            raise ConfigError(
+                f"model.protocol.init_args.against_forgetting: {type(before).__name__} before {type(after).__name__} is not "
+                "allowed: what a gate decided on must be what is merged. Put it last, and only one"
+            )
 
 
 def _too_few(name: str, wanted: int, there: int) -> ConfigError:

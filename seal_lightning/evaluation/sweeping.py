@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from seal_lightning.attempt_store import AttemptStore
-from seal_lightning.attempting import Attempting
+from seal_lightning.attempting import Attempting, SetExam
 from seal_lightning.errors import RunError, shown
 from seal_lightning.estimates import Estimate, estimate
 from seal_lightning.evaluation.sweep_grid import Setting
@@ -24,6 +24,8 @@ from seal_lightning.types import (
     Task,
     Trial,
 )
+
+_FAILED = (AttemptStatus.DIVERGED, AttemptStatus.MALFORMED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +100,15 @@ def try_out(
 ) -> None:
     """Try and store what is not stored, ``at_once`` candidates of whatever setting in one call of the inner loop."""
     before = _before(attempting, store, trials)
+    further: dict[str, dict[str, SetExam]] = {}
+    for index in dict.fromkeys(one.trial.round for one in trials):
+        of_round = [one for one in trials if one.trial.round == index]
+        tasks = {one.trial.task.task_id: one.trial.task for one in of_round}
+        stored = [attempt for one in of_round if (attempt := store.get(one.attempt_id)) is not None]
+        further |= attempting.set_exams(list(tasks.values()), index, stored)
     missing = missing_trials(store, trials)
     for chunk in track([missing[i : i + at_once] for i in range(0, len(missing), at_once)]):
-        attempts = attempting.attempt([one.trial for one in chunk], before)
+        attempts = attempting.attempt([one.trial for one in chunk], before, further=further)
         for one, attempt in zip(chunk, attempts, strict=True):
             store.add(replace(attempt, attempt_id=one.attempt_id))
 
@@ -111,8 +119,7 @@ def _before(attempting: Attempting, store: AttemptStore, trials: Sequence[SweepT
     stored = [attempt for one in trials if (attempt := store.get(one.attempt_id)) is not None]
     before = {attempt.task_id: attempt.before for attempt in stored if attempt.before is not None}
     unknown = [task for task_id, task in tasks.items() if task_id not in before]
-    exams = attempting.examine([(task, None) for task in unknown], attempting.reward.needs) if unknown else []
-    return before | {task.task_id: exam for task, exam in zip(unknown, exams, strict=True)}
+    return before | (attempting.before(unknown) if unknown else {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,18 +221,17 @@ def _compared(row: SettingRow, best: SettingRow) -> SettingRow:
 def _row(setting: Setting, attempts: Sequence[Attempt], reward: Reward) -> SettingRow:
     scores: dict[str, list[float]] = {}
     for attempt in attempts:
-        is_failed = attempt.status in (AttemptStatus.DIVERGED, AttemptStatus.MALFORMED)
-        score = _unadapted(attempt, reward) if is_failed else attempt.reward
+        score = _unadapted(attempt, reward) if attempt.status in _FAILED else attempt.reward
         if score is not None:
             scores.setdefault(attempt.task_id, []).append(score)
     by_task = {task_id: sum(of_task) / len(of_task) for task_id, of_task in scores.items()}
-    trained = [a.plan.num_tokens for a in attempts if a.plan is not None and a.after is not None]
+    trained = [a.plan.num_tokens for a in attempts if a.plan is not None and a.status not in _FAILED]
     return SettingRow(
         setting=setting,
         score=estimate(list(by_task.values())),
         by_task=by_task,
         num_edits=len({(a.task_id, a.edit.edit_index) for a in attempts}),
-        num_failed=sum(a.after is None for a in attempts),
+        num_failed=sum(a.status in _FAILED for a in attempts),
         num_unscored=sum(a.status is AttemptStatus.UNSCORED for a in attempts),
         num_tokens=sum(trained) / len(trained) if trained else None,
         seconds=sum(a.adapt_seconds for a in attempts) / len(attempts),
@@ -234,4 +240,4 @@ def _row(setting: Setting, attempts: Sequence[Attempt], reward: Reward) -> Setti
 
 def _unadapted(attempt: Attempt, reward: Reward) -> float | None:
     """What an attempt would have got had it learned nothing."""
-    return reward.score(replace(attempt, after=attempt.before)).value
+    return reward.score(attempt.unadapted).value

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from seal_lightning.estimates import Estimate, cluster_means, clustered
 from seal_lightning.evaluation.conditions import Arm, Condition, ConditionResult
+from seal_lightning.retention import Course, Retention, retention
 from seal_lightning.types import ConditionNames
 
 Score = Callable[[ConditionResult], float | None]
@@ -29,6 +30,12 @@ class ConditionRow:
     num_failed: int
     """Malformed edits and diverged adapters, each edit of a task for itself; counted with the scores without adaptation,
     but never as solved."""
+    num_merges: int
+    """Steps whose merge a gate decided on."""
+    num_scaled: int
+    """Of them, those of which a part was merged."""
+    num_refused: int
+    """Of them, those of which nothing was merged: the task is examined on what was known before."""
     num_unscored: int
     """Answers the grader could not score; left out of the accuracy."""
     num_views: int
@@ -51,6 +58,8 @@ class ConditionRow:
     """Paired difference, task by task, from the passage alone at equal steps on the same policy; None where there is none."""
     log_prob_vs_untrained: Estimate | None
     """Paired difference, task by task, from the self-edit that the policy wrote before training; for trained ones only."""
+    retention: Retention | None
+    """Of the log-probability, where tasks are learned one after another."""
 
 
 def condition_table(results: Sequence[ConditionResult], names: ConditionNames) -> list[ConditionRow]:
@@ -58,8 +67,12 @@ def condition_table(results: Sequence[ConditionResult], names: ConditionNames) -
     arms = sorted({result.arm for result in results}, key=lambda arm: (_ORDER[arm.condition], arm.round, arm.name))
     final_round = max((arm.round for arm in arms), default=0)
     by_sequence = len({result.sequence for result in results}) > 1
+    unadapted = {(r.round, *_cell(r)): r for r in results if r.condition is Condition.NO_ADAPTATION}
     of_arms = {arm: _OfArm([r for r in results if r.arm == arm], by_sequence) for arm in arms}
-    return [_row(of_arms, arm, final_round, arm_label(names, arm)) for arm in arms]
+    rows = [_row(of_arms, arm, final_round, arm_label(names, arm)) for arm in arms]
+    return [
+        replace(row, retention=retention(of_arms[arm].courses(unadapted))) for row, arm in zip(rows, arms, strict=True)
+    ]
 
 
 _ORDER = {condition: order for order, condition in enumerate(Condition)}
@@ -84,6 +97,7 @@ class _OfArm:
 
     def __init__(self, results: Sequence[ConditionResult], by_sequence: bool) -> None:
         num_steps = max(result.step for result in results)
+        self.all = results
         self.last = [result for result in results if result.step == num_steps]
         self.taught = [result for result in results if result.taught]
         self.own = self.taught if num_steps > 1 else []
@@ -103,6 +117,29 @@ class _OfArm:
         ours, theirs = _by_cell(self.last, score), _by_cell(other.last, score)
         return self._over_units({cell: ours[cell] - theirs[cell] for cell in ours if cell in theirs})
 
+    def courses(self, unadapted: Mapping[tuple[int, int, int, str], ConditionResult]) -> list[Course]:
+        """What became of each task's log-probability; none where tasks are not learned one after another."""
+        at = {step: _by_cell([r for r in self.all if r.step == step], _log_prob) for step in {r.step for r in self.all}}
+        last = max(at)
+        courses = []
+        for cell, step in {_cell(r): r.step for r in self.own}.items():
+            start = unadapted.get((self.own[0].round, *cell))
+            before = None if start is None else _log_prob(start)
+            own, final = at[step].get(cell), at[last].get(cell)
+            if before is None or own is None or final is None:
+                continue
+            courses.append(
+                Course(
+                    sequence=cell[0],
+                    before=before,
+                    just_before=at.get(step - 1, {}).get(cell),
+                    own=own,
+                    last=final,
+                    followed=step < last,
+                )
+            )
+        return courses
+
     def _over_units(self, values: Mapping[_Cell, float]) -> Estimate | None:
         over_tasks = clustered((task_id, value) for (_, _, task_id), value in values.items())
         if not self.by_sequence:
@@ -118,6 +155,7 @@ def _row(of_arms: Mapping[Arm, _OfArm], arm: Arm, final_round: int, label: str) 
     of_arm = of_arms[arm]
     rows = of_arm.last
     learned = [r for r in rows if r.failure is None]
+    decisions = [r.merge for r in of_arm.taught if r.merge is not None]
     is_edit = arm.condition is Condition.SELF_EDIT
     matched = replace(arm, condition=Condition.WITHOUT_EDIT_MATCHED) if arm.round in (0, final_round) else None
     untrained = replace(arm, round=0) if is_edit and arm.round > 0 else None
@@ -132,6 +170,9 @@ def _row(of_arms: Mapping[Arm, _OfArm], arm: Arm, final_round: int, label: str) 
         num_tasks=len({r.task_id for r in rows if r.scores.questions}),
         num_questions=sum(len(r.scores.questions) for r in {r.task_id: r for r in rows}.values()),
         num_failed=sum(max(r.failed_edits, r.failure is not None) for r in of_arm.taught),
+        num_merges=len(decisions),
+        num_scaled=sum(0 < decision.factor < 1 for decision in decisions),
+        num_refused=sum(decision.factor == 0 for decision in decisions),
         num_unscored=sum(r.scores.num_unscored for r in rows),
         num_views=sum(q.num_views for r in learned for q in r.scores.questions),
         num_invalid=sum(r.scores.num_invalid for r in learned),
@@ -146,6 +187,7 @@ def _row(of_arms: Mapping[Arm, _OfArm], arm: Arm, final_round: int, label: str) 
         num_steps=num_steps,
         log_prob_vs_matched=of_arm.difference(of_arms.get(matched), _log_prob) if is_edit and matched else None,
         log_prob_vs_untrained=of_arm.difference(of_arms.get(untrained), _log_prob) if untrained else None,
+        retention=None,
     )
 
 
@@ -165,4 +207,8 @@ def _solved(result: ConditionResult) -> float | None:
 def _by_cell(results: Sequence[ConditionResult], score: Score) -> dict[_Cell, float]:
     """A number for each task of each episode: the mean over its edits, where it has several."""
     scored = ((r, score(r)) for r in results)
-    return cluster_means(((r.sequence, r.place, r.task_id), value) for r, value in scored if value is not None)
+    return cluster_means((_cell(r), value) for r, value in scored if value is not None)
+
+
+def _cell(result: ConditionResult) -> _Cell:
+    return result.sequence, result.place, result.task_id

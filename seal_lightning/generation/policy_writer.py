@@ -9,7 +9,7 @@ from dataclasses import replace
 from seal_lightning.errors import MalformedEdit
 from seal_lightning.seams import AnyDomain, Engine, Writer
 from seal_lightning.seeds import derive_seed
-from seal_lightning.types import GenerationRequest, SamplingSpec, SelfEdit, Task
+from seal_lightning.types import GenerationRequest, SamplingSpec, SelfEdit, Task, filled_in
 
 
 class PolicyWriter(Writer):
@@ -52,6 +52,20 @@ class PolicyWriter(Writer):
             open_slots = list(refused)
         self.tokens_per_second = num_tokens / (time.perf_counter() - start)
         return edits
+
+    def write_with_choices(
+        self, tasks: Sequence[Task], choices: Sequence[Mapping[str, str]], seeds: Sequence[int]
+    ) -> list[SelfEdit]:
+        """An edit for each of the tasks, of whose schema's choices some are made for it: options by name.
+
+        For searches and controls; a malformed edit is not sampled again.
+        """
+        requests = []
+        for task, made, seed in zip(tasks, choices, seeds, strict=True):
+            request = self._request(task)
+            requests.append(replace(request, schema=filled_in(request.schema or (), made), seed=seed))
+        edits = self._written([(task, index) for index, task in enumerate(tasks)], requests)
+        return [replace(e, directives={**made, **e.directives}) for e, made in zip(edits, choices, strict=True)]
 
     def _request(self, task: Task) -> GenerationRequest:
         """What asks for a task's edit, but for its seed."""

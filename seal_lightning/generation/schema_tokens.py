@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from seal_lightning.errors import ConfigError, shown
 from seal_lightning.language_model import LanguageModel
-from seal_lightning.types import Choice, TextSchema
+from seal_lightning.types import Choice, FreeText, TextSchema
 
 
 @dataclass(kw_only=True, eq=False)
@@ -32,20 +32,27 @@ class Edge:
 
 
 class SchemaTokens:
-    """A schema for one model.
+    """A schema for one model, up to its free text, if it has one.
 
-    Raises :class:`ConfigError` for a schema without choices, with two choices of one name or with options that tokens do
-    not tell apart: where an option begins another (``1`` and ``10``), what follows must be a literal, or the end, whose
-    first token does not go on with the longer one.
+    Raises :class:`ConfigError` for a schema with free text before its end, with two choices of one name or with options
+    that tokens do not tell apart: where an option begins another (``1`` and ``10``), what follows must be a literal, or the
+    end, whose first token does not go on with the longer one.
     """
 
     def __init__(self, schema: TextSchema, language_model: LanguageModel) -> None:
-        self.parts = tuple(part for part in schema if part != "")
+        last = schema[-1] if schema else None
+        self.free_text = last if isinstance(last, FreeText) else None
+        before = schema if self.free_text is None else schema[:-1]
+        self.parts = tuple(part for part in before if not isinstance(part, FreeText) and part != "")
         names = [part.name for part in self.parts if isinstance(part, Choice)]
-        if not names or len(set(names)) < len(names):
-            raise ConfigError(f"a text schema needs at least one choice, each of its own name; it has {shown(names)}")
+        if len(set(names)) < len(names):
+            raise ConfigError(f"the choices of a text schema must each be of its own name; they are {shown(names)}")
+        if not schema:
+            raise ConfigError("a text schema is empty; it needs a literal, a choice or free text")
+        self._check_free_text(before)
         self._end_id = language_model.eos_ids[0]
         texts = {text for part in self.parts for text in ([part] if isinstance(part, str) else part.options)}
+        texts |= {opening for _, opening in (self.free_text.openings if self.free_text else ())}
         self._ids = {text: tuple(language_model.encode_text(text)) for text in texts}
         self.start = self._first_place()
 
@@ -57,8 +64,33 @@ class SchemaTokens:
             for part in self.parts
         )
 
+    @property
+    def max_opening_tokens(self) -> int:
+        """Tokens of the longest opening of the free text."""
+        return max(
+            (len(self._ids[opening]) for _, opening in (self.free_text.openings if self.free_text else ())), default=0
+        )
+
+    @property
+    def has_choices(self) -> bool:
+        """Whether there is anything to choose before the free text."""
+        return any(isinstance(part, Choice) for part in self.parts)
+
+    def _check_free_text(self, before: TextSchema) -> None:
+        if any(isinstance(part, FreeText) for part in before):
+            raise ConfigError("a text schema has free text before its end; what follows would never be reached")
+        if self.free_text is None or self.free_text.choice is None:
+            return
+        choices = {part.name: part.options for part in self.parts if isinstance(part, Choice)}
+        options = choices.get(self.free_text.choice, ())
+        if unknown := [option for option, _ in self.free_text.openings if option not in options]:
+            raise ConfigError(
+                f"a text schema's free text depends on {shown(unknown[0])}, which is no option of a choice "
+                f"{shown(self.free_text.choice)} before it"
+            )
+
     def text(self, choices: Mapping[str, str]) -> str:
-        """The text with its choices filled in, by name."""
+        """The text with its choices filled in, by name; without the free text."""
         return "".join(part if isinstance(part, str) else choices[part.name] for part in self.parts)
 
     def token_ids(self, choices: Mapping[str, str]) -> tuple[int, ...]:

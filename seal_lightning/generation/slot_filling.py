@@ -44,7 +44,9 @@ def fill_slots(rows: Sequence[SlotRow], language_model: LanguageModel) -> list[C
     """One completion a row, in order; rows with the same adapter should be neighbours."""
     if len(rows) > 1 and _holes_matter(rows, language_model):
         return [completion for row in rows for completion in fill_slots([row], language_model)]
-    walks = _Batch(rows, language_model).walked()
+    choosing = [row for row in rows if row.schema.has_choices]
+    walked = iter(_Batch(choosing, language_model).walked() if choosing else [])
+    walks = [next(walked) if row.schema.has_choices else Walk(row.schema) for row in rows]
     return [
         Completion(
             text=row.schema.text(walk.choices),

@@ -16,6 +16,7 @@ from seal_lightning import interruption
 from seal_lightning.errors import ConfigError, DataError, shown
 from seal_lightning.generation.batching import by_adapter, joined, left_padded, one_row_each, positions
 from seal_lightning.generation.kv_cache import keep_rows, roomy_cache
+from seal_lightning.generation.opened_text import OpenedText
 from seal_lightning.generation.sampling import RowStops, SeededSampling
 from seal_lightning.generation.schema_tokens import SchemaTokens
 from seal_lightning.generation.slot_filling import SlotRow, fill_slots
@@ -25,6 +26,7 @@ from seal_lightning.out_of_memory import in_halves
 from seal_lightning.packed import TokenizedSequence, pack
 from seal_lightning.packed.rows import grouped_within
 from seal_lightning.seams import Engine
+from seal_lightning.seeds import derive_seed
 from seal_lightning.types import (
     Adapter,
     ChatMessage,
@@ -75,13 +77,17 @@ class TransformersEngine(Engine):
     def generate(self, requests: Sequence[GenerationRequest]) -> Sequence[Completion]:
         """One completion a request, in order.
 
-        A request with a schema is always answered by the whole text and its end token: ``max_new_tokens``, ``top_p`` and
-        ``stop`` do not touch it. Raises what :class:`SchemaTokens` refuses, and :class:`DataError` for a schema that does
-        not fit the model's context behind its prompt.
+        A request with a schema is always answered by the whole text: ``max_new_tokens``, ``top_p`` and ``stop`` touch only
+        the free text that may end it. Raises what :class:`SchemaTokens` refuses, and :class:`DataError` for a schema that
+        does not fit the model's context behind its prompt.
         """
         slots = self._slot_rows({i: request for i, request in enumerate(requests) if request.schema is not None})
         completions = {row.index: completion for row, completion in self._filled(slots)}
+        openings = {row.index: opening for row in slots if (opening := self._opened(row, completions[row.index]))}
         rows = [
+            self._free_text_row(requests[row.index], row, openings[row.index]) for row in slots if row.index in openings
+        ]
+        rows += [
             _Row(
                 index=index,
                 prompt=prompt,
@@ -100,6 +106,7 @@ class TransformersEngine(Engine):
             completions |= {
                 row.index: self._completion(ids, row.sampling) for row, ids in zip(batch, written, strict=True)
             }
+        completions |= {index: opening.followed_by(completions[index]) for index, opening in openings.items()}
         return [completions[index] for index in range(len(requests))]
 
     @torch.no_grad()
@@ -141,18 +148,39 @@ class TransformersEngine(Engine):
             if request.schema not in schemas:
                 schemas[request.schema] = SchemaTokens(request.schema, self.language_model)
             schema, prompt = schemas[request.schema], self.language_model.encode_prompt(request.prompt)
-            if len(prompt) + schema.max_tokens > self.language_model.max_length:
+            length = schema.max_tokens + schema.max_opening_tokens
+            if len(prompt) + length > self.language_model.max_length:
                 raise DataError(
-                    f"a prompt of {len(prompt)} tokens and a schema of up to {schema.max_tokens} do not fit the model's "
+                    f"a prompt of {len(prompt)} tokens and a schema of up to {length} do not fit the model's "
                     f"context of {self.language_model.max_length}: {shown(request.schema)}"
                 )
             row = SlotRow(index=index, prompt=prompt, schema=schema, adapter=_lora(request.adapter))
             if isinstance(request, ChoiceScoreRequest):
                 row = replace(row, given=schema.token_ids(request.choices))
             else:
-                row = replace(row, temperature=request.sampling.temperature, seed=request.seed)
+                sampling = request.sampling
+                choosing = sampling.choice_temperature
+                row = replace(
+                    row, temperature=sampling.temperature if choosing is None else choosing, seed=request.seed
+                )
             rows.append(row)
         return sorted(rows, key=lambda row: (len(row.prompt), row.index))
+
+    def _opened(self, row: SlotRow, filled: Completion) -> OpenedText | None:
+        """The filled-in text that free text follows; None where the text is over."""
+        free_text = row.schema.free_text
+        opening = None if free_text is None else free_text.opening(filled.choices or {})
+        return None if opening is None else OpenedText.of(filled, opening, self.language_model)
+
+    def _free_text_row(self, request: GenerationRequest, row: SlotRow, opened: OpenedText) -> _Row:
+        prompt = [*row.prompt, *opened.token_ids]
+        return _Row(
+            index=row.index,
+            prompt=prompt,
+            sampling=self._within_context(request.sampling, len(prompt)),
+            adapter=row.adapter,
+            seed=derive_seed(request.seed, "free text"),
+        )
 
     def _filled(self, rows: list[SlotRow]) -> Iterator[tuple[SlotRow, Completion]]:
         for start in range(0, len(rows), self.max_batch_size):

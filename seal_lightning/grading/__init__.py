@@ -1,6 +1,7 @@
 """Grading: answers to verdicts."""
 
 from seal_lightning.grading.agreement import cohen_kappa, exact_match_and_f1
+from seal_lightning.grading.judge_grader import GradingWording, JudgeGrader
 from seal_lightning.grading.local_rules import LocalRules
 
-__all__ = ["LocalRules", "cohen_kappa", "exact_match_and_f1"]
+__all__ = ["GradingWording", "JudgeGrader", "LocalRules", "cohen_kappa", "exact_match_and_f1"]

@@ -8,13 +8,11 @@ and gold words inside a wrong statement.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
-
-from rapidfuzz import fuzz
+from collections.abc import Sequence
 
 from seal_lightning.errors import ConfigError
-from seal_lightning.grading.normalize import FUNCTION_WORDS, alike, is_number, words
+from seal_lightning.grading.normalize import words
+from seal_lightning.grading.overlap import f1, fuzzy, missing_numbers, recall
 from seal_lightning.seams import Grader
 from seal_lightning.types import AnsweredQuestion, Verdict, VerdictStatus
 
@@ -78,40 +76,15 @@ class LocalRules(Grader):
             return equal, "equal as written" if equal else "the gold answer has no words, and the answer differs"
         answer_words = words(answer[: self.max_chars])
 
-        missing = sorted({word for word in gold_words if is_number(word)} - set(answer_words))
+        missing = sorted(missing_numbers(gold_words, answer_words))
         if missing:
             return False, f"lacks the numbers {', '.join(missing)}"[:120]
         measures = (
-            ("recall", _recall(words(question[: self.max_chars]), gold_words, answer_words), self.min_recall),
-            ("fuzzy", _fuzzy(gold_words, answer_words), self.min_fuzzy),
-            ("F1", _f1(gold_words, answer_words), self.min_f1),
+            ("recall", recall(words(question[: self.max_chars]), gold_words, answer_words), self.min_recall),
+            ("fuzzy", fuzzy(gold_words, answer_words), self.min_fuzzy),
+            ("F1", f1(gold_words, answer_words), self.min_f1),
         )
         for name, value, threshold in measures:
             if value >= threshold:
                 return True, f"{name} {value:.2f}"
         return False, ", ".join(f"{name} {value:.2f} < {threshold:g}" for name, value, threshold in measures)
-
-
-def _recall(question: Iterable[str], gold: Sequence[str], answer: Sequence[str]) -> float:
-    """Share of the gold answer's content words with a form in the answer; of all its words when none has content."""
-    asked, said = set(question), set(answer)
-    informative = [word for word in gold if word not in FUNCTION_WORDS]
-    content = [word for word in informative if not _has(asked, word)] or informative or gold
-    return sum(_has(said, word) for word in content) / len(content)
-
-
-def _has(vocabulary: set[str], word: str) -> bool:
-    return word in vocabulary or any(alike(word, other) for other in vocabulary)
-
-
-def _fuzzy(gold: Sequence[str], answer: Sequence[str]) -> float:
-    # The blanks tie a match to the start of a word: "art" is in "arts", not in "started". The partial ratio would also
-    # look for a short answer inside the gold answer, where any letter is found.
-    gold_text, answer_text = f" {' '.join(gold)}", f" {' '.join(answer)}"
-    ratio = fuzz.partial_ratio if len(answer_text) >= len(gold_text) else fuzz.ratio
-    return ratio(gold_text, answer_text) / 100
-
-
-def _f1(gold: Sequence[str], answer: Sequence[str]) -> float:
-    num_common = sum((Counter(gold) & Counter(answer)).values())
-    return 2 * num_common / (len(gold) + len(answer))

@@ -4,6 +4,7 @@ from seal_lightning.lora.adapter import LoraAdapter, init_adapter, joined, layer
 from seal_lightning.lora.applying import Share, applied, routed
 from seal_lightning.lora.folders import load_adapter, save_adapter
 from seal_lightning.lora.part import Dropout
+from seal_lightning.lora.resizing import scaled_adapter, truncated_adapter
 
 __all__ = [
     "Dropout",
@@ -17,5 +18,7 @@ __all__ = [
     "merge",
     "routed",
     "save_adapter",
+    "scaled_adapter",
     "target_modules",
+    "truncated_adapter",
 ]

@@ -1,6 +1,6 @@
 """One forward pass of a causal language model over a packed row, down to its targets' losses.
 
-Shapes: T packed tokens, S targets.
+Shapes: T packed tokens, S targets, E hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from seal_lightning.errors import ModelError
+from seal_lightning.errors import ConfigError, ModelError
 from seal_lightning.packed.attention import packed_attention
 from seal_lightning.packed.cross_entropy import ChunkedCrossEntropy
+from seal_lightning.packed.divergence import ChunkedDivergence, capped
 from seal_lightning.packed.rows import PackedRow, TokenizedSequence, pack
 
 
@@ -26,7 +27,18 @@ class PackedLoss:
     total: Tensor
     """Scalar: the weighted sum of the targets' losses; what is differentiated."""
     losses: Tensor
-    """[S] cross-entropy of each target in nats, without gradient; its negative is the target's log-probability."""
+    """[S] cross-entropy of each target in nats, without gradient; its negative is the target's log-probability. Of an
+    anchored target the divergence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anchored:
+    """Targets of a row at which the model is held to what it said before; A of them."""
+
+    at: Tensor
+    """[S] bool."""
+    states: Tensor
+    """[A, E], the hidden states that entered the output head then."""
 
 
 class PackedForward:
@@ -42,25 +54,71 @@ class PackedForward:
         self._softcap: float | None = getattr(model.config, "final_logit_softcapping", None)
         self._check()
 
-    def __call__(self, row: PackedRow, weights: Tensor | None = None) -> PackedLoss:
-        """The losses of a row's targets; ``weights`` [S] default to 1."""
+    def __call__(self, row: PackedRow, weights: Tensor | None = None, anchored: Anchored | None = None) -> PackedLoss:
+        """The losses of a row's targets; ``weights`` [S] default to 1. Anchored targets' losses are divergences."""
         if weights is None:
             weights = torch.ones(len(row.targets), device=row.targets.device)
+        if anchored is not None:
+            return self._anchored_loss(row, weights, anchored)
         with packed_attention(self.model, row.lengths, row.token_ids.device):
             return self._chunked_loss(row, weights) if self._chunked else self._whole_loss(row, weights)
+
+    def hidden_states(self, row: PackedRow) -> Tensor:
+        """[S, E], what enters the output head to predict the targets."""
+        with packed_attention(self.model, row.lengths, row.token_ids.device):
+            return self._hidden_states(row)
+
+    def log_probs(self, hidden_SE: Tensor, head_VE: Tensor, bias_V: Tensor | None) -> Tensor:
+        """[S, V] log-probabilities from hidden states by a linear head, all at once."""
+        logits_SV = F.linear(hidden_SE, head_VE, bias_V)
+        return capped(logits_SV.to(torch.promote_types(logits_SV.dtype, torch.float32)), self._softcap).log_softmax(1)
+
+    def check_anchors(self) -> None:
+        """Raise :class:`ConfigError` where the output head is more than a linear layer: anchors keep what enters it."""
+        if not self._chunked:
+            raise ConfigError(
+                f"anchor: {type(self.model).__name__} does more to its logits than a linear layer, which a KL anchor does "
+                "not support; leave the anchor out, or use another model"
+            )
 
     def with_trained_head(self, row: PackedRow) -> Tensor:
         """The sum of the targets' losses, whose gradient reaches the output head too; all logits are made at once."""
         with packed_attention(self.model, row.lengths, row.token_ids.device):
             return self._whole_loss(row, torch.ones(len(row.targets), device=row.targets.device)).total
 
-    def _chunked_loss(self, row: PackedRow, weights: Tensor) -> PackedLoss:
-        hidden_TE = self._decoder(
+    def divergence_with_trained_head(self, row: PackedRow, log_probs_SV: Tensor) -> Tensor:
+        """The sum over a row's targets of KL(given ‖ model); the gradient reaches the output head too."""
+        with packed_attention(self.model, row.lengths, row.token_ids.device):
+            head = self.model.get_output_embeddings()
+            found_SV = self.log_probs(self._hidden_states(row), head.weight, getattr(head, "bias", None))
+        return F.kl_div(found_SV, log_probs_SV, reduction="sum", log_target=True)
+
+    def _hidden_states(self, row: PackedRow) -> Tensor:
+        hidden_TE: Tensor = self._decoder(
             input_ids=row.token_ids, position_ids=row.position_ids, use_cache=False
         ).last_hidden_state[0]
+        return hidden_TE[row.predict_at]
+
+    def _anchored_loss(self, row: PackedRow, weights: Tensor, anchored: Anchored) -> PackedLoss:
+        """Cross-entropy of the targets that are trained, divergence of those that are anchored."""
+        hidden_SE = self.hidden_states(row)
+        head = self.model.get_output_embeddings()
+        rest = ~anchored.at
+        weight_VE, bias = head.weight.detach(), getattr(head, "bias", None)
+        total, losses = ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+            hidden_SE[rest], weight_VE, bias, row.targets[rest], weights[rest], self._softcap
+        )
+        held, divergences = ChunkedDivergence.apply(  # type: ignore[no-untyped-call]
+            hidden_SE[anchored.at], anchored.states, weight_VE, bias, weights[anchored.at], self._softcap
+        )
+        both = torch.empty(len(row.targets), dtype=losses.dtype, device=losses.device)
+        both[rest], both[anchored.at] = losses, divergences
+        return PackedLoss(total=total + held, losses=both)
+
+    def _chunked_loss(self, row: PackedRow, weights: Tensor) -> PackedLoss:
         head = self.model.get_output_embeddings()
         total, losses = ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-            hidden_TE[row.predict_at],
+            self._hidden_states(row),
             head.weight.detach(),
             getattr(head, "bias", None),
             row.targets,

@@ -19,6 +19,8 @@ class TokenizedSequence:
     token_ids: tuple[int, ...]
     trained: tuple[bool, ...]
     truncated: bool = False
+    anchored: bool = False
+    """Whether at its targets the model is held to its own unadapted distribution, instead of trained on them."""
 
     @property
     def num_targets(self) -> int:

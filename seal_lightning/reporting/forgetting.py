@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 from seal_lightning.estimates import Estimate, cluster_means, clustered, estimate, shown_estimate
-from seal_lightning.reporting.blocks import Block, Chart, Paragraph, Section, Table, capped
+from seal_lightning.reporting.blocks import Block, Chart, Paragraph, Section, Table, capped, without_empty_columns
 from seal_lightning.reporting.matrix_charts import SCORES, heat_map
 from seal_lightning.reporting.runs import StoredRun
 from seal_lightning.reporting.settings import are_seeds_of_one
 from seal_lightning.reporting.test_files import Matrix, StoredTest, TestResult
 from seal_lightning.reporting.test_tables import comparable, protocol_name
 from seal_lightning.reporting.text import label
+from seal_lightning.retention import Course, retention
 
 MAX_MAPS = 16
+_CHANGES = (3, 4, 6)
+"""Columns behind the names that are differences of scores."""
 _MAX_STEPS, _MAX_PLACES = 64, 24
 """Of a matrix written as a table."""
 _NOTE = (
     "Tables: mean ± standard error over sequences. Gained: own step less before. Kept or lost since: last step less own "
-    "step, over passages that were followed by others; below zero is forgetting. Pictures: row by row what is known after "
-    "each step, column by column what became of a place's passage; the line separates the row before any step, hatched cells "
-    "were not examined."
+    "step, over passages that were followed by others; below zero is forgetting. Retained share: of what those passages "
+    "gained, what is left after the last step, with the jackknife's error; a dash where they gained less than two standard "
+    "errors. Transfer: what other passages' steps had added before the own step; retained of own step: the share counted "
+    "from there. Pictures: row by row what is known after each step, column by column what became of a place's passage; the "
+    "line separates the row before any step, hatched cells were not examined."
 )
 
 Arm = tuple[str, int, str]
 """Condition, round, name."""
 Place = tuple[int, int]
 """Sequence and place in it."""
-Course = tuple[list[int], list[float]]
-"""The steps after which a place was examined, in order, and its scores then."""
 
 
 def forgetting_section(runs: Sequence[StoredRun]) -> Section | None:
@@ -91,7 +94,7 @@ def _table(name: str, tests: Sequence[tuple[StoredRun, StoredTest]], score: str,
             of_runs.append((f"mean over {len(tests)} runs", _over_runs([changes for _, changes in of_runs])))
         digits = 3 if score == "accuracy" else 2
         for where, changes in of_runs:
-            cells = [shown_estimate(value, digits, signed=i > 2) for i, value in enumerate(changes)]
+            cells = [shown_estimate(value, digits, signed=i in _CHANGES) for i, value in enumerate(changes)]
             rows.append((labels.get(arm, label(" ".join(map(str, arm)))), where, *cells))
     headings = (
         "condition",
@@ -101,17 +104,22 @@ def _table(name: str, tests: Sequence[tuple[StoredRun, StoredTest]], score: str,
         "after the last step",
         "gained",
         "kept or lost since",
+        "retained share",
+        "transfer",
+        "retained of own step",
     )
-    return Table(title=f"{name}: {SCORES[score]}", headings=headings, rows=capped(rows), num_text_columns=2)
+    filled, cells_of = without_empty_columns(headings, rows)
+    return Table(title=f"{name}: {SCORES[score]}", headings=filled, rows=capped(cells_of), num_text_columns=2)
 
 
 def _over_runs(of_runs: Sequence[Sequence[Estimate | None]]) -> list[Estimate | None]:
     """Column by column, the mean of the runs' means with its standard error over runs."""
-    return [estimate([e.mean for e in column if e is not None]) for column in zip(*of_runs, strict=True)]
+    columns = [[e.mean for e in column if e is not None] for column in zip(*of_runs, strict=True)]
+    return [estimate(found) if len(found) == len(of_runs) else None for found in columns]
 
 
 def _changes(test: StoredTest, score: str) -> dict[Arm, list[Estimate | None]]:
-    """By arm that adapts: the three means and the two paired changes."""
+    """By arm that adapts: the three means, the two paired changes, and what is retained."""
     by_arm: dict[Arm, list[TestResult]] = {}
     for result in test.results:
         by_arm.setdefault((result.condition, result.round, result.name or ""), []).append(result)
@@ -119,35 +127,55 @@ def _changes(test: StoredTest, score: str) -> dict[Arm, list[Estimate | None]]:
     for arm, results in by_arm.items():
         unadapted = by_arm.get(("no_adaptation", arm[1], ""), []) if arm[0] != "no_adaptation" else []
         courses = _courses([*unadapted, *results], score)
-        if any(steps[-1] > steps[0] for steps, _ in courses.values()):
-            changes[arm] = [clustered(pairs) for pairs in _scores_and_changes(courses)]
+        if any(course.followed for course in courses):
+            changes[arm] = [*(clustered(pairs) for pairs in _scores_and_changes(courses)), *_retained(courses, score)]
     return changes
 
 
-def _courses(results: Sequence[TestResult], score: str) -> dict[Place, Course]:
+def _courses(results: Sequence[TestResult], score: str) -> list[Course]:
+    """One for each place of each sequence. The step that was about it is the first after which it counts as learned."""
     cells = cluster_means(
         ((result.sequence, result.place, result.step), value)
-        for result in sorted(results, key=lambda result: result.step)
+        for result in results
         if (value := getattr(result.scores, score)) is not None
     )
-    courses: dict[Place, Course] = {}
-    for (sequence, place, step), value in cells.items():
-        steps, values = courses.setdefault((sequence, place), ([], []))
-        steps.append(step)
-        values.append(value)
+    steps: dict[Place, list[int]] = {}
+    for sequence, place, step in sorted(cells):
+        steps.setdefault((sequence, place), []).append(step)
+    taught = {(result.sequence, result.place): result.step for result in results if result.taught}
+    courses = []
+    for (sequence, place), examined in steps.items():
+        at = {step: cells[sequence, place, step] for step in examined}
+        own = taught.get((sequence, place)) or next((step for step in examined if step > 0), None)
+        if own in at and 0 in at:
+            assert own is not None
+            last = examined[-1]
+            followed = last > own
+            just_before = at.get(own - 1) if own > 1 else None
+            courses.append(
+                Course(
+                    sequence=sequence,
+                    before=at[0],
+                    just_before=just_before,
+                    own=at[own],
+                    last=at[last],
+                    followed=followed,
+                )
+            )
     return courses
 
 
-def _scores_and_changes(courses: dict[Place, Course]) -> Iterator[list[tuple[int, float]]]:
-    """By sequence. The first step after which a place is examined is the one that was about it."""
-    before = {place: values[0] for place, (steps, values) in courses.items() if steps[0] == 0}
-    learned = {
-        place: later
-        for place, (steps, values) in courses.items()
-        if (later := [value for step, value in zip(steps, values, strict=True) if step > 0])
-    }
-    yield [(place[0], value) for place, value in before.items()]
-    yield [(place[0], values[0]) for place, values in learned.items()]
-    yield [(place[0], values[-1]) for place, values in learned.items()]
-    yield [(place[0], values[0] - before[place]) for place, values in learned.items() if place in before]
-    yield [(place[0], values[-1] - values[0]) for place, values in learned.items() if len(values) > 1]
+def _scores_and_changes(courses: Sequence[Course]) -> Iterator[list[tuple[Hashable, float]]]:
+    yield [(course.sequence, course.before) for course in courses]
+    yield [(course.sequence, course.own) for course in courses]
+    yield [(course.sequence, course.last) for course in courses]
+    yield [(course.sequence, course.own - course.before) for course in courses]
+    yield [(course.sequence, course.last - course.own) for course in courses if course.followed]
+
+
+def _retained(courses: Sequence[Course], score: str) -> list[Estimate | None]:
+    """Of log-probabilities; a share of an accuracy's gain says little where most answers are wrong."""
+    found = retention(courses) if score == "log_prob" else None
+    if found is None:
+        return [None, None, None]
+    return [found.retained_share, found.transfer, found.specific_share]

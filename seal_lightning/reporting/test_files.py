@@ -62,6 +62,10 @@ class TestRow:
     num_questions: int = 0
     num_failed: int = 0
     num_unscored: int = 0
+    num_merges: int = 0
+    num_scaled: int = 0
+    num_refused: int = 0
+    """Steps whose merge a gate decided on, and of them those merged in part and not at all."""
     num_steps: Estimate | None = None
     log_prob: Estimate | None = None
     accuracy: Estimate | None = None
@@ -126,6 +130,8 @@ class TestResult:
     step: int = 0
     """0 before any adaptation, else after so many steps."""
     place: int = 0
+    taught: bool = False
+    """Whether the step just before was about this task; false of all in files of the first format."""
     num_tokens: float | None = None
     failure: str | None = None
     edits: tuple[StoredEdit, ...] = ()

@@ -9,14 +9,15 @@ from seal_lightning.estimates import Estimate, estimate, shown_estimate
 from seal_lightning.reporting.blocks import Block, Paragraph, Section, Table, capped, without_empty_columns
 from seal_lightning.reporting.runs import StoredRun
 from seal_lightning.reporting.settings import are_seeds_of_one, brief
-from seal_lightning.reporting.test_files import StoredTest, TestRow
+from seal_lightning.reporting.test_files import Protocol, StoredTest, TestRow
 from seal_lightning.reporting.text import label
 
 _NOTE = (
     "Mean ± standard error over tasks (over sequences, for a protocol of several steps). Log-prob: mean log-probability "
     "(nats) of the gold answers' tokens. vs equal steps: paired difference in log-prob from adaptation without an edit for "
     "as many optimiser steps on the same policy. vs untrained: from the self-edit that the policy wrote before training. "
-    "Failed: malformed or diverged, counted with the scores without adaptation. Unscored answers are in no mean."
+    "Failed: malformed or diverged, counted with the scores without adaptation. Unscored answers are in no mean. Merges: "
+    "what a gate let through in part, and what it refused."
 )
 _SCORES: dict[str, tuple[str, Callable[[TestRow], Estimate | None], int]] = {
     "log_prob": ("log-prob (nats)", lambda row: row.log_prob, 2),
@@ -39,6 +40,9 @@ _COLUMNS: dict[str, Callable[[TestRow], str]] = {
     "vs equal steps": lambda row: shown_estimate(row.log_prob_vs_matched, 2, signed=True),
     "vs untrained": lambda row: shown_estimate(row.log_prob_vs_untrained, 2, signed=True),
     "failed": lambda row: str(row.num_failed),
+    "merges": lambda row: (
+        f"{row.num_scaled} scaled, {row.num_refused} refused of {row.num_merges}" if row.num_merges else "–"
+    ),
     "unscored": lambda row: str(row.num_unscored) if row.num_unscored else "–",
 }
 
@@ -71,7 +75,15 @@ def protocol_name(test: StoredTest) -> str:
     sequences = f", {protocol.num_sequences} sequences" if protocol.num_steps > 1 else ""
     student = f", student {label(test.model.student)}" if test.model.student else ""
     how = _HOW.get(test.inner_loop or "", label(test.inner_loop or ""))
-    return f"{label(protocol.name)}{steps}{sequences}{f', {how}' if how else ''}{student}"
+    against = _against_forgetting(protocol)
+    return f"{label(protocol.name)}{steps}{sequences}{f', {how}' if how else ''}{against}{student}"
+
+
+def _against_forgetting(protocol: Protocol) -> str:
+    """The measures against forgetting by name; their settings are in the note of the test's table."""
+    measures = protocol.settings.get("against_forgetting")
+    found = [m["class"] for m in measures if isinstance(m, dict) and "class" in m] if isinstance(measures, list) else []
+    return f", with {label(' + '.join(map(str, found)))}" if found else ""
 
 
 _HOW = {"BatchedInnerLoop": "LoRA", "FullFinetuning": "full finetuning"}

@@ -3,6 +3,21 @@
 from seal_lightning.rewards.accuracy import AccuracyReward
 from seal_lightning.rewards.gain import GainReward
 from seal_lightning.rewards.likelihood import LikelihoodReward
+from seal_lightning.rewards.own_questions import OwnQuestionsReward
+from seal_lightning.rewards.retention import RetentionReward
+from seal_lightning.rewards.rubric import RubricReward
 from seal_lightning.rewards.solved import PartialCreditReward, SolvedReward
+from seal_lightning.rewards.weighted_sum import WeightedSum, WeightedTerm
 
-__all__ = ["AccuracyReward", "GainReward", "LikelihoodReward", "PartialCreditReward", "SolvedReward"]
+__all__ = [
+    "AccuracyReward",
+    "GainReward",
+    "LikelihoodReward",
+    "OwnQuestionsReward",
+    "PartialCreditReward",
+    "RetentionReward",
+    "RubricReward",
+    "SolvedReward",
+    "WeightedSum",
+    "WeightedTerm",
+]

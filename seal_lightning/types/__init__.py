@@ -1,4 +1,4 @@
-"""The records that travel through SEAL; read its five files and you know the system.
+"""The records that travel through SEAL; read its six files and you know the system.
 
     task ─ propose ─▶ self-edit ─ plan ─▶ adaptation plan ─ adapt ─▶ adapter ─ examine ─▶ attempt ─ filter ─▶ buffer
 
@@ -10,28 +10,36 @@ from seal_lightning.types.asking import (
     Choice,
     ChoiceScoreRequest,
     Completion,
+    FreeText,
     GenerationRequest,
     SamplingSpec,
     ScoreRequest,
     TextSchema,
+    filled_in,
+    joined_literals,
 )
 from seal_lightning.types.editing import JSON, ChatMessage, FinishReason, Prompt, SelfEdit, Task
 from seal_lightning.types.examining import (
     AnsweredQuestion,
     ConditionNames,
+    ExamPaper,
     ExamPrompt,
     ExamScores,
+    FurtherExam,
     Measurement,
     QuestionScore,
+    Rating,
     RewardScore,
     Verdict,
     VerdictStatus,
 )
+from seal_lightning.types.judging import JudgeCounts, Judgement, JudgeQuestion
 from seal_lightning.types.planning import (
     AdaptationPlan,
     Adapted,
     Adapter,
     AdapterSpec,
+    AnchorSpec,
     Diverged,
     OptimizerSpec,
     Segment,
@@ -46,6 +54,7 @@ __all__ = [
     "Adapted",
     "Adapter",
     "AdapterSpec",
+    "AnchorSpec",
     "AnsweredQuestion",
     "Attempt",
     "AttemptStatus",
@@ -57,15 +66,22 @@ __all__ = [
     "Completion",
     "ConditionNames",
     "Diverged",
+    "ExamPaper",
     "ExamPrompt",
     "ExamScores",
     "FinishReason",
+    "FreeText",
+    "FurtherExam",
     "GenerationRequest",
+    "JudgeCounts",
+    "JudgeQuestion",
+    "Judgement",
     "Measurement",
     "OptimizerSpec",
     "PlanSummary",
     "Prompt",
     "QuestionScore",
+    "Rating",
     "RewardScore",
     "SamplingSpec",
     "ScoreRequest",
@@ -78,4 +94,6 @@ __all__ = [
     "Verdict",
     "VerdictStatus",
     "WholeModel",
+    "filled_in",
+    "joined_literals",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from seal_lightning.types.bounds import require
@@ -16,6 +17,8 @@ class SamplingSpec:
 
     temperature: float = 1.0
     """0 is greedy."""
+    choice_temperature: float | None = None
+    """Of a schema's choices; None is as ``temperature``. High ones try settings that the model would rarely choose."""
     top_p: float = 0.95
     """In (0, 1]: sample from the smallest set of tokens whose probabilities sum to at least this."""
     max_new_tokens: int = 8192
@@ -25,6 +28,8 @@ class SamplingSpec:
 
     def __post_init__(self) -> None:
         require(0 <= self.temperature < math.inf, "sampling.temperature", self.temperature, "at least 0 and finite")
+        choice = 0.0 if self.choice_temperature is None else self.choice_temperature
+        require(0 <= choice < math.inf, "sampling.choice_temperature", choice, "null, or at least 0 and finite")
         require(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "in (0, 1]")
         require(self.max_new_tokens >= 1, "sampling.max_new_tokens", self.max_new_tokens, "at least 1")
 
@@ -42,8 +47,57 @@ class Choice:
         require(distinct, f"choice {self.name!r}", self.options, "at least 2 different options, none empty")
 
 
-TextSchema = tuple[str | Choice, ...]
-"""A text with choices in it: literal texts, and choices between them that the model makes by its own probabilities."""
+@dataclass(frozen=True, kw_only=True)
+class FreeText:
+    """The end of a text: the model writes it freely, up to a stop string or its end token."""
+
+    choice: str | None = None
+    """The name of a choice before it on which it depends; None: it is always written."""
+    openings: tuple[tuple[str, str], ...] = ()
+    """With a choice: (option, what is given before the free text). After an option that is not here the text is over."""
+
+    def __post_init__(self) -> None:
+        depends = bool(self.openings) if self.choice is not None else not self.openings
+        require(depends, "free text's openings", self.openings, "options of a choice, or none without a choice")
+
+    def opening(self, choices: Mapping[str, str]) -> str | None:
+        """What is given before the free text after these choices; None where none is written."""
+        return "" if self.choice is None else dict(self.openings).get(choices[self.choice])
+
+
+TextSchema = tuple[str | Choice | FreeText, ...]
+"""A text with choices in it: literal texts, choices between them that the model makes by its own probabilities, and at most
+one free text, at the end."""
+
+
+def filled_in(schema: TextSchema, choices: Mapping[str, str]) -> TextSchema:
+    """The schema with these of its choices made: literals in their place, and a free text that depends on them settled.
+
+    Args:
+        schema: the schema.
+        choices: options by the choice's name; a choice that is not in it stays open.
+    """
+    parts: list[str | Choice | FreeText] = []
+    for part in schema:
+        if isinstance(part, Choice) and part.name in choices:
+            parts.append(choices[part.name])
+        elif isinstance(part, FreeText) and part.choice in choices:
+            opening = part.opening(choices)
+            parts += [] if opening is None else [opening, FreeText()]
+        else:
+            parts.append(part)
+    return joined_literals(parts)
+
+
+def joined_literals(parts: Sequence[str | Choice | FreeText]) -> TextSchema:
+    """Neighbouring literals as one: they are tokenised together."""
+    joined: list[str | Choice | FreeText] = []
+    for part in parts:
+        if isinstance(part, str) and joined and isinstance(joined[-1], str):
+            joined[-1] += part
+        elif part != "":
+            joined.append(part)
+    return tuple(joined)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +110,8 @@ class GenerationRequest:
     seed: int = 0
     """Seeds this request's own generator: its neighbours in a batch change nothing but rounding."""
     schema: TextSchema | None = None
-    """Constrained decoding: the completion is this text, its choices filled in. Of ``sampling``, the temperature counts."""
+    """Constrained decoding: the completion is this text, its choices filled in. Of ``sampling`` their temperature counts, and
+    all of it for the free text that may end it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +122,8 @@ class Completion:
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
     chosen: tuple[bool, ...] | None = None
-    """With a schema: for each token, whether the model chose it among several (and it was not given). None: it chose all."""
+    """With a schema: for each token, whether the model chose it among several, or wrote it freely (and it was not given).
+    None: it chose all."""
     choices: dict[str, str] | None = None
     """With a schema: the option taken, by the choice's name."""
     log_prob: float | None = None

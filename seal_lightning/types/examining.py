@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from seal_lightning.types.bounds import mean
-from seal_lightning.types.editing import Prompt
+from seal_lightning.types.editing import Prompt, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,8 +144,42 @@ class ExamScores:
         return sum(q.verdict is not None and q.verdict.status is VerdictStatus.UNSCORED for q in self.questions)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExamPaper:
+    """What is asked at one task beside its own questions: other tasks, or the same one with other questions."""
+
+    tasks: tuple[Task, ...] = ()
+    """Sat one after the other; their scores are those of one exam."""
+    questions: tuple[tuple[str, str], ...] = ()
+    """(Question, answer), where they were written in the run: they are stored, so that they need not be written again."""
+    failure: str | None = None
+    """Why there is none: attempts at this task are then unscored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FurtherExam:
+    """An exam beside the task's own, as it is stored with every attempt."""
+
+    before: ExamScores | None = None
+    after: ExamScores | None = None
+    questions: tuple[tuple[str, str], ...] = ()
+    """See :attr:`ExamPaper.questions`."""
+    failure: str | None = None
+    """See :attr:`ExamPaper.failure`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rating:
+    """What a rater made of an edit."""
+
+    marks: dict[str, float] = field(default_factory=dict)
+    """By criterion."""
+    failure: str | None = None
+    """Why a criterion has no mark; the edit is then unscored."""
+
+
 class Measurement(StrEnum):
-    """What a reward needs to see; nothing else is measured."""
+    """What a reward needs to see of an exam; nothing else is measured."""
 
     LIKELIHOOD = "likelihood"
     ANSWERS = "answers"
@@ -157,3 +191,5 @@ class RewardScore:
 
     value: float | None
     breakdown: dict[str, float] = field(default_factory=dict)
+    reason: str | None = None
+    """Why it could not be scored, where that is known."""

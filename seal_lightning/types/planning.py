@@ -90,6 +90,27 @@ class OptimizerSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AnchorSpec:
+    """Texts on which an adapted model is held to what it said before: the step's loss is that of the batch + weight · KL.
+
+    KL(before ‖ adapted) over the vocabulary, in nats, is the mean over the trained tokens of the step's anchor texts.
+    """
+
+    sequences: tuple[TrainingSequence, ...]
+    """At least one."""
+    weight: float = 1.0
+    """> 0."""
+    batch_size: int | None = None
+    """≥ 1, anchor texts an optimiser step, in turn; None takes all of them in every step."""
+
+    def __post_init__(self) -> None:
+        require(len(self.sequences) > 0, "anchor.sequences", self.sequences, "at least one text")
+        require(0 < self.weight < math.inf, "anchor.weight", self.weight, "above 0 and finite")
+        size = self.batch_size
+        require(size is None or size >= 1, "anchor.batch_size", size, "at least 1, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
 class AdaptationPlan:
     """What a self-edit means: the data, the adapter and the optimiser of one inner-loop run. One type for every domain."""
 
@@ -98,6 +119,8 @@ class AdaptationPlan:
     optimizer: OptimizerSpec
     dropped_sequences: int = 0
     """How many sequences of the edit were over the domain's cap and left out."""
+    anchor: AnchorSpec | None = None
+    """What the adapted model is to say as before; only for inner loops that say they hold to it."""
 
     @property
     def num_steps(self) -> int:
@@ -125,7 +148,7 @@ class Adapted:
 
     adapter: Adapter
     losses: tuple[float, ...]
-    """One per optimiser step, the batch's loss before the step."""
+    """One per optimiser step, the batch's loss before the step; with an anchor, its term included."""
     num_tokens: int
     """Tokens pushed through the model in training, all epochs together; no pads."""
     seconds: float

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from seal_lightning.types.bounds import mean
 from seal_lightning.types.editing import Prompt, SelfEdit, Task
-from seal_lightning.types.examining import ExamScores
+from seal_lightning.types.examining import ExamScores, FurtherExam, Rating
 from seal_lightning.types.planning import AdaptationPlan
 
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d+)?(?:e[-+]?\d+)?|\b(?:nan|inf)\b)")
@@ -19,7 +19,7 @@ class AttemptStatus(StrEnum):
 
     SCORED = "scored"
     UNSCORED = "unscored"
-    """Adapted, but the grader could score none of the answers."""
+    """Well formed, but it has no reward: the grader could score none of the answers, a judge was down; see ``failure``."""
     MALFORMED = "malformed"
     """The edit has no meaning as a plan; nothing was trained."""
     DIVERGED = "diverged"
@@ -70,11 +70,22 @@ class Attempt:
     before: ExamScores | None = None
     """The task's exam without adaptation, shared by all attempts at it in a round."""
     after: ExamScores | None = None
+    further_exams: dict[str, FurtherExam] = field(default_factory=dict)
+    """What else the reward had the adapted model asked, by name: questions of its own, a probe of what it knew."""
+    ratings: dict[str, Rating] = field(default_factory=dict)
+    """What raters made of the edit itself, by name."""
     final_loss: float | None = None
     reward: float | None = None
     reward_breakdown: dict[str, float] = field(default_factory=dict)
     adapt_seconds: float = 0.0
     examine_seconds: float = 0.0
+    """Of exams and judging, where many were done together by equal shares."""
+
+    @property
+    def unadapted(self) -> Attempt:
+        """As if nothing had been learned: every exam after is the one before."""
+        further = {name: replace(exam, after=exam.before) for name, exam in self.further_exams.items()}
+        return replace(self, after=self.before, further_exams=further)
 
     @property
     def task_id(self) -> str:

@@ -22,7 +22,7 @@ from seal_lightning.adaptation.tokenizing import tokenize
 from seal_lightning.errors import ConfigError
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import LoraAdapter
-from seal_lightning.packed import PackedLoss, PackedRow, pack, pack_within
+from seal_lightning.packed import Anchored, PackedLoss, PackedRow, pack, pack_within
 from seal_lightning.types import (
     AdaptationPlan,
     Adapted,
@@ -412,12 +412,12 @@ class Passes:
         self.lengths: list[tuple[int, ...]] = []
         forward = language_model.packed
 
-        def noted(row: PackedRow, weights: Tensor | None = None) -> PackedLoss:
+        def noted(row: PackedRow, weights: Tensor | None = None, anchored: Anchored | None = None) -> PackedLoss:
             if limit is not None and sum(row.lengths) > limit and weights is not None:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             if weights is not None:
                 self.lengths.append(row.lengths)
-            return forward(row, weights)
+            return forward(row, weights, anchored)
 
         monkeypatch.setattr(language_model, "packed", noted)
 
@@ -479,10 +479,10 @@ def test_what_did_not_fit_beside_others_is_tried_alone(tiny64: LanguageModel, mo
     failures = iter([True] * 2)
     forward = tiny64.packed
 
-    def running_out(row: PackedRow, weights: Tensor | None = None) -> PackedLoss:
+    def running_out(row: PackedRow, weights: Tensor | None = None, anchored: Anchored | None = None) -> PackedLoss:
         if weights is not None and next(failures, False):
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
-        return forward(row, weights)
+        return forward(row, weights, anchored)
 
     monkeypatch.setattr(tiny64, "packed", running_out)
     results = inner_loop(tiny64).adapt([plan_of(), plan_of()], [1, 2])
@@ -601,10 +601,10 @@ def test_under_autocast_the_base_may_round_and_the_adapters_do_not(tiny: Languag
 def test_other_errors_are_not_taken_for_memory(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = tiny.packed
 
-    def broken(row: PackedRow, weights: Tensor | None = None) -> PackedLoss:
+    def broken(row: PackedRow, weights: Tensor | None = None, anchored: Anchored | None = None) -> PackedLoss:
         if weights is not None:
             raise RuntimeError("something else")
-        return forward(row, weights)
+        return forward(row, weights, anchored)
 
     monkeypatch.setattr(tiny, "packed", broken)
     with pytest.raises(RuntimeError, match="something else"):

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 from implementations import implementations
+from rules_judge import RulesJudge
 
-from seal_lightning.grading import LocalRules
+from seal_lightning.grading import JudgeGrader, LocalRules
 from seal_lightning.seams import Grader
 from seal_lightning.types import AnsweredQuestion, VerdictStatus
 
@@ -16,6 +17,8 @@ GRADERS: dict[str, Callable[[], Grader]] = {
     "local rules": LocalRules,
     "local rules, strict": lambda: LocalRules(min_recall=1.0, min_fuzzy=1.0, min_f1=1.0),
     "local rules, short-sighted": lambda: LocalRules(max_chars=8),
+    "judge": lambda: JudgeGrader(RulesJudge()),
+    "judge that tells probabilities": lambda: JudgeGrader(RulesJudge(tells=True), num_decoys=2),
 }
 
 ODD = {

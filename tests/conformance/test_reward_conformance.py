@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import pytest
+from fakes import ToyTasks
 from implementations import implementations
 
-from seal_lightning.rewards import AccuracyReward, GainReward, LikelihoodReward, PartialCreditReward, SolvedReward
-from seal_lightning.seams import Reward
+from seal_lightning.rewards import (
+    AccuracyReward,
+    GainReward,
+    LikelihoodReward,
+    OwnQuestionsReward,
+    PartialCreditReward,
+    RetentionReward,
+    RubricReward,
+    SolvedReward,
+    WeightedSum,
+    WeightedTerm,
+)
+from seal_lightning.seams import Judge, Reward
 from seal_lightning.types import (
     Attempt,
     AttemptStatus,
     ExamScores,
+    FurtherExam,
+    Judgement,
+    JudgeQuestion,
     Measurement,
     QuestionScore,
+    Rating,
     RewardScore,
     SelfEdit,
     Verdict,
@@ -33,6 +49,19 @@ class Case:
     """What it asks for without its value depending on it."""
     all_or_nothing: bool = False
     """Whether every question counts: then one unscored makes it None, and some right are worth no more than none."""
+    reads_only: bool = False
+    """Whether it looks at the edit alone, and at nothing that was measured."""
+
+
+class Strict(Judge):
+    """Always the lowest."""
+
+    def decide(self, questions: Sequence[JudgeQuestion]) -> Sequence[Judgement]:
+        return [Judgement(option=question.options[0]) for question in questions]
+
+
+def weighted(*terms: tuple[float, Reward]) -> WeightedSum:
+    return WeightedSum([WeightedTerm(weight=w, reward=r, name=f"term {i}") for i, (w, r) in enumerate(terms)])
 
 
 REWARDS: dict[str, Case] = {
@@ -44,6 +73,24 @@ REWARDS: dict[str, Case] = {
     "gain in accuracy": Case(make=lambda: GainReward(AccuracyReward())),
     "gain in likelihood": Case(make=lambda: GainReward(LikelihoodReward())),
     "gain in partial credit": Case(make=lambda: GainReward(PartialCreditReward())),
+    "rubric": Case(make=lambda: RubricReward(Strict()), reads_only=True),
+    "own questions": Case(make=OwnQuestionsReward),
+    "accuracy on own questions": Case(make=lambda: OwnQuestionsReward(AccuracyReward())),
+    "gain on own questions": Case(make=lambda: GainReward(OwnQuestionsReward())),
+    "retention": Case(make=lambda: RetentionReward(ToyTasks(2))),
+    "gain in retention": Case(make=lambda: GainReward(RetentionReward(ToyTasks(2), AccuracyReward()))),
+    "sum": Case(make=lambda: weighted((2.0, LikelihoodReward()), (0.5, AccuracyReward()))),
+    "sum of gains": Case(
+        make=lambda: weighted((1.0, GainReward(LikelihoodReward())), (1.0, GainReward(AccuracyReward())))
+    ),
+    "gain of a sum": Case(make=lambda: GainReward(weighted((1.0, LikelihoodReward()), (3.0, OwnQuestionsReward())))),
+    "sum of all kinds": Case(
+        make=lambda: weighted(
+            (1.0, RetentionReward(ToyTasks(2))),
+            (0.1, RubricReward(Strict())),
+            (1.0, OwnQuestionsReward(AccuracyReward())),
+        )
+    ),
 }
 
 
@@ -67,7 +114,19 @@ def reward(case: Case) -> Reward:
 @pytest.fixture
 def decides(case: Case, reward: Reward) -> frozenset[Measurement]:
     """What the reward's value is made from."""
-    return reward.needs - case.for_the_breakdown
+    return asked_for(reward) - case.for_the_breakdown
+
+
+def asked_for(reward: Reward) -> frozenset[Measurement]:
+    """Of any exam."""
+    return reward.needs.union(*(examiner.needs for examiner in reward.examiners.values()))
+
+
+def score(reward: Reward, tried: Attempt) -> RewardScore:
+    """With all further exams that it asks for gone as the task's own, and the edit rated."""
+    further = {name: FurtherExam(before=tried.before, after=tried.after) for name in reward.examiners}
+    ratings = {name: Rating(marks=dict.fromkeys(rater.criteria, 3.0)) for name, rater in reward.raters.items()}  # type: ignore[attr-defined]
+    return reward.score(replace(tried, further_exams=further, ratings=ratings))
 
 
 def exam(right: int, of: int, log_prob: float | None, measured: frozenset[Measurement]) -> ExamScores:
@@ -120,39 +179,59 @@ def assert_plain(score: RewardScore) -> None:
 ALL = frozenset(Measurement)
 
 
-def test_it_says_what_it_needs(reward: Reward) -> None:
+def test_it_says_what_it_needs(case: Case, reward: Reward) -> None:
     assert isinstance(reward.needs, frozenset)
-    assert reward.needs
-    assert all(isinstance(need, Measurement) for need in reward.needs)
+    assert all(isinstance(need, Measurement) for need in asked_for(reward))
+    assert bool(asked_for(reward)) != case.reads_only
+    assert asked_for(reward) or reward.raters
+
+
+def test_what_measures_for_it_is_the_same_each_time(reward: Reward) -> None:
+    """It is bound once."""
+    for named, again in ((reward.examiners, reward.examiners), (reward.raters, reward.raters)):
+        assert named == again
+        assert all(named[name] is again[name] for name in named)
+
+
+@pytest.mark.parametrize("without", ["further_exams", "ratings"])
+def test_none_without_what_others_measure(reward: Reward, without: str) -> None:
+    asked = reward.examiners if without == "further_exams" else reward.raters
+    scored = reward.score(attempt(exam(1, 4, -3.0, ALL), exam(3, 4, -1.0, ALL)))
+    assert_plain(scored)
+    assert (scored.value is None) == bool(reward.examiners or reward.raters)
+    if asked:
+        assert score(reward, measured(ALL)).value is not None
 
 
 def test_what_it_needs_is_enough(reward: Reward) -> None:
     """With that alone the score is a finite number, and the same as with everything measured (which may be shown)."""
-    score, with_all = reward.score(measured(reward.needs)), reward.score(measured(ALL))
-    assert_plain(score)
-    assert score.value is not None
-    assert score.value == with_all.value
-    assert score.breakdown.items() <= with_all.breakdown.items()
+    enough, with_all = score(reward, measured(asked_for(reward))), score(reward, measured(ALL))
+    assert_plain(enough)
+    assert enough.value is not None
+    assert enough.value == with_all.value
+    assert enough.breakdown.items() <= with_all.breakdown.items()
 
 
 @pytest.mark.parametrize("without", Measurement)
 def test_none_without_what_it_needs(reward: Reward, decides: frozenset[Measurement], without: Measurement) -> None:
-    score = reward.score(measured(ALL - {without}))
-    assert_plain(score)
-    assert (score.value is None) == (without in decides)
+    scored = score(reward, measured(ALL - {without}))
+    assert_plain(scored)
+    assert (scored.value is None) == (without in decides)
 
 
 @pytest.mark.parametrize("before", [None, ExamScores(questions=()), exam(1, 2, -2.0, ALL)])
 @pytest.mark.parametrize("after", [None, ExamScores(questions=())])
-def test_none_without_an_exam_after(reward: Reward, before: ExamScores | None, after: ExamScores | None) -> None:
-    score = reward.score(attempt(before, after))
-    assert score.value is None
-    assert_plain(score)
+def test_none_without_an_exam_after(
+    case: Case, reward: Reward, before: ExamScores | None, after: ExamScores | None
+) -> None:
+    scored = score(reward, attempt(before, after))
+    assert (scored.value is None) != case.reads_only
+    assert_plain(scored)
 
 
 @pytest.mark.parametrize("before", [None, ExamScores(questions=()), exam(0, 2, math.nan, ALL)])
 def test_an_exam_before_that_says_nothing_is_no_error(reward: Reward, before: ExamScores | None) -> None:
-    assert_plain(reward.score(attempt(before, exam(1, 2, -2.0, ALL))))
+    assert_plain(score(reward, attempt(before, exam(1, 2, -2.0, ALL))))
 
 
 def test_unscored_answers_are_no_wrong_ones(case: Case, reward: Reward, decides: frozenset[Measurement]) -> None:
@@ -170,8 +249,8 @@ def test_unscored_answers_are_no_wrong_ones(case: Case, reward: Reward, decides:
 
     whole = attempt(exam(1, 4, -3.0, ALL), exam(3, 3, -1.0, ALL))
     one_more = replace(whole, after=with_unscored(exam(3, 4, -1.0, ALL), keep=3))
-    assert reward.score(one_more).value == (None if case.all_or_nothing else reward.score(whole).value)
-    unscored = reward.score(replace(whole, after=with_unscored(whole.after, keep=0)))
+    assert score(reward, one_more).value == (None if case.all_or_nothing else score(reward, whole).value)
+    unscored = score(reward, replace(whole, after=with_unscored(whole.after, keep=0)))
     assert (unscored.value is None) == (Measurement.ANSWERS in decides)
 
 
@@ -179,19 +258,22 @@ def test_unscored_answers_are_no_wrong_ones(case: Case, reward: Reward, decides:
 def test_no_number_that_is_not_finite_comes_out(
     reward: Reward, decides: frozenset[Measurement], log_prob: float
 ) -> None:
-    score = reward.score(attempt(exam(1, 2, -3.0, ALL), exam(1, 2, log_prob, ALL)))
-    assert_plain(score)
-    assert (score.value is None) == (Measurement.LIKELIHOOD in decides)
+    scored = score(reward, attempt(exam(1, 2, -3.0, ALL), exam(1, 2, log_prob, ALL)))
+    assert_plain(scored)
+    assert (scored.value is None) == (Measurement.LIKELIHOOD in decides)
 
 
 def test_better_after_is_more(case: Case, reward: Reward) -> None:
-    values = [reward.score(attempt(exam(1, 4, -3.0, ALL), exam(n, 4, n - 6.0, ALL))).value for n in range(5)]
+    values = [score(reward, attempt(exam(1, 4, -3.0, ALL), exam(n, 4, n - 6.0, ALL))).value for n in range(5)]
     assert all(value is not None for value in values)
-    assert values == ([0.0, 0.0, 0.0, 0.0, 1.0] if case.all_or_nothing else sorted(set(values), key=float))
+    if case.reads_only:
+        assert len(set(values)) == 1
+    else:
+        assert values == ([0.0, 0.0, 0.0, 0.0, 1.0] if case.all_or_nothing else sorted(set(values), key=float))
 
 
 def test_scoring_twice_is_scoring_once(reward: Reward) -> None:
     tried = measured(ALL)
-    first = reward.score(tried)
-    assert reward.score(tried) == first
+    first = score(reward, tried)
+    assert score(reward, tried) == first
     assert tried == measured(ALL)

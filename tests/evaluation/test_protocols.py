@@ -110,7 +110,7 @@ def test_continued_pretraining_is_one_training_and_asks_about_every_task(tiny64:
         texts += [*first, *(sequence for sequence in second if sequence not in first)]
     plan = replace(domain.plan(TASKS[0], edits[TASKS[0].task_id][0]), sequences=tuple(texts))
     assert len(plan.sequences) == 4 * (2 * 2 + 1 - 1)  # the two edits of a task share a line and the context
-    (trained,) = loop.adapt([plan], [of._seed(_job_of(of))])
+    (trained,) = loop.adapt([plan], [of._steps.seed(_job_of(of))])
     assert isinstance(trained, Adapted)
     expected = of.attempting.examine([(task, trained.adapter) for task in TASKS[:4]], NEEDS)
     for place, scores in enumerate(expected):
@@ -178,7 +178,7 @@ def test_continual_steps_merge_and_ask_about_all_before(tiny64: LanguageModel) -
                 assert all(not found[episode.index, step, place].edits for place in range(step - 1))
                 plan = joined_plan(of.attempting.domain, [(task, [edit])]).plan
                 assert plan is not None
-                (trained,) = of.attempting.inner_loop.adapt([plan], [of._seed(_step_of(episode, step))])
+                (trained,) = of.attempting.inner_loop.adapt([plan], [of._steps.seed(_step_of(episode, step))])
                 assert isinstance(trained, Adapted)
                 merge(tiny64, trained.adapter)
                 scores = of.attempting.examine([(t, None) for t in episode.seen(step)], NEEDS)

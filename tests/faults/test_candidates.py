@@ -15,6 +15,7 @@ from lightning.pytorch import Trainer
 
 from seal_lightning.adaptation import BatchedInnerLoop, adapter_run
 from seal_lightning.attempting import Attempting
+from seal_lightning.attempting.exams import verdicts_on
 from seal_lightning.callbacks.rest_em_buffer import group_candidates
 from seal_lightning.callbacks.round_report import round_metrics, round_summary
 from seal_lightning.checkpoint_io import AtomicCheckpointIO
@@ -128,19 +129,19 @@ def test_memory_does_not_drift(module: SealModule, counted: Callable[[int], int]
     assert sizes[-1] <= sizes[1] * 1.01, [size >> 10 for size in sizes]
 
 
-def test_a_grader_is_not_taken_on_trust(module: SealModule) -> None:
+def test_a_grader_is_not_taken_on_trust() -> None:
     class Careless(LocalRules):
         verdicts: tuple[Verdict, ...] = ()
 
         def grade(self, answered: list[AnsweredQuestion]) -> tuple[Verdict, ...]:
             return self.verdicts
 
-    grader = module.attempting.grader = Careless()
+    grader = Careless()
     asked = [AnsweredQuestion(question_id="q", question="Which?", gold_answers=("red",), answer="red")]
     for verdicts in [(), (Verdict(question_id="other", status=VerdictStatus.CORRECT),), ("correct",)]:
         grader.verdicts = verdicts
         with pytest.raises(RunError, match=r"model\.grader: Careless gave"):
-            module.attempting._verdicts(asked)
+            verdicts_on(asked, grader)
 
 
 def test_a_nan_is_never_saved(module: SealModule, tmp_path: Path) -> None:

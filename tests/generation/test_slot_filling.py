@@ -363,8 +363,7 @@ ask = partial(GenerationRequest, prompt="x", sampling=SAMPLED)
 @pytest.mark.parametrize(
     ("schema", "message"),
     [
-        (("all given",), "at least one choice"),
-        ((), "at least one choice"),
+        ((), "is empty"),
         ((KNOWN, " ", KNOWN), "of its own name"),
         ((NUMBER, KNOWN), "ambiguous"),
         ((NUMBER, "", KNOWN), "ambiguous"),
@@ -377,6 +376,16 @@ def test_schemas_without_a_meaning_are_refused(tiny: LanguageModel, schema: Text
         engine_of(tiny).generate([ask(schema=schema)])
     with pytest.raises(ConfigError, match=message):
         engine_of(tiny).score_choices([ChoiceScoreRequest(prompt="x", schema=schema, choices={})])
+
+
+def test_a_schema_without_choices_is_given_as_a_whole(tiny: LanguageModel) -> None:
+    schema: TextSchema = ("all given",)
+    alone, beside = engine_of(tiny).generate([ask(schema=schema), ask(schema=SHORT)])
+    assert (alone.text, alone.choices, alone.log_prob) == ("all given", {}, 0.0)
+    assert alone.token_ids == (*tiny.encode_text("all given"), tiny.eos_ids[0])
+    assert alone.chosen == (False,) * len(alone.token_ids)
+    assert beside.choices
+    assert engine_of(tiny).generate([ask(schema=SHORT)])[0].text == beside.text
 
 
 def test_options_that_begin_others_may_stand_at_the_end_and_before_literals(tiny64: LanguageModel) -> None:

@@ -208,6 +208,7 @@ def test_forgetting_in_numbers(tmp_path: Path) -> None:
             "-2.75 ± 0.50",
             "+2.00 ± 0.00",
             "-0.38 ± 0.00",
+            "0.81 ± 0.00",
         ),
     )
     (chart,) = [block for block in section.blocks if isinstance(block, Chart)]

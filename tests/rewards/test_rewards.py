@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from seal_lightning.rewards import AccuracyReward, GainReward, LikelihoodReward, PartialCreditReward, SolvedReward
+from seal_lightning.seams import Reward
 from seal_lightning.types import (
     Attempt,
     AttemptStatus,
@@ -169,7 +170,7 @@ def test_partial_credit(before, after, value, breakdown):
 
 
 def test_gain_of_a_reward_that_is_not_finite_is_unscored():
-    class Infinite:
+    class Infinite(Reward):
         needs = frozenset({Measurement.LIKELIHOOD})
 
         def score(self, attempt: Attempt) -> RewardScore:

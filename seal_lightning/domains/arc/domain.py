@@ -114,6 +114,10 @@ class ArcDomain(Domain[ArcTask]):
         self.instruction = instruction
         self._exam = Exam(views, grid_text, instruction, max_answer_tokens)
 
+    def adapter_specs(self) -> Sequence[AdapterSpec]:
+        """The domain's: edits do not choose it."""
+        return (self.adapter,)
+
     def edit_prompt(self, task: ArcTask) -> Prompt:
         """A chat with the demonstrations and the tools to choose from."""
         return edit_prompt(task, self.schema, self.grid_text, self.constrained)

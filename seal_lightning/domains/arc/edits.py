@@ -6,16 +6,14 @@ augmentations and the loss on all outputs, which are not in the paper.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NoReturn, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from seal_lightning.domains.arc.directives import ArcDirectives, Loss
-from seal_lightning.errors import MalformedEdit, shown
-from seal_lightning.types import Choice, TextSchema
+from seal_lightning.edit_json import StrictModel, malformed, read_json_edit
+from seal_lightning.types import Choice, TextSchema, joined_literals
 
 SchemaName = Literal["paper", "extended"]
 
@@ -26,8 +24,6 @@ LEARNING_RATES = (1e-7, 0.1)
 MAX_EPOCHS = 375
 """More would be over the cap of 375 steps whatever the data."""
 
-_FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*)\n```", re.DOTALL)
-
 _LOSSES: dict[str, Loss] = {
     "train_using_all_tokens": "all_tokens",
     "train_using_output_tokens": "last_output",
@@ -37,11 +33,7 @@ _GROUPS = {f"use_{name}_augmentations": name for name in ("basic", "size", "chai
 _BOOLEANS = (" true", " false")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-
-class _PaperData(_Strict):
+class _PaperData(StrictModel):
     use_basic_augmentations: bool
     use_size_augmentations: bool
     use_chain_augmentations: bool
@@ -52,7 +44,7 @@ class _ExtendedData(_PaperData):
     use_geometric_augmentations: bool
 
 
-class _Optimizer(_Strict):
+class _Optimizer(StrictModel):
     learning_rate: Annotated[float, Field(ge=LEARNING_RATES[0], le=LEARNING_RATES[1])]
     num_train_epochs: Annotated[int, Field(ge=1, le=MAX_EPOCHS)]
 
@@ -65,12 +57,12 @@ class _ExtendedTraining(_Optimizer):
     strategy: Literal["train_using_all_tokens", "train_using_output_tokens", "train_using_all_outputs"]
 
 
-class _PaperEdit(_Strict):
+class _PaperEdit(StrictModel):
     data_generation: _PaperData
     training: _PaperTraining
 
 
-class _ExtendedEdit(_Strict):
+class _ExtendedEdit(StrictModel):
     version: Annotated[int, Field(ge=2, le=2)]  # Literal[2] would take 2.0
     data_generation: _ExtendedData
     training: _ExtendedTraining
@@ -85,20 +77,11 @@ def read_edit(text: str, schema: SchemaName) -> ArcDirectives:
     The text is one JSON object of the schema, in a Markdown fence or not, and nothing else. Raises :class:`MalformedEdit`:
     ``too long``, ``not JSON``, ``duplicate key``, ``missing key``, ``extra key``, ``out of bounds`` or ``wrong value``.
     """
-    if len(text) > MAX_EDIT_BYTES or len(text.encode(errors="replace")) > MAX_EDIT_BYTES:
-        raise MalformedEdit("too long", f"{len(text)} characters; allowed are {MAX_EDIT_BYTES} bytes")
-    bare = text.strip()
-    fenced = _FENCED.fullmatch(bare)
-    try:
-        content = json.loads(
-            fenced[1] if fenced else bare, object_pairs_hook=_without_duplicates, parse_constant=_no_constant
-        )
-    except (ValueError, RecursionError) as error:
-        raise MalformedEdit("not JSON", f"{str(error)[:80]}; it begins {shown(bare, 60)}") from error
+    content = read_json_edit(text, MAX_EDIT_BYTES)
     try:
         edit = _EDITS[schema].model_validate(content)
     except ValidationError as error:
-        raise _malformed(error) from error
+        raise malformed(error) from error
     chosen = edit.data_generation.model_dump()
     return ArcDirectives(
         augmentations=tuple(name for key, name in _GROUPS.items() if chosen.get(key)),
@@ -118,55 +101,8 @@ def edit_schema(schema: SchemaName, learning_rates: Sequence[float], epochs: Seq
     parts += ['}, "training": {"strategy": "', Choice(name="strategy", options=strategies)]
     parts += ['", "learning_rate": ', Choice(name="learning_rate", options=tuple(map(repr, learning_rates)))]
     parts += [', "num_train_epochs": ', Choice(name="num_train_epochs", options=tuple(map(str, epochs))), "}}"]
-    return _joined(parts)
+    return joined_literals(parts)
 
 
 def _parts(schema: SchemaName) -> tuple[type[_PaperData], type[_PaperTraining | _ExtendedTraining]]:
     return (_PaperData, _PaperTraining) if schema == "paper" else (_ExtendedData, _ExtendedTraining)
-
-
-def _joined(parts: Sequence[str | Choice]) -> TextSchema:
-    """Neighbouring literals as one: they are tokenised together."""
-    joined: list[str | Choice] = []
-    for part in parts:
-        if isinstance(part, str) and joined and isinstance(joined[-1], str):
-            joined[-1] += part
-        else:
-            joined.append(part)
-    return tuple(joined)
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise MalformedEdit("duplicate key", shown(key, 60))
-        found[key] = value
-    return found
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise MalformedEdit("not JSON", f"{name} is no number of JSON")
-
-
-_KINDS = {
-    "missing": "missing key",
-    "extra_forbidden": "extra key",
-    "greater_than_equal": "out of bounds",
-    "less_than_equal": "out of bounds",
-}
-
-
-def _malformed(error: ValidationError) -> MalformedEdit:
-    first = error.errors(include_url=False, include_context=False)[0]
-    where = ".".join(shown(part, 40).strip("'") for part in first["loc"]) or "the edit"
-    message = "Input should be an object" if first["type"] == "model_type" else first["msg"][:120]
-    value = "" if first["type"] == "missing" else f"; it is {_shown(first['input'])}"
-    return MalformedEdit(_KINDS.get(first["type"], "wrong value"), f"{where}: {message}{value}")
-
-
-def _shown(value: object) -> str:
-    """Never what is inside: that may be nested deeper than the stack allows to write it."""
-    if isinstance(value, dict):
-        return "an object"
-    return "a list" if isinstance(value, list) else shown(value, 60)

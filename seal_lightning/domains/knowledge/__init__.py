@@ -1,5 +1,6 @@
 """Knowledge incorporation (§3.2): passages, prompt formats, plans and exams."""
 
+from seal_lightning.domains.knowledge.directed_edits import DirectedEdits
 from seal_lightning.domains.knowledge.domain import KnowledgeDomain
 from seal_lightning.domains.knowledge.edit_file import EditFile
 from seal_lightning.domains.knowledge.entigraph import EntiGraph, EntiGraphWording
@@ -17,6 +18,7 @@ from seal_lightning.domains.knowledge.formats import (
     Style,
 )
 from seal_lightning.domains.knowledge.hub import HubDataset
+from seal_lightning.domains.knowledge.own_questions import OwnQuestions
 from seal_lightning.domains.knowledge.passage import Passage, Question, passage_id
 from seal_lightning.domains.knowledge.passages_json import PassagesJson, PassagesJsonl
 from seal_lightning.domains.knowledge.records import InvalidRecord
@@ -26,6 +28,7 @@ from seal_lightning.domains.knowledge.squad import BundledPassages, SquadJson
 __all__ = [
     "BundledPassages",
     "ChainOfThought",
+    "DirectedEdits",
     "EditFile",
     "EntiGraph",
     "EntiGraphWording",
@@ -37,6 +40,7 @@ __all__ = [
     "InvalidRecord",
     "KnowledgeDomain",
     "NoInstruction",
+    "OwnQuestions",
     "Passage",
     "PassageSource",
     "PassagesJson",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from seal_lightning.domains.knowledge.examples import BUNDLED_EXAMPLES, WorkedExample, load_examples
 from seal_lightning.domains.knowledge.exams import ExamWording, exam_prompts
-from seal_lightning.domains.knowledge.formats import Implications, PromptFormat, Style
+from seal_lightning.domains.knowledge.formats import Implications, PromptFormat, Style, UpdateDirectives
+from seal_lightning.domains.knowledge.own_questions import OwnQuestions, examined_by
 from seal_lightning.domains.knowledge.passage import Passage
 from seal_lightning.domains.knowledge.splitting import WAYS, readable
 from seal_lightning.errors import ConfigError, MalformedEdit, shown
@@ -22,6 +25,7 @@ from seal_lightning.types import (
     Prompt,
     Segment,
     SelfEdit,
+    TextSchema,
     TrainingSequence,
 )
 
@@ -48,6 +52,7 @@ class KnowledgeDomain(Domain[Passage]):
         exam_wording: The words around a question.
         max_edit_chars: ≥ 1; a longer edit is malformed. 8192 tokens of English are about 40,000.
         examples_path: The worked examples for a format with ``num_examples``; None is those of the package.
+        own_questions: How the policy is asked for questions of its own, for a reward that asks them; None is the default.
 
     Raises:
         ConfigError: A setting is out of bounds, or the format wants more worked examples than there are.
@@ -69,6 +74,7 @@ class KnowledgeDomain(Domain[Passage]):
         exam_wording: ExamWording = _DEFAULT_WORDING,
         max_edit_chars: int = 131_072,
         examples_path: str | Path | None = None,
+        own_questions: OwnQuestions | None = None,
     ) -> None:
         for name, count in (
             ("max_sequences", max_sequences),
@@ -91,13 +97,19 @@ class KnowledgeDomain(Domain[Passage]):
         self.exam_style: Style = exam_style or style
         self.exam_wording = exam_wording
         self.max_edit_chars = max_edit_chars
-        self.examples = _examples(self.format, BUNDLED_EXAMPLES if examples_path is None else examples_path)
+        self.examples_path = BUNDLED_EXAMPLES if examples_path is None else examples_path
+        self.examples = _examples(self.format, self.examples_path)
+        self.own_questions = own_questions or OwnQuestions()
 
     def edit_prompt(self, task: Passage) -> Prompt:
         """Instruction, title, passage and the heading the model continues; in a chat, all but the heading."""
         if self.style == "base":
             return self.format.base_prompt(task, self.examples)
         return self.format.chat_prompt(task, self.examples)
+
+    def edit_schema(self, task: Passage) -> TextSchema | None:
+        """The format's: :class:`DirectedEdits` begin with choices."""
+        return self.format.schema()
 
     def edit_stop(self) -> tuple[str, ...]:
         """The format's stop strings; with worked examples in a base prompt, also the line between them."""
@@ -113,14 +125,14 @@ class KnowledgeDomain(Domain[Passage]):
         """
         if len(edit.text) > self.max_edit_chars:
             raise MalformedEdit("too long", f"{len(edit.text)} characters; allowed are {self.max_edit_chars}")
-        pieces = self._pieces(edit)
-        if not pieces:
+        said = self._directives(edit)
+        pieces = self._pieces(edit, said)
+        weight = said.passage_weight if said.passage_weight is not None else int(self.append_passage)
+        if not pieces and (said.format is not None or not weight):
             raise MalformedEdit("empty", f"no sequence in {shown(edit.text)}")
         kept = pieces[: self._most_sequences(edit)]
-        sequences = [self._sequence(task, piece) for piece in kept]
-        if self.append_passage:
-            sequences.append(self._sequence(task, task.context))
-        return self._plan(sequences, dropped=len(pieces) - len(kept))
+        sequences = [self._sequence(task, piece) for piece in kept] + [self._sequence(task, task.context)] * weight
+        return _directed(self._plan(sequences, dropped=len(pieces) - len(kept)), said)
 
     def plan_without_edit(self, task: Passage) -> AdaptationPlan:
         """The passage as the only sequence, whatever ``append_passage`` says."""
@@ -146,9 +158,33 @@ class KnowledgeDomain(Domain[Passage]):
             for question in task.questions
         )
 
+    def adapter_specs(self) -> Sequence[AdapterSpec]:
+        """The domain's, and those that edits may ask for."""
+        return [self.adapter, *(replace(self.adapter, layers=layers) for layers in self.format.layer_options())]
+
     def context_text(self, task: Passage) -> str:
         """Title and passage."""
         return f"{task.title}\n{task.context}"
+
+    def question_prompt(self, task: Passage, num_questions: int) -> Prompt:
+        """As the prompt for an edit, but for questions with their answers."""
+        return self.own_questions.prompt(task, self.style, num_questions, self._question_examples)
+
+    def question_stop(self) -> tuple[str, ...]:
+        """As for an edit."""
+        return self.own_questions.stops(self.style)
+
+    def written_questions(self, task: Passage, text: str) -> Sequence[tuple[str, str]]:
+        """Those that :class:`OwnQuestions` lets pass."""
+        return self.own_questions.written(task, text)
+
+    def asking(self, task: Passage, questions: Sequence[tuple[str, str]]) -> Passage:
+        """The passage with these questions."""
+        return examined_by(task, questions)
+
+    @cached_property
+    def _question_examples(self) -> tuple[WorkedExample, ...]:
+        return _examples(self.own_questions, self.examples_path)
 
     @property
     def condition_names(self) -> ConditionNames:
@@ -165,10 +201,16 @@ class KnowledgeDomain(Domain[Passage]):
         most = edit.directives.get("max_sequences")
         return most if isinstance(most, int) and most >= 1 else self.max_sequences
 
-    def _pieces(self, edit: SelfEdit) -> list[str]:
+    def _directives(self, edit: SelfEdit) -> UpdateDirectives:
+        """What the edit says about its learning; edits of other writers, which say how they split, say nothing of it."""
+        if "split" in edit.directives:
+            return UpdateDirectives(format=self.format, text=edit.text)
+        return self.format.directives(edit.text)
+
+    def _pieces(self, edit: SelfEdit, said: UpdateDirectives) -> list[str]:
         way = edit.directives.get("split", "format")
         if way == "format":
-            return self.format.split(edit.text)
+            return [] if said.format is None else said.format.split(said.text)
         if not isinstance(way, str) or way not in WAYS:
             raise MalformedEdit("unknown split", f"{shown(way)}; allowed are format, {', '.join(WAYS)}")
         return WAYS[way](readable(edit.text))
@@ -184,6 +226,18 @@ class KnowledgeDomain(Domain[Passage]):
         return AdaptationPlan(
             sequences=tuple(sequences), adapter=self.adapter, optimizer=self.optimizer, dropped_sequences=dropped
         )
+
+
+def _directed(plan: AdaptationPlan, said: UpdateDirectives) -> AdaptationPlan:
+    """The plan with what the edit says instead of the domain's settings."""
+    adapter, optimizer = plan.adapter, plan.optimizer
+    if said.layers is not None:
+        adapter = replace(adapter, layers=said.layers)
+    if said.learning_rate is not None:
+        optimizer = replace(optimizer, learning_rate=said.learning_rate)
+    if said.num_epochs is not None:
+        optimizer = replace(optimizer, num_epochs=said.num_epochs, max_steps=None)
+    return replace(plan, adapter=adapter, optimizer=optimizer)
 
 
 def _examples(prompt_format: PromptFormat, path: str | Path) -> tuple[WorkedExample, ...]:

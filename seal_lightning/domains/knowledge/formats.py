@@ -15,10 +15,25 @@ from seal_lightning.domains.knowledge import splitting
 from seal_lightning.domains.knowledge.examples import WorkedExample
 from seal_lightning.domains.knowledge.passage import Passage
 from seal_lightning.errors import ConfigError, MalformedEdit, shown
-from seal_lightning.types import ChatMessage
+from seal_lightning.types import ChatMessage, TextSchema
 
 Style = Literal["base", "chat"]
 """``base``: text that a base model continues; ``chat``: turns for a model's chat template."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateDirectives:
+    """How an edit is to be learned; None leaves it to the domain."""
+
+    format: PromptFormat | None
+    """How its text falls into sequences; None: the edit has no text, and only the passage is learned."""
+    text: str = ""
+    """What is written to be learned."""
+    learning_rate: float | None = None
+    num_epochs: int | None = None
+    passage_weight: int | None = None
+    """How many times the passage is among the sequences."""
+    layers: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +78,22 @@ class PromptFormat(ABC):
     def demonstration(self, example: WorkedExample) -> str:
         """The edit of a worked example in this format."""
 
+    def demonstrations(self, examples: Sequence[WorkedExample]) -> list[str]:
+        """The edits of the prompt's worked examples."""
+        return [self.demonstration(example) for example in examples]
+
+    def schema(self) -> TextSchema | None:
+        """What every edit's text is, its choices and its free end; None: all of it is free."""
+        return None
+
+    def directives(self, text: str) -> UpdateDirectives:
+        """What an edit says about its own learning; by default nothing. Raises :class:`MalformedEdit`."""
+        return UpdateDirectives(format=self, text=text)
+
+    def layer_options(self) -> Sequence[tuple[int, ...]]:
+        """The layers that an edit may ask for."""
+        return ()
+
     def pieces(self, text: str) -> list[str]:
         """The trained text in its pieces; by default its lines."""
         return splitting.lines(text)
@@ -84,7 +115,8 @@ class PromptFormat(ABC):
 
     def base_prompt(self, passage: Passage, examples: Sequence[WorkedExample] = ()) -> str:
         """The text that a base model continues; it ends with the heading and a line end."""
-        shown_edits = [f"{self.heading}\n{self.demonstration(e)}".lstrip() for e in examples[: self.num_examples]]
+        written = self.demonstrations(examples[: self.num_examples])
+        shown_edits = [f"{self.heading}\n{edit}".lstrip() for edit in written]
         shots = [
             f"{self._joined(self._passage(e.title, e.context), edit)}\n\n{self.example_separator}\n\n"
             for e, edit in zip(examples, shown_edits, strict=False)
@@ -95,9 +127,10 @@ class PromptFormat(ABC):
     def chat_prompt(self, passage: Passage, examples: Sequence[WorkedExample] = ()) -> tuple[ChatMessage, ...]:
         """The turns of a chat; the last is the user's."""
         turns: list[ChatMessage] = []
-        for example in examples[: self.num_examples]:
+        demonstrated = examples[: self.num_examples]
+        for example, edit in zip(demonstrated, self.demonstrations(demonstrated), strict=True):
             turns += [self._asked(example.title, example.context)]
-            turns += [ChatMessage(role="assistant", content=self.demonstration(example))]
+            turns += [ChatMessage(role="assistant", content=edit)]
         return (*turns, self._asked(passage.title, passage.context))
 
     def stops(self, style: Style) -> tuple[str, ...]:

@@ -1,0 +1,176 @@
+"""Edits that also say how they are to be learned: the paper's "specify optimisation hyperparameters" (§3.1), for passages.
+
+An edit is one line of JSON, the update directives, and then the text in the format they name. Both are the policy's, and
+ReST-EM reinforces both.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, create_model
+
+from seal_lightning.domains.knowledge.examples import WorkedExample
+from seal_lightning.domains.knowledge.formats import PromptFormat, Style, UpdateDirectives
+from seal_lightning.edit_json import StrictModel, malformed, read_json_edit
+from seal_lightning.errors import ConfigError, shown
+from seal_lightning.types import Choice, FreeText, TextSchema, joined_literals
+
+PASSAGE_ONLY = "none"
+"""The format of an edit without text: only the passage is learned."""
+MAX_LINE_BYTES = 1024
+"""The directives have about 130."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectedEdits(PromptFormat):
+    """The policy chooses the format, the optimiser and the layers of each edit, and then writes it.
+
+    A menu of one option is a directive that all edits have; an empty menu is none, and the domain's setting holds.
+    """
+
+    formats: Mapping[str, PromptFormat] = field(default_factory=dict)
+    """By the names that directives have for them; ≥ 1."""
+    passage_only: bool = True
+    """Whether an edit may also be without text, its format "none"."""
+    learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 2e-3)
+    """The default is the range of the paper's search (Appendix B.1)."""
+    num_epochs: tuple[int, ...] = (1, 5, 10, 20)
+    """≥ 1 each; the default is the range of the paper's search."""
+    passage_weights: tuple[int, ...] = (1, 2, 4)
+    """≥ 0 each: how many times an edit's training set has the passage."""
+    layers: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """By name, indices of the decoder layers that get the adapter."""
+    written: Literal["slots", "json"] = "slots"
+    """``slots``: constrained decoding, the policy's own probabilities decide among the options. ``json``: free text, in which
+    numbers may be any between the least and the greatest of their menu; what is not the JSON asked for is malformed."""
+    instruction: str = (
+        "Study the passage below. First say how it is to be learned, as one line of JSON; then write what the directives "
+        "name, so that it makes sense to someone who has not seen the passage."
+    )
+    heading: str = "Directives:"
+
+    def __post_init__(self) -> None:
+        """Check the settings. Raises :class:`ConfigError`."""
+        super().__post_init__()
+        nested = [name for name, one in self.formats.items() if isinstance(one, DirectedEdits)]
+        if not self.formats or nested or PASSAGE_ONLY in self.formats:
+            raise ConfigError(
+                f"DirectedEdits: formats is {shown(dict(self.formats))}; it must name at least one format, none of them "
+                f'directed itself, none of them "{PASSAGE_ONLY}"'
+            )
+        self._check_menu("learning_rates", self.learning_rates, lambda rate: 0 < rate < math.inf, "above 0 and finite")
+        self._check_menu("num_epochs", self.num_epochs, lambda epochs: epochs >= 1, "at least 1")
+        self._check_menu("passage_weights", self.passage_weights, lambda weight: weight >= 0, "at least 0")
+        self._check_menu("layers", tuple(map(tuple, self.layers.values())), lambda some: some and min(some) >= 0, "≥ 0")
+        if self.written not in ("slots", "json"):
+            raise ConfigError(f"DirectedEdits: written is {shown(self.written)}; allowed are slots, json")
+
+    @staticmethod
+    def _check_menu(name: str, menu: Sequence[Any], allowed: Any, words: str) -> None:
+        wrong = [option for option in menu if not allowed(option)]
+        if wrong or len(set(menu)) < len(menu):
+            raise ConfigError(f"DirectedEdits: {name} is {shown(menu)}; its options must be different, each {words}")
+
+    @cached_property
+    def menus(self) -> dict[str, tuple[str, ...]]:
+        """By directive, its options as JSON has them, without quotation marks."""
+        formats = (*self.formats, *([PASSAGE_ONLY] if self.passage_only else []))
+        return {
+            name: options
+            for name, options in {
+                "format": formats,
+                "learning_rate": tuple(json.dumps(rate) for rate in self.learning_rates),
+                "num_epochs": tuple(map(str, self.num_epochs)),
+                "passage_weight": tuple(map(str, self.passage_weights)),
+                "layers": tuple(self.layers),
+            }.items()
+            if options
+        }
+
+    def schema(self) -> TextSchema | None:
+        """The JSON with its choices, and the text it opens; None where the policy writes all of it freely."""
+        if self.written == "json":
+            return None
+        parts: list[str | Choice | FreeText] = ["{"]
+        for place, (name, options) in enumerate(self.menus.items()):
+            quote = '"' if name in ("format", "layers") else ""
+            parts.append(f"{', ' if place else ''}{json.dumps(name)}: {quote}")
+            parts += [Choice(name=name, options=options) if len(options) > 1 else options[0], quote]
+        parts.append("}")
+        openings = {name: f"\n\n{one.heading}\n" for name, one in self.formats.items()}
+        if len(self.menus["format"]) > 1:
+            parts.append(FreeText(choice="format", openings=tuple(openings.items())))
+        else:
+            parts += [*openings.values(), FreeText()]
+        return joined_literals(parts)
+
+    def directives(self, text: str) -> UpdateDirectives:
+        """What an edit's first line says, and the text behind it.
+
+        Raises :class:`MalformedEdit` as :func:`~seal_lightning.edit_json.read_json_edit` does, and ``missing key``, ``extra
+        key``, ``out of bounds`` or ``wrong value``.
+        """
+        line, _, rest = text.strip().partition("\n")
+        content = read_json_edit(line, MAX_LINE_BYTES)
+        try:
+            said = self._kind.model_validate(content).model_dump()
+        except ValidationError as error:
+            raise malformed(error) from error
+        chosen = self.formats.get(said["format"])
+        layers = said.get("layers")
+        return UpdateDirectives(
+            format=chosen,
+            text="" if chosen is None else rest.strip().removeprefix(chosen.heading),
+            learning_rate=said.get("learning_rate"),
+            num_epochs=said.get("num_epochs"),
+            passage_weight=said.get("passage_weight"),
+            layers=None if layers is None else tuple(self.layers[layers]),
+        )
+
+    @cached_property
+    def _kind(self) -> type[StrictModel]:
+        bounds = {
+            "learning_rate": (float, self.learning_rates),
+            "num_epochs": (int, self.num_epochs),
+            "passage_weight": (int, self.passage_weights),
+        }
+        fields: dict[str, Any] = {
+            name: (Annotated[kind, Field(ge=min(menu), le=max(menu))], ...)
+            for name, (kind, menu) in bounds.items()
+            if menu
+        }
+        fields |= {name: (Literal[self.menus[name]], ...) for name in ("format", "layers") if name in self.menus}
+        kind: type[StrictModel] = create_model("Directives", __base__=StrictModel, **fields)
+        return kind
+
+    def layer_options(self) -> Sequence[tuple[int, ...]]:
+        """The menu's."""
+        return [tuple(layers) for layers in self.layers.values()]
+
+    def demonstration(self, example: WorkedExample) -> str:
+        """The example in the first format."""
+        return self._demonstration(example, 0)
+
+    def demonstrations(self, examples: Sequence[WorkedExample]) -> list[str]:
+        """One example after another, each in the next format; with directives where the policy must learn their form."""
+        return [self._demonstration(example, place) for place, example in enumerate(examples)]
+
+    def _demonstration(self, example: WorkedExample, place: int) -> str:
+        name, one = list(self.formats.items())[place % len(self.formats)]
+        written = f"{one.heading}\n{one.demonstration(example)}"
+        if self.written == "slots":  # an example of the choices would be copied, and nothing else tried
+            return written
+        said = {key: options[place % len(options)] for key, options in self.menus.items()} | {"format": name}
+        texts = {key: json.dumps(option) if key in ("format", "layers") else option for key, option in said.items()}
+        line = "{" + ", ".join(f"{json.dumps(key)}: {option}" for key, option in texts.items()) + "}"
+        return f"{line}\n\n{written}"
+
+    def stops(self, style: Style) -> tuple[str, ...]:
+        """Also those of the formats."""
+        return tuple(dict.fromkeys((*super().stops(style), *(s for one in self.formats.values() for s in one.stop))))

@@ -1,0 +1,112 @@
+"""Questions that the policy writes about a passage itself, and which of them can be asked: an exam without labels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from seal_lightning.domains.knowledge import splitting
+from seal_lightning.domains.knowledge.examples import WorkedExample
+from seal_lightning.domains.knowledge.formats import SelfQA, Style
+from seal_lightning.domains.knowledge.passage import Passage, Question
+from seal_lightning.errors import ConfigError, shown
+from seal_lightning.types import Prompt
+
+_QUESTION = re.compile(r"[ \t]*+(?:\d{1,3}[.)])?[ \t#*]*+Question[ \t]*+\d*+[ \t]*+:[ \t*]*+", re.IGNORECASE)
+_ANSWER = re.compile(r"(?:^|(?<=\s)|(?<=[*]))Answer[ \t]*+\d*+[ \t]*+:[ \t*]*+", re.IGNORECASE)
+_ARTICLES = frozenset({"a", "an", "the"})
+_WORD = re.compile(r"[^\W_]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnQuestions(SelfQA):
+    """Asks for questions with short answers, and keeps those that can be asked.
+
+    In a base prompt worked examples stand before the passage, as in the edits' formats; small models need them.
+    """
+
+    instruction: str = (
+        "Study the passage below and write {num_questions} questions on its facts. Each must be understood by someone who "
+        "cannot see the passage, and its answer must be a few words copied from the passage. Start a line with "
+        '"Question 1:", "Question 2:" and so on for each question, and the next line with "Answer:".'
+    )
+    """``{num_questions}`` becomes the number."""
+    num_examples: int = 2
+    extractive: bool = True
+    """Drop questions whose answer is not in the passage, word by word: the only check there is without labels."""
+    grounded: bool = True
+    """Drop questions with a name or a number (a capital within, a digit) that neither title nor passage has: invented."""
+    max_question_chars: int = 300
+    """≥ 1; longer ones are dropped."""
+    max_answer_chars: int = 100
+    """≥ 1; questions with longer answers are dropped."""
+
+    def __post_init__(self) -> None:
+        """Check the settings. Raises :class:`ConfigError`."""
+        super().__post_init__()
+        for name in ("max_question_chars", "max_answer_chars"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"OwnQuestions: {name} is {shown(getattr(self, name))}; allowed is 1 or more")
+
+    def prompt(self, passage: Passage, style: Style, num_questions: int, examples: Sequence[WorkedExample]) -> Prompt:
+        """What asks for ``num_questions`` questions."""
+        asking = replace(self, instruction=self.instruction.replace("{num_questions}", str(num_questions)))
+        return asking.base_prompt(passage, examples) if style == "base" else asking.chat_prompt(passage, examples)
+
+    def written(self, passage: Passage, text: str) -> tuple[tuple[str, str], ...]:
+        """The (question, answer) pairs of a text, each question once.
+
+        Dropped is what has no question or no answer, is too long, holds its answer in the question or the title (which the
+        exam shows), or, where that is checked, has an answer that is not in the passage or asks about somebody who is not.
+        """
+        context, title = _words(passage.context), _words(passage.title)
+        found: dict[tuple[str, ...], tuple[str, str]] = {}
+        for piece in splitting.question_answer_pairs(splitting.readable(text)):
+            pair = _pair(piece)
+            if pair is not None and self._can_be_asked(*pair, context, title):
+                found.setdefault(_words(pair[0]), pair)
+        return tuple(found.values())
+
+    def _can_be_asked(self, question: str, answer: str, context: tuple[str, ...], title: tuple[str, ...]) -> bool:
+        if len(question) > self.max_question_chars or len(answer) > self.max_answer_chars:
+            return False
+        asked, wanted = _words(question), _words(answer)
+        if not asked or {*wanted} <= {*asked, *title, *_ARTICLES}:
+            return False
+        if self.grounded and not {*_words(" ".join(_names(question)))} <= {*title, *context}:
+            return False
+        return not self.extractive or _within(wanted, context)
+
+
+def examined_by(passage: Passage, questions: Sequence[tuple[str, str]]) -> Passage:
+    """The passage with these questions instead of its own."""
+    asked = [
+        Question(question_id=f"own-{number}", question=question, answers=(answer,))
+        for number, (question, answer) in enumerate(questions, start=1)
+    ]
+    return replace(passage, questions=tuple(asked))
+
+
+def _pair(piece: str) -> tuple[str, str] | None:
+    """The question and the answer of a piece; an answer is one line and loses the full stop at its end."""
+    start, answer = _QUESTION.match(piece), _ANSWER.search(piece)
+    if start is None or answer is None or answer.start() < start.end():
+        return None
+    question = " ".join(piece[start.end() : answer.start()].split()).rstrip(" *")
+    lines = piece[answer.end() :].strip().split("\n", 1)
+    return question, " ".join(lines[0].split()).strip("*\"'“”").removesuffix(".").strip()
+
+
+def _names(question: str) -> list[str]:
+    """The question's words, but for the first, that begin with a capital or a digit."""
+    return [word for word in _WORD.findall(question)[1:] if not word[0].islower() and word != "I"]
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(_WORD.findall(text.casefold()))
+
+
+def _within(words: tuple[str, ...], text: tuple[str, ...]) -> bool:
+    """Whether the words stand in the text, side by side."""
+    return f" {' '.join(words)} " in f" {' '.join(text)} "

@@ -1,0 +1,72 @@
+"""JSON that a model wrote, strictly read: an edit that says something else than it means is malformed."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NoReturn
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from seal_lightning.errors import MalformedEdit, shown
+
+_FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*)\n```", re.DOTALL)
+
+_KINDS = {
+    "missing": "missing key",
+    "extra_forbidden": "extra key",
+    "greater_than_equal": "out of bounds",
+    "less_than_equal": "out of bounds",
+}
+
+
+class StrictModel(BaseModel):
+    """What an edit's JSON must be, to the letter: no other keys, no value of another type."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+def read_json_edit(text: str, max_bytes: int) -> Any:
+    """The JSON of a text that is nothing else, in a Markdown fence or not.
+
+    Raises :class:`MalformedEdit`: ``too long``, ``not JSON`` or ``duplicate key``.
+    """
+    if len(text) > max_bytes or len(text.encode(errors="replace")) > max_bytes:
+        raise MalformedEdit("too long", f"{len(text)} characters; allowed are {max_bytes} bytes")
+    bare = text.strip()
+    fenced = _FENCED.fullmatch(bare)
+    try:
+        return json.loads(
+            fenced[1] if fenced else bare, object_pairs_hook=_without_duplicates, parse_constant=_no_constant
+        )
+    except (ValueError, RecursionError) as error:
+        raise MalformedEdit("not JSON", f"{str(error)[:80]}; it begins {shown(bare, 60)}") from error
+
+
+def malformed(error: ValidationError) -> MalformedEdit:
+    """The first thing that is wrong: ``missing key``, ``extra key``, ``out of bounds`` or ``wrong value``."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    where = ".".join(shown(part, 40).strip("'") for part in first["loc"]) or "the edit"
+    message = "Input should be an object" if first["type"] == "model_type" else first["msg"][:120]
+    value = "" if first["type"] == "missing" else f"; it is {_shown(first['input'])}"
+    return MalformedEdit(_KINDS.get(first["type"], "wrong value"), f"{where}: {message}{value}")
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise MalformedEdit("duplicate key", shown(key, 60))
+        found[key] = value
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise MalformedEdit("not JSON", f"{name} is no number of JSON")
+
+
+def _shown(value: object) -> str:
+    """Never what is inside: that may be nested deeper than the stack allows to write it."""
+    if isinstance(value, dict):
+        return "an object"
+    return "a list" if isinstance(value, list) else shown(value, 60)
