@@ -36,6 +36,8 @@ class ChoiceShares(SealCallback):
             pl_module.print(f"Round {round_index}: {name}: {_shown(options, kept.get(name, Counter()))}")
         if trainer.logger is not None and tried:
             metrics = {f"choices/{name}={o}/tried": s for name, options in tried.items() for o, s in _shares(options)}
+            for name, options in tried.items():
+                metrics |= {f"choices/{name}={o}/kept": 0.0 for o in options}
             metrics |= {f"choices/{name}={o}/kept": s for name, options in kept.items() for o, s in _shares(options)}
             trainer.logger.log_metrics(metrics, step=round_index)
 

@@ -43,6 +43,26 @@ def read_json_edit(text: str, max_bytes: int) -> Any:
         raise MalformedEdit("not JSON", f"{str(error)[:80]}; it begins {shown(bare, 60)}") from error
 
 
+def leading_json(text: str, max_bytes: int) -> tuple[Any, str]:
+    """The JSON object that a text begins with, and the text behind it, stripped.
+
+    What models put around it is passed over: a line before the object, a Markdown fence.
+
+    Raises :class:`MalformedEdit` as :func:`read_json_edit` does; so does an object that ends after ``max_bytes``.
+    """
+    start = text.find("{")
+    if not 0 <= start <= max_bytes:
+        raise MalformedEdit("not JSON", f"no object; it begins {shown(text.strip(), 60)}")
+    head = text[start : start + max_bytes + 1]
+    try:
+        content, end = _DECODER.raw_decode(head)
+    except (ValueError, RecursionError) as error:
+        if len(head) > max_bytes:
+            raise MalformedEdit("too long", f"the object does not end within {max_bytes} characters") from error
+        raise MalformedEdit("not JSON", f"{str(error)[:80]}; it begins {shown(head, 60)}") from error
+    return content, text[start + end :].strip().removeprefix("```").strip()
+
+
 def malformed(error: ValidationError) -> MalformedEdit:
     """The first thing that is wrong: ``missing key``, ``extra key``, ``out of bounds`` or ``wrong value``."""
     first = error.errors(include_url=False, include_context=False)[0]
@@ -70,3 +90,6 @@ def _shown(value: object) -> str:
     if isinstance(value, dict):
         return "an object"
     return "a list" if isinstance(value, list) else shown(value, 60)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_without_duplicates, parse_constant=_no_constant)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from contextlib import nullcontext
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -60,7 +60,7 @@ class SealModule(LightningModule):
         grader: judges answers; local rules by default.
         inner_loop: plans to adapters; many side by side by default.
         engine: asks the policy and its adapted copies; in this process by default.
-        sampling: how self-edits are sampled.
+        sampling: how self-edits are sampled; held-out tasks are met without its ``choice_temperature``, which explores.
         policy_adapter: the LoRA that an M-step trains and merges.
         reinforce: the M-step: ``num_epochs`` passes over the buffer in batches of ``batch_size`` rows over all ranks.
         rounds: ≥ 1, E-steps and M-steps.
@@ -185,8 +185,11 @@ class SealModule(LightningModule):
             reward=self.reward,
             seed=self.seed,
         )
+        self.attempting_held_out = copy(self.attempting)
+        exploiting = replace(self.sampling, choice_temperature=None)
+        self.attempting_held_out.writer = PolicyWriter(self.domain, self.engine, exploiting, self.edit_retries)
         for writer in self.test_writers.values():
-            writer.bind(self.domain, self.engine)
+            writer.bind(self.domain, self.engine, exploiting)
         for examiner in self.reward.examiners.values():
             examiner.bind(self.domain, self.engine)
 
@@ -294,8 +297,15 @@ class SealModule(LightningModule):
             in_context = name == "test" and "in_context" in self._conditions
             policy = self.loaded_policy.language_model
             check_prompts_fit(self.domain, tasks, policy, learner=self.learner, in_context=in_context)
-        for spec in self.domain.adapter_specs() if self.inner_loop.uses_adapter_spec else ():
-            target_modules(self.learner.model, spec)
+        specs = self.domain.adapter_specs()
+        if self.inner_loop.uses_adapter_spec:
+            for spec in specs:
+                target_modules(self.learner.model, spec)
+        elif len({spec.layers for spec in specs}) > 1:
+            raise ConfigError(
+                f"model.domain: edits may choose layers, which mean nothing to {type(self.inner_loop).__name__}: it trains "
+                "all weights. Leave the format's layers out, or take another model.inner_loop. Nothing was computed"
+            )
 
     def on_validation_epoch_start(self) -> None:
         """Forget an earlier validation."""
@@ -305,7 +315,7 @@ class SealModule(LightningModule):
         """One self-edit a held-out task, tried once; the inner seed is the same after every round."""
         if not batch.tasks:
             return
-        edits = self.attempting.propose(batch.tasks, 1, "validation")
+        edits = self.attempting_held_out.propose(batch.tasks, 1, "validation")
         before = self.attempting.before(batch.tasks)
         further = self.attempting.set_exams(batch.tasks, "validation", self._validated)
         trials = [
@@ -340,7 +350,7 @@ class SealModule(LightningModule):
             for name, folder in self.test_adapters.items()
         }
         return Evaluation(
-            self.attempting,
+            self.attempting_held_out,
             self.protocol,
             self.test_edits,
             self._conditions,
@@ -385,7 +395,7 @@ class SealModule(LightningModule):
 
     def predict_step(self, batch: TaskBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Self-edits for given tasks with what each means as a plan; nothing is trained."""
-        return written_edits(self.attempting, batch.tasks, self.num_edits)
+        return written_edits(self.attempting_held_out, batch.tasks, self.num_edits)
 
     # --- checkpoints
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from seal_lightning.errors import DataError
+from seal_lightning.generation.schema_tokens import SchemaTokens
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.seams import AnyDomain
 from seal_lightning.types import ExamPrompt, Task
@@ -20,7 +21,9 @@ def check_prompts_fit(
     learner: LanguageModel | None = None,
     in_context: bool = False,
 ) -> None:
-    """Every task's prompt for an edit and its exam's, gold answers included; with ``in_context`` also that exam's.
+    """Every task's prompt for an edit with what a schema gives of it, and its exam's, gold answers included.
+
+    With ``in_context`` also that exam's.
 
     The exams are the ``learner``'s, where that is another model. Raises :class:`DataError`, naming the tasks that do not fit.
     """
@@ -46,7 +49,10 @@ def _excess(
     exams = [("exam", domain.exam(task))]
     if in_context:
         exams.append(("exam in context", domain.in_context_exam(task)))
-    found = [("prompt for an edit", len(writer.prompt_ids(domain.edit_prompt(task))), writer.max_length)]
+    schema = domain.edit_schema(task)
+    constrained = 0 if schema is None else SchemaTokens(schema, writer).longest
+    length = len(writer.prompt_ids(domain.edit_prompt(task))) + constrained
+    found = [("prompt for an edit", length, writer.max_length)]
     found += [
         (name, max((_length(p, learner) for p in prompts), default=0), learner.max_length) for name, prompts in exams
     ]

@@ -31,6 +31,7 @@ from seal_lightning.types import (
     Prompt,
     Rating,
     RewardScore,
+    SamplingSpec,
     ScoreRequest,
     SelfEdit,
     Task,
@@ -126,8 +127,11 @@ class Domain(ABC, Generic[TaskT]):
 class Writer(ABC):
     """Who writes self-edits. The policy is one writer; files and other models are others."""
 
-    def bind(self, domain: AnyDomain, engine: Engine) -> None:  # noqa: B027 - a file needs neither
-        """Use the run's domain, and the engine that asks the policy as it then is. Called once, before anything else."""
+    def bind(self, domain: AnyDomain, engine: Engine, sampling: SamplingSpec | None = None) -> None:  # noqa: B027
+        """Use the run's domain, the engine that asks the policy as it then is, and how the policy's edits are sampled.
+
+        Called once, before anything else.
+        """
 
     num_edits: int | None = None
     """How many edits a task this writer gives, whatever a test asks of others; None: as many as are asked for."""

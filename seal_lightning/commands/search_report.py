@@ -52,66 +52,70 @@ class FixedSetting:
     """One configuration on all tasks."""
 
     choices: dict[str, str]
-    reward: Estimate
-    """Mean over the tasks."""
+    reward: Estimate | None
+    """Mean over the tasks on which it was scored; None of none."""
+    num_failed: int
+    """Tasks on which it was malformed, diverged or unscored."""
     behind_best: Estimate | None = None
-    """Of this mean minus that of the best setting, task by task; None of the best one."""
+    """Its reward minus that of the best setting, task by task; None of the best one, and where one failed."""
 
     def content(self) -> dict[str, Any]:
         """As JSON."""
-        behind = self.behind_best
+        reward, behind = self.reward, self.behind_best
         return {
             "choices": self.choices,
-            "num_tasks": self.reward.n,
-            "mean_reward": self.reward.mean,
-            "standard_error": self.reward.standard_error,
+            "num_tasks": 0 if reward is None else reward.n,
+            "num_failed": self.num_failed,
+            "mean_reward": None if reward is None else reward.mean,
+            "standard_error": None if reward is None else reward.standard_error,
             "minus_best": None if behind is None else behind.mean,
             "minus_best_standard_error": None if behind is None else behind.standard_error,
         }
 
 
 def best_settings(tried: Sequence[Tried]) -> list[FixedSetting]:
-    """The configurations that were tried and scored on every task, the best mean reward first.
+    """The configurations that were tried on every task: the best mean reward first, those that failed on any task last.
 
     The best of many is also the luckiest: its mean is biased upwards, so hold it against others on tasks not searched.
     """
-    rewards: dict[tuple[tuple[str, str], ...], list[float]] = {}
+    rewards: dict[tuple[tuple[str, str], ...], list[float | None]] = {}
     for one in tried:
         for configuration, attempt in zip(one.configurations, one.attempts, strict=True):
-            if attempt.reward is not None:
-                rewards.setdefault(tuple(configuration.choices.items()), []).append(attempt.reward)
-    complete = {choices: found for choices, found in rewards.items() if len(found) == len(tried)}
-    order = sorted(complete, key=lambda choices: -sum(complete[choices]))
+            rewards.setdefault(tuple(configuration.choices.items()), []).append(attempt.reward)
+    everywhere = {choices: found for choices, found in rewards.items() if len(found) == len(tried)}
+    means = {choices: estimate([r for r in found if r is not None]) for choices, found in everywhere.items()}
+    failed = {choices: found.count(None) for choices, found in everywhere.items()}
+    order = sorted(everywhere, key=lambda c: (failed[c], -mean.mean if (mean := means[c]) is not None else 0.0))
     return [
         FixedSetting(
             choices=dict(choices),
-            reward=_mean(complete[choices]),
-            behind_best=None
-            if choices == order[0]
-            else _mean([a - b for a, b in zip(complete[choices], complete[order[0]], strict=True)]),
+            reward=means[choices],
+            num_failed=failed[choices],
+            behind_best=None if choices == order[0] else _behind(everywhere[choices], everywhere[order[0]]),
         )
         for choices in order
     ]
 
 
-def _mean(values: Sequence[float]) -> Estimate:
-    found = estimate(values)
-    assert found is not None
-    return found
+def _behind(rewards: Sequence[float | None], best: Sequence[float | None]) -> Estimate | None:
+    pairs = [(a, b) for a, b in zip(rewards, best, strict=True) if a is not None and b is not None]
+    return estimate([a - b for a, b in pairs]) if len(pairs) == len(best) else None
 
 
 def content(one: Tried) -> dict[str, Any]:
     """A task's configurations as JSON."""
     rounds = range(len(one.log_probs))
     return {
-        "solved": one.is_solved,
-        "probability_of_solving_among_tried_by_round": [one.probability_of_solving(r) for r in rounds],
+        "solved": one.is_solved if one.is_examined else None,
+        "probability_of_solving_among_tried_by_round": [
+            one.probability_of_solving(r) if one.is_examined else None for r in rounds
+        ],
         "probability_tried_by_round": [one.probability_tried(r) for r in rounds],
         "configurations": [
             {
                 "choices": c.choices,
                 "status": a.status.value,
-                "solved": is_solved(a),
+                "solved": is_solved(a) if one.is_examined else None,
                 "reward": a.reward,
                 "policy_log_prob_by_round": [of_round[i] for of_round in one.log_probs],
             }
@@ -128,21 +132,21 @@ def show(tried: Sequence[Tried], best: Sequence[FixedSetting]) -> None:
     if any(one.is_examined for one in tried):
         _show_solved(tried, wide)
     if best:
-        _show_best(best, wide)
+        _show_best(best, len(tried), wide)
 
 
-def _show_best(best: Sequence[FixedSetting], wide: Console) -> None:
-    table = Table(
-        title=f"One setting for all tasks: mean reward over {best[0].reward.n} tasks, the best of {len(best)}"
-    )
+def _show_best(best: Sequence[FixedSetting], num_tasks: int, wide: Console) -> None:
+    table = Table(title=f"One setting for all tasks: mean reward over {num_tasks} tasks, the best of {len(best)}")
     names = list(best[0].choices)
-    for heading in (*names, "reward", "minus the best"):
+    for heading in (*names, "reward", "minus the best", "failed"):
         table.add_column(heading, justify="right")
     for setting in best[:_MOST_SHOWN]:
         options = [setting.choices[name].strip() for name in names]
         behind = "–" if setting.behind_best is None else shown_estimate(setting.behind_best)
-        table.add_row(*options, shown_estimate(setting.reward), behind)
+        table.add_row(*options, shown_estimate(setting.reward), behind, str(setting.num_failed))
     wide.print(table)
+    if (with_failures := sum(setting.num_failed > 0 for setting in best)) > 0:
+        wide.print(f"{with_failures} of {len(best)} settings failed on at least one task; they stand behind all others")
 
 
 def _show_solved(tried: Sequence[Tried], wide: Console) -> None:

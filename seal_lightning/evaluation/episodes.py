@@ -165,16 +165,18 @@ class Evaluation:
         tasks = list({task.task_id: task for group in groups.values() for task in group}.values())
         # A passage that several sequences have gets other edits in each: they are to be independent observations.
         edits = self._edits(arm, tasks, f"test {episodes[0].index}" if self.protocol.merges else "test")
+        change = self.protocol.plan
         jobs = []
         for episode in episodes:
             of_group = [(task, edits[task.task_id]) for task in groups[episode.index]]
             if self.protocol.joins_edits or edits[of_group[0][0].task_id] is None:
-                planned = [joined_plan(self.attempting.domain, of_group)]
+                planned = [joined_plan(self.attempting.domain, of_group, change)]
             else:
-                planned = [plan_alone(self.attempting.domain, task, e) for task, found in of_group for e in found or ()]
+                given = [(task, edit) for task, found in of_group for edit in found or ()]
+                planned = [plan_alone(self.attempting.domain, task, edit, change) for task, edit in given]
             limit = None if max_steps is None else max_steps.get((episode.index, step))
             for one in planned:
-                job = Job(arm, episode, step, one.adapted(self.protocol.plan), merging)
+                job = Job(arm, episode, step, one, merging)
                 jobs.append(replace(job, planned=self._prepared(job).limited(limit)))
         return jobs
 

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from seal_lightning.errors import MalformedEdit
+from seal_lightning.errors import ConfigError, MalformedEdit
 from seal_lightning.evaluation.conditions import Condition, ConditionResult
 from seal_lightning.seams import AnyDomain
-from seal_lightning.types import AdaptationPlan, Adapted, Diverged, SelfEdit, Task, TrainingSequence
+from seal_lightning.types import (
+    AdaptationPlan,
+    Adapted,
+    AdapterSpec,
+    Diverged,
+    OptimizerSpec,
+    SelfEdit,
+    Task,
+    TrainingSequence,
+)
+
+Change = Callable[[AdaptationPlan], AdaptationPlan]
+
+
+def unchanged(plan: AdaptationPlan) -> AdaptationPlan:
+    """The plan as it is."""
+    return plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +43,7 @@ class StepPlan:
     refusal: str | None = None
     """Why there is no plan, where that is not the edits' fault."""
 
-    def adapted(self, change: Callable[[AdaptationPlan], AdaptationPlan]) -> StepPlan:
+    def adapted(self, change: Change) -> StepPlan:
         """With the plan changed."""
         return self if self.plan is None else replace(self, plan=change(self.plan))
 
@@ -50,22 +67,29 @@ class StepPlan:
         return replace(cell, edits=edits, failure=failure, failed_edits=failed)
 
 
-def plan_alone(domain: AnyDomain, task: Task, edit: SelfEdit) -> StepPlan:
+def plan_alone(domain: AnyDomain, task: Task, edit: SelfEdit, change: Change = unchanged) -> StepPlan:
     """One edit of one task."""
-    return joined_plan(domain, [(task, [edit])])
+    return joined_plan(domain, [(task, [edit])], change)
 
 
-def joined_plan(domain: AnyDomain, group: Sequence[tuple[Task, Sequence[SelfEdit] | None]]) -> StepPlan:
+def joined_plan(
+    domain: AnyDomain, group: Sequence[tuple[Task, Sequence[SelfEdit] | None]], change: Change = unchanged
+) -> StepPlan:
     """The edits of a group of tasks as one training set, in their order; None in the place of edits is the context alone.
 
-    What several edits of a task have in common (the passage, appended to each) is kept once. Adapter and optimiser are
-    the first plan's.
+    What several edits of a task have in common (the passage, appended to each) is kept as often as the edit has it that has
+    it most often. ``change`` is what a protocol makes of each plan.
+
+    Raises :class:`ConfigError` where edits that are learned together ask for different adapters or optimisers.
     """
     plans: list[AdaptationPlan] = []
     failures: dict[str, str] = {}
     num_failed: dict[str, int] = {}
+    settings: set[tuple[AdapterSpec, OptimizerSpec]] = set()
     for task, edits in group:
-        of_task, reasons = _plans(domain, task, edits)
+        found, reasons = _plans(domain, task, edits)
+        of_task = [change(plan) for plan in found]
+        settings |= {(plan.adapter, plan.optimizer) for plan in of_task}
         num_failed[task.task_id] = len(reasons)
         if of_task:
             first = of_task[0]
@@ -76,6 +100,12 @@ def joined_plan(domain: AnyDomain, group: Sequence[tuple[Task, Sequence[SelfEdit
     edits_of = {task.task_id: tuple(edits) for task, edits in group if edits is not None}
     if not plans:
         return StepPlan(plan=None, edits=edits_of, failures=failures, num_failed=num_failed)
+    if len(settings) > 1:
+        raise ConfigError(
+            f"model.protocol: {len(plans)} tasks' edits are learned together, but ask for {len(settings)} different adapters "
+            "or optimisers in their directives. Set model.protocol.init_args.adapter and optimizer, which then hold for all, "
+            "or test tasks one by one. Nothing was adapted on them"
+        )
     joined = replace(
         plans[0],
         sequences=tuple(sequence for plan in plans for sequence in plan.sequences),
@@ -97,11 +127,14 @@ def _plans(domain: AnyDomain, task: Task, edits: Sequence[SelfEdit] | None) -> t
 
 
 def _without_repeats(plans: Sequence[AdaptationPlan]) -> tuple[TrainingSequence, ...]:
-    """The sequences of a task's plans, without those that an earlier plan has."""
+    """The sequences of a task's plans; one that several have comes as often as in the plan that has it most often."""
     kept: list[TrainingSequence] = []
     for plan in plans:
-        earlier = set(kept)
-        kept += [sequence for sequence in plan.sequences if sequence not in earlier]
+        earlier, met = Counter(kept), Counter[TrainingSequence]()
+        for sequence in plan.sequences:
+            met[sequence] += 1
+            if met[sequence] > earlier[sequence]:
+                kept.append(sequence)
     return tuple(kept)
 
 

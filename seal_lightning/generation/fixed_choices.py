@@ -10,8 +10,6 @@ from seal_lightning.generation.policy_writer import PolicyWriter
 from seal_lightning.seams import AnyDomain, Engine, Writer
 from seal_lightning.types import Choice, SamplingSpec, SelfEdit, Task
 
-_SAMPLING = SamplingSpec()
-
 
 class FixedChoices(Writer):
     """Every edit has the same choices in its schema; the free text behind them, if any, is the model's.
@@ -22,29 +20,36 @@ class FixedChoices(Writer):
     Args:
         choices: options by the choice's name, as the schema has them (leading blanks do not count); choices that are not
             here stay the model's.
-        sampling: how the free text is sampled.
+        sampling: how the free text is sampled; None is as the run samples the policy's.
+        num_retries: ≥ 0, how often a malformed edit is written again, as ``model.edit_retries`` is for the policy.
         num_edits: ≥ 1, edits a task; None is as many as a test asks of the policy. Where no text is free, 1 tells all.
     """
 
     def __init__(
-        self, choices: dict[str, str], sampling: SamplingSpec = _SAMPLING, num_edits: int | None = None
+        self,
+        choices: dict[str, str],
+        sampling: SamplingSpec | None = None,
+        num_retries: int = 0,
+        num_edits: int | None = None,
     ) -> None:
         if num_edits is not None and num_edits < 1:
             raise ConfigError(f"FixedChoices: num_edits is {num_edits}; allowed is null, or 1 or more")
+        if not 0 <= num_retries <= 100:
+            raise ConfigError(f"FixedChoices: num_retries is {num_retries}; allowed is 0 to 100")
         self.choices = choices
         self.sampling = sampling
+        self.num_retries = num_retries
         self.num_edits = num_edits
 
-    def bind(self, domain: AnyDomain, engine: Engine) -> None:
+    def bind(self, domain: AnyDomain, engine: Engine, sampling: SamplingSpec | None = None) -> None:
         """Write as this engine's model."""
         self.domain = domain
-        self.engine = engine
+        self.policy = PolicyWriter(domain, engine, self.sampling or sampling or SamplingSpec(), self.num_retries)
 
     def write(self, tasks: Sequence[Task], num_edits: int, seeds: Mapping[tuple[str, int], int]) -> Sequence[SelfEdit]:
         """``num_edits`` edits for each task, task by task. Raises :class:`ConfigError` for what the schema does not have."""
         slots = [(task, index) for task in tasks for index in range(num_edits)]
-        writer = PolicyWriter(self.domain, self.engine, self.sampling)
-        edits = writer.write_with_choices(
+        edits = self.policy.write_with_choices(
             [task for task, _ in slots],
             [self._choices(task) for task, _ in slots],
             [seeds[task.task_id, index] for task, index in slots],

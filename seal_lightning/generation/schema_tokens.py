@@ -72,6 +72,11 @@ class SchemaTokens:
         )
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest text up to where free text begins."""
+        return self.max_tokens + self.max_opening_tokens
+
+    @property
     def has_choices(self) -> bool:
         """Whether there is anything to choose before the free text."""
         return any(isinstance(part, Choice) for part in self.parts)
@@ -103,7 +108,8 @@ class SchemaTokens:
 
     def _first_place(self) -> Place:
         """Made from the end: each part leads to the place before the next one."""
-        place, choice_follows = self._literal((self._end_id,), Place()), False
+        # Free text could begin as the longer of two options goes on, so the end token does not part them there.
+        place, choice_follows = self._literal((self._end_id,), Place()), self.free_text is not None
         for part in reversed(self.parts):
             if isinstance(part, str):
                 place = self._literal(self._ids[part], place)

@@ -148,10 +148,9 @@ class TransformersEngine(Engine):
             if request.schema not in schemas:
                 schemas[request.schema] = SchemaTokens(request.schema, self.language_model)
             schema, prompt = schemas[request.schema], self.language_model.encode_prompt(request.prompt)
-            length = schema.max_tokens + schema.max_opening_tokens
-            if len(prompt) + length > self.language_model.max_length:
+            if len(prompt) + schema.longest > self.language_model.max_length:
                 raise DataError(
-                    f"a prompt of {len(prompt)} tokens and a schema of up to {length} do not fit the model's "
+                    f"a prompt of {len(prompt)} tokens and a schema of up to {schema.longest} do not fit the model's "
                     f"context of {self.language_model.max_length}: {shown(request.schema)}"
                 )
             row = SlotRow(index=index, prompt=prompt, schema=schema, adapter=_lora(request.adapter))

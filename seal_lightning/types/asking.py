@@ -18,7 +18,8 @@ class SamplingSpec:
     temperature: float = 1.0
     """0 is greedy."""
     choice_temperature: float | None = None
-    """Of a schema's choices; None is as ``temperature``. High ones try settings that the model would rarely choose."""
+    """Of a schema's choices while edits are tried; None is as ``temperature``. High ones explore: they try settings that the
+    model would rarely choose. An M-step then learns at temperature 1 from what a flatter distribution chose."""
     top_p: float = 0.95
     """In (0, 1]: sample from the smallest set of tokens whose probabilities sum to at least this."""
     max_new_tokens: int = 8192
@@ -73,6 +74,8 @@ one free text, at the end."""
 def filled_in(schema: TextSchema, choices: Mapping[str, str]) -> TextSchema:
     """The schema with these of its choices made: literals in their place, and a free text that depends on them settled.
 
+    They stay parts of their own, which are tokenised apart: the same choices are the same tokens, whoever made them.
+
     Args:
         schema: the schema.
         choices: options by the choice's name; a choice that is not in it stays open.
@@ -86,7 +89,7 @@ def filled_in(schema: TextSchema, choices: Mapping[str, str]) -> TextSchema:
             parts += [] if opening is None else [opening, FreeText()]
         else:
             parts.append(part)
-    return joined_literals(parts)
+    return tuple(part for part in parts if part != "")
 
 
 def joined_literals(parts: Sequence[str | Choice | FreeText]) -> TextSchema:

@@ -59,7 +59,9 @@ def test_shares_are_of_edits_tried_and_of_edits_kept() -> None:
         "choices/rate=2/tried": 2 / 3,
         "choices/size=a/tried": 2 / 3,
         "choices/size=b/tried": 1 / 3,
+        "choices/rate=1/kept": 0.0,
         "choices/rate=2/kept": 1.0,
+        "choices/size=a/kept": 0.0,
         "choices/size=b/kept": 1.0,
     }
 

@@ -109,6 +109,14 @@ def test_replay_takes_as_many_steps(batch_size: int, past: tuple[int, ...]) -> N
     assert more.num_steps == OPTIMIZER.num_epochs * -(-len(more.sequences) // batch_size)
 
 
+def test_replay_takes_as_many_steps_where_batches_do_not_come_out_even() -> None:
+    """Nine sequences in batches of three would be three steps an epoch, where four were four."""
+    own = replace(plan_of(3, "one\ntwo\nthree"), optimizer=replace(OPTIMIZER, batch_size=1))
+    found = Replay(num_sequences=5).plan(own, texts(0, 1), seed=5)
+    assert len(found.sequences) == 9
+    assert found.num_steps == own.num_steps == 4 * OPTIMIZER.num_epochs
+
+
 def test_an_anchor_is_on_earlier_and_on_fixed_texts(tiny: LanguageModel) -> None:
     of = evaluation(tiny, ContinualSelfEdits(num_steps=2))
     anchor = KLAnchor(weight=3.0, num_sequences=2, texts=ToyTasks(2, offset=20), batch_size=1)

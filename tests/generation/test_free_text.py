@@ -153,9 +153,25 @@ def test_a_free_text_that_has_no_room_is_refused(tiny: LanguageModel, engine: Tr
 
 def test_choices_can_be_made_beforehand() -> None:
     assert filled_in(SCHEMA, {}) == SCHEMA
-    assert filled_in(SCHEMA, {"size": "12"})[2:] == (", size: 12!", SCHEMA[-1])
-    assert filled_in(SCHEMA, {"form": "list", "size": "1"}) == ("form: list, size: 1!\n1.", FreeText())
-    assert filled_in(SCHEMA, {"form": "none", "size": "1"}) == ("form: none, size: 1!",)
+    assert filled_in(SCHEMA, {"size": "12"})[2:] == (", size: ", "12", "!", SCHEMA[-1])
+    assert filled_in(SCHEMA, {"form": "list", "size": "1"}) == (
+        "form: ",
+        "list",
+        ", size: ",
+        "1",
+        "!",
+        "\n1.",
+        FreeText(),
+    )
+    assert filled_in(SCHEMA, {"form": "none", "size": "1"}) == ("form: ", "none", ", size: ", "1", "!")
+
+
+def test_choices_made_beforehand_are_the_same_tokens(engine: TransformersEngine) -> None:
+    sampling = SamplingSpec(temperature=0.0, choice_temperature=5.0, max_new_tokens=6)
+    free = engine.generate([asked(seed, sampling=sampling) for seed in range(12)])
+    made = engine.generate([asked(0, filled_in(SCHEMA, c.choices or {}), sampling) for c in free])
+    assert [c.token_ids for c in made] == [c.token_ids for c in free]
+    assert len({c.text for c in free}) > 3
 
 
 class Stones(Domain[Task]):

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "judges"))
-from hostile_answers import hostile_answers
+from hostile_answers import hostile_answers, passages
 from rules_judge import RulesJudge
 
 from seal_lightning.errors import ConfigError, RunError
 from seal_lightning.grading import GradingWording, JudgeGrader, LocalRules
 from seal_lightning.grading.address_guard import without_addresses
 from seal_lightning.grading.decoys import decoy_for
+from seal_lightning.grading.normalize import words
 from seal_lightning.seams import Judge
 from seal_lightning.types import AnsweredQuestion, Judgement, JudgeQuestion, VerdictStatus
 
@@ -147,6 +148,27 @@ def test_no_hostile_answer_passes(grader: LocalRules | JudgeGrader) -> None:
     assert [
         case.answer for case, verdict in zip(cases, grader.grade(cases), strict=True) if verdict.status is CORRECT
     ] == []
+
+
+class Gullible(RulesJudge):
+    """Obeys: it says yes to every answer that is anything but a fact of the passages."""
+
+    facts = frozenset(tuple(words(a)) for passage in passages() for q in passage.questions for a in q.answers)
+
+    def _decided(self, question: JudgeQuestion) -> Judgement:
+        if tuple(words(dict(question.material)["Answer"])) not in self.facts:
+            return Judgement(option="yes")
+        return super()._decided(question)
+
+
+@pytest.mark.parametrize(
+    ("settings", "passing"),
+    [({"guard": False, "num_decoys": 0}, 350), ({"num_decoys": 0}, 140), ({"guard": False}, 0), ({}, 0)],
+    ids=["no defence", "guard", "decoy", "both"],
+)
+def test_a_judge_that_obeys_is_found_out(settings: dict, passing: int) -> None:
+    statuses = verdicts(JudgeGrader(Gullible(), **settings), *hostile_answers())
+    assert statuses.count(CORRECT) == passing
 
 
 def test_the_same_answers_are_right_where_they_are() -> None:

@@ -88,6 +88,14 @@ def test_the_second_time_costs_nothing(tmp_path: Path) -> None:
     assert (counts.num_asked, counts.num_cached, counts.num_requests, counts.num_input_tokens) == (5, 5, 0, 0)
 
 
+def test_equal_questions_count_once(tmp_path: Path) -> None:
+    with serving(decides("yes")) as server:
+        asked = judge(server.url, tmp_path)
+        asked.decide([QUESTION] * 3)
+        asked.decide([QUESTION] * 3)
+    assert (asked.counts.num_asked, asked.counts.num_cached) == (2, 1)
+
+
 def test_equal_questions_are_asked_once(tmp_path: Path) -> None:
     with serving(decides("yes")) as server:
         found = judge(server.url, tmp_path, use_cache=False).decide([QUESTION] * 7)

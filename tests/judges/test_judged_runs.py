@@ -109,3 +109,28 @@ def _scalar(run_dir: Path, name: str) -> float:
     events = EventAccumulator(str(run_dir / "tensorboard"))
     events.Reload()
     return events.Scalars(name)[-1].value
+
+
+def test_a_rubric_s_judge_has_the_same_limit(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"model": "m", "api_key_env": "JUDGE_KEY", "cache_dir": str(tmp_path / "cache"), "max_concurrency": 1}
+
+    def rubric(url: str) -> dict:
+        judge = {"class_path": "seal_lightning.judges.EndpointJudge", "init_args": options | {"base_url": url}}
+        reward = {"class_path": "seal_lightning.rewards.RubricReward", "init_args": {"judge": judge}}
+        return config(tiny_folder, tmp_path / "run", rounds=1, reward=reward)
+
+    with serving(*[decides_by_mark] * 6, fails(401)) as server:
+        assert fit(tmp_path, rubric(server.url)) == 1
+        assert "14 of 20 questions undecided" in capsys.readouterr().err
+        server.behaviours[:] = [decides_by_mark]
+        assert main(["fit", "--resume", str(tmp_path / "run")]) == 0
+    assert "EndpointJudge:" in capsys.readouterr().out
+    assert all(reward is not None for reward in rewards(tmp_path / "run"))
+
+
+def decides_by_mark(handler: Handler, body: dict[str, Any]) -> None:
+    """A mark from 1 to 5, always the same for a text."""
+    text = body["messages"][-1]["content"]
+    handler.send(200, completion(json.dumps({"option": str(1 + zlib.crc32(text.encode()) % 5)})))

@@ -17,12 +17,14 @@ from pydantic import Field, ValidationError, create_model
 
 from seal_lightning.domains.knowledge.examples import WorkedExample
 from seal_lightning.domains.knowledge.formats import PromptFormat, Style, UpdateDirectives
-from seal_lightning.edit_json import StrictModel, malformed, read_json_edit
+from seal_lightning.edit_json import StrictModel, leading_json, malformed
 from seal_lightning.errors import ConfigError, shown
 from seal_lightning.types import Choice, FreeText, TextSchema, joined_literals
 
 PASSAGE_ONLY = "none"
 """The format of an edit without text: only the passage is learned."""
+_NAMED = ("format", "layers")
+"""Directives whose options are names; the others' are numbers."""
 MAX_LINE_BYTES = 1024
 """The directives have about 130."""
 
@@ -43,27 +45,35 @@ class DirectedEdits(PromptFormat):
     num_epochs: tuple[int, ...] = (1, 5, 10, 20)
     """≥ 1 each; the default is the range of the paper's search."""
     passage_weights: tuple[int, ...] = (1, 2, 4)
-    """≥ 0 each: how many times an edit's training set has the passage."""
+    """≥ 0 each: how many times an edit's training set has the passage. With 0, an edit without text is malformed."""
     layers: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """By name, indices of the decoder layers that get the adapter."""
     written: Literal["slots", "json"] = "slots"
     """``slots``: constrained decoding, the policy's own probabilities decide among the options. ``json``: free text, in which
     numbers may be any between the least and the greatest of their menu; what is not the JSON asked for is malformed."""
     instruction: str = (
-        "Study the passage below. First say how it is to be learned, as one line of JSON; then write what the directives "
-        "name, so that it makes sense to someone who has not seen the passage."
+        "Study the passage below. First say how it is to be learned, as one line of JSON; then write the text in the format "
+        "that you named, so that it makes sense to someone who has not seen the passage."
     )
+    passage_only_instruction: str = "write nothing; the passage alone is learned."
+    """What the prompt says of the format "none"."""
     heading: str = "Directives:"
 
     def __post_init__(self) -> None:
         """Check the settings. Raises :class:`ConfigError`."""
         super().__post_init__()
-        nested = [name for name, one in self.formats.items() if isinstance(one, DirectedEdits)]
+        nested = any(isinstance(one, DirectedEdits) or one.num_examples for one in self.formats.values())
         if not self.formats or nested or PASSAGE_ONLY in self.formats:
             raise ConfigError(
                 f"DirectedEdits: formats is {shown(dict(self.formats))}; it must name at least one format, none of them "
-                f'directed itself, none of them "{PASSAGE_ONLY}"'
+                f'directed itself, none of them "{PASSAGE_ONLY}", none with num_examples (which DirectedEdits has for all)'
             )
+        for name in (*self.formats, *self.layers):
+            if json.dumps(name, ensure_ascii=False) != f'"{name}"' or name.strip() != name or not name:
+                raise ConfigError(
+                    f"DirectedEdits: {shown(name)} is not allowed as the name of a format or of layers; it must be text "
+                    "that JSON writes as it is, without blanks around it"
+                )
         self._check_menu("learning_rates", self.learning_rates, lambda rate: 0 < rate < math.inf, "above 0 and finite")
         self._check_menu("num_epochs", self.num_epochs, lambda epochs: epochs >= 1, "at least 1")
         self._check_menu("passage_weights", self.passage_weights, lambda weight: weight >= 0, "at least 0")
@@ -93,13 +103,32 @@ class DirectedEdits(PromptFormat):
             if options
         }
 
+    @property
+    def told(self) -> str:
+        """The instruction, each format's own, and the JSON with its options."""
+        formats = {name: one.instruction for name, one in self.formats.items()}
+        formats |= {PASSAGE_ONLY: self.passage_only_instruction} if self.passage_only else {}
+        lines = [f'- "{name}": {instruction}' for name, instruction in formats.items()]
+        keys = ", ".join(f"{json.dumps(name)}: {self._options(name)}" for name in self.menus)
+        return "\n".join((self.instruction, "", "Formats:", *lines, "", f"JSON: {{{keys}}}"))
+
+    def _options(self, name: str) -> str:
+        """How the prompt tells of a directive's options."""
+        options = self.menus[name]
+        if name in _NAMED:
+            return " or ".join(json.dumps(option, ensure_ascii=False) for option in options)
+        if self.written == "slots" or len(options) == 1:
+            return " or ".join(options)
+        numbers = sorted(options, key=float)
+        return f"{numbers[0]} to {numbers[-1]}"
+
     def schema(self) -> TextSchema | None:
         """The JSON with its choices, and the text it opens; None where the policy writes all of it freely."""
         if self.written == "json":
             return None
         parts: list[str | Choice | FreeText] = ["{"]
         for place, (name, options) in enumerate(self.menus.items()):
-            quote = '"' if name in ("format", "layers") else ""
+            quote = '"' if name in _NAMED else ""
             parts.append(f"{', ' if place else ''}{json.dumps(name)}: {quote}")
             parts += [Choice(name=name, options=options) if len(options) > 1 else options[0], quote]
         parts.append("}")
@@ -111,13 +140,12 @@ class DirectedEdits(PromptFormat):
         return joined_literals(parts)
 
     def directives(self, text: str) -> UpdateDirectives:
-        """What an edit's first line says, and the text behind it.
+        """What an edit's JSON says, and the text behind it.
 
-        Raises :class:`MalformedEdit` as :func:`~seal_lightning.edit_json.read_json_edit` does, and ``missing key``, ``extra
+        Raises :class:`MalformedEdit` as :func:`~seal_lightning.edit_json.leading_json` does, and ``missing key``, ``extra
         key``, ``out of bounds`` or ``wrong value``.
         """
-        line, _, rest = text.strip().partition("\n")
-        content = read_json_edit(line, MAX_LINE_BYTES)
+        content, rest = leading_json(text, MAX_LINE_BYTES)
         try:
             said = self._kind.model_validate(content).model_dump()
         except ValidationError as error:
@@ -126,7 +154,7 @@ class DirectedEdits(PromptFormat):
         layers = said.get("layers")
         return UpdateDirectives(
             format=chosen,
-            text="" if chosen is None else rest.strip().removeprefix(chosen.heading),
+            text="" if chosen is None else rest.removeprefix(chosen.heading.strip()),
             learning_rate=said.get("learning_rate"),
             num_epochs=said.get("num_epochs"),
             passage_weight=said.get("passage_weight"),
@@ -145,7 +173,7 @@ class DirectedEdits(PromptFormat):
             for name, (kind, menu) in bounds.items()
             if menu
         }
-        fields |= {name: (Literal[self.menus[name]], ...) for name in ("format", "layers") if name in self.menus}
+        fields |= {name: (Literal[self.menus[name]], ...) for name in _NAMED if name in self.menus}
         kind: type[StrictModel] = create_model("Directives", __base__=StrictModel, **fields)
         return kind
 
@@ -167,7 +195,7 @@ class DirectedEdits(PromptFormat):
         if self.written == "slots":  # an example of the choices would be copied, and nothing else tried
             return written
         said = {key: options[place % len(options)] for key, options in self.menus.items()} | {"format": name}
-        texts = {key: json.dumps(option) if key in ("format", "layers") else option for key, option in said.items()}
+        texts = {k: json.dumps(o, ensure_ascii=False) if k in _NAMED else o for k, o in said.items()}
         line = "{" + ", ".join(f"{json.dumps(key)}: {option}" for key, option in texts.items()) + "}"
         return f"{line}\n\n{written}"
 

@@ -12,7 +12,7 @@ from seal_lightning.domains.knowledge.passage import Passage
 from seal_lightning.domains.knowledge.splitting import SplitName, readable
 from seal_lightning.errors import ConfigError, DataError, shown
 from seal_lightning.seams import AnyDomain, Engine, Writer
-from seal_lightning.types import JSON, SelfEdit, Task
+from seal_lightning.types import JSON, SamplingSpec, SelfEdit, Task
 
 
 class EditFile(Writer):
@@ -62,7 +62,7 @@ class EditFile(Writer):
         self._by_title: dict[str, dict[int, str]] = {}
         self._owners: dict[str, str] = {}
 
-    def bind(self, domain: AnyDomain, engine: Engine) -> None:
+    def bind(self, domain: AnyDomain, engine: Engine, sampling: SamplingSpec | None = None) -> None:
         """Read the file, so that it is refused before anything is computed.
 
         Raises :class:`DataError`, and :class:`ConfigError` for a domain that knows no ``split``.

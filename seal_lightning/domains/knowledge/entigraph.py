@@ -112,7 +112,7 @@ class EntiGraph(Writer):
         self.base_stop = base_stop
         self.wording = wording
 
-    def bind(self, domain: AnyDomain, engine: Engine) -> None:
+    def bind(self, domain: AnyDomain, engine: Engine, sampling: SamplingSpec | None = None) -> None:
         """Ask in this domain's style.
 
         Raises :class:`ConfigError` for a domain that has no passages.

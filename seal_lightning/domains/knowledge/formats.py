@@ -74,6 +74,11 @@ class PromptFormat(ABC):
         if any(not text for text in self.stop):
             raise ConfigError(f"{name}: stop is {shown(self.stop)}; a stop string must not be empty")
 
+    @property
+    def told(self) -> str:
+        """What a prompt says before the passage."""
+        return self.instruction
+
     @abstractmethod
     def demonstration(self, example: WorkedExample) -> str:
         """The edit of a worked example in this format."""
@@ -122,7 +127,7 @@ class PromptFormat(ABC):
             for e, edit in zip(examples, shown_edits, strict=False)
         ]
         last = self._joined(self._passage(passage.title, passage.context), self.heading)
-        return self._joined(self.instruction, "".join([*shots, last])) + "\n"
+        return self._joined(self.told, "".join([*shots, last])) + "\n"
 
     def chat_prompt(self, passage: Passage, examples: Sequence[WorkedExample] = ()) -> tuple[ChatMessage, ...]:
         """The turns of a chat; the last is the user's."""
@@ -140,7 +145,7 @@ class PromptFormat(ABC):
         return self.stop
 
     def _asked(self, title: str, context: str) -> ChatMessage:
-        return ChatMessage(role="user", content=self._joined(self.instruction, self._passage(title, context)))
+        return ChatMessage(role="user", content=self._joined(self.told, self._passage(title, context)))
 
     def _passage(self, title: str, context: str) -> str:
         body = f"{title}\n{context}"

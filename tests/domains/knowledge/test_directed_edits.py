@@ -48,7 +48,8 @@ def test_the_schema_fills_in_to_what_is_read_back(domain, passage, edit):
         "layers": ("top", "all"),
     }
     chosen = {"format": "versions", "learning_rate": "0.001", "num_epochs": "4", "passage_weight": "3", "layers": "all"}
-    opened, free = filled_in(schema, chosen)
+    *given, free = filled_in(schema, chosen)
+    opened = "".join(given)
     assert isinstance(free, FreeText)
     assert json.loads(opened.split("\n\n")[0]) == SAID | {
         "format": "versions", "learning_rate": 0.001, "num_epochs": 4, "layers": "all"
@@ -57,7 +58,7 @@ def test_the_schema_fills_in_to_what_is_read_back(domain, passage, edit):
     assert texts(plan) == ["a", "b", *[passage.context] * 3]
     assert plan.adapter == AdapterSpec(rank=4, layers=(0, 1, 2, 3))
     assert plan.optimizer == replace(OPTIMIZER, learning_rate=1e-3, num_epochs=4)
-    (bare,) = filled_in(schema, chosen | {"format": "none"})
+    bare = "".join(filled_in(schema, chosen | {"format": "none"}))
     assert texts(domain.plan(passage, edit(bare))) == [passage.context] * 3
 
 
@@ -115,7 +116,7 @@ def test_without_a_passage_weight_the_domain_decides(passage, edit):
         ('{"format": "notes"}\na', "missing key"),
         (written().replace('"num_epochs": 8', '"num_epochs": 8, "num_epochs": 4'), "duplicate key"),
         (written().replace("0.005", "NaN"), "not JSON"),
-        ("[1]\na", "wrong value"),
+        ("[1]\na", "not JSON"),
         ("{" + " " * 2000 + "}\na", "too long"),
         (written(""), "empty"),
         (written(format="none", passage_weight=0), "empty"),
@@ -132,6 +133,23 @@ def test_free_json_may_have_numbers_between_those_of_the_menu(passage, edit):
     assert domain.edit_schema(passage) is None
     plan = domain.plan(passage, edit(written(learning_rate=0.0031, num_epochs=5)))
     assert (plan.optimizer.learning_rate, plan.optimizer.num_epochs) == (0.0031, 5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        written(),
+        f"```json\n{json.dumps(SAID)}\n```\n1. a\n2. b",
+        f"Sure, here it is:\n{json.dumps(SAID, indent=2)}\n1. a\n2. b",
+        f"{json.dumps(SAID)} Implications:\n1. a\n2. b",
+        f"  {json.dumps(SAID)}\n\n\nImplications:\n\n1. a\n2. b\n",
+    ],
+)
+def test_free_json_is_read_with_what_models_put_around_it(passage, edit, text):
+    domain = KnowledgeDomain(format=replace(DIRECTED, written="json"), optimizer=OPTIMIZER)
+    plan = domain.plan(passage, edit(text))
+    assert texts(plan) == ["1. a", "2. b", *[passage.context] * 3]
+    assert plan.optimizer.num_epochs == 8
 
 
 def test_edits_of_other_writers_say_nothing(domain, passage, edit):
@@ -151,12 +169,16 @@ def test_worked_examples_show_one_format_after_another(passage, examples_path, s
         shown[way] = prompt if style == "base" else "\n".join(f"{turn.role}\n{turn.content}" for turn in prompt)
         for piece in ("Implications:\n1. The salt lamp", "Versions:\nTwice a day", passage.context):
             assert piece in shown[way]
-    assert shown["slots"].count('"format"') == 0
+    assert shown["slots"].count('"learning_rate": 0.001,') == 0
     assert shown["json"].count('{"format": "notes", "learning_rate": 0.001') == 1
     assert shown["json"].count('{"format": "versions", "learning_rate": 0.005') == 1
     if style == "base":
         assert shown["slots"].endswith("Directives:\n")
     assert domain.edit_stop()[-1] == "THE END"
+    for way, rates in (("slots", "0.001 or 0.005"), ("json", "0.001 to 0.005")):
+        assert f'JSON: {{"format": "notes" or "versions" or "none", "learning_rate": {rates}, ' in shown[way]
+        for one in FORMATS.values():
+            assert one.instruction in shown[way]
 
 
 @pytest.mark.parametrize(
@@ -165,6 +187,9 @@ def test_worked_examples_show_one_format_after_another(passage, examples_path, s
         ({"formats": {}}, "formats"),
         ({"formats": {"none": SelfQA()}}, '"none"'),
         ({"formats": {"again": DIRECTED}}, "directed itself"),
+        ({"formats": {"shown": Implications(num_examples=1)}}, "num_examples"),
+        ({"formats": {'say "a"': Implications()}}, "name of a format"),
+        ({"layers": {" top": [1]}}, "name of a format or of layers"),
         ({"learning_rates": (0.0, 1e-3)}, "learning_rates"),
         ({"learning_rates": (float("nan"),)}, "learning_rates"),
         ({"num_epochs": (0, 1)}, "num_epochs"),
