@@ -51,6 +51,7 @@ COLUMNS: dict[str, Cell] = {
     "vs equal steps": lambda row: shown_estimate(row.log_prob_vs_matched, 2, signed=True),
     "vs untrained": lambda row: shown_estimate(row.log_prob_vs_untrained, 2, signed=True),
     "failed": lambda row: str(row.num_failed),
+    "unscored": lambda row: str(row.num_unscored) if row.num_unscored else _NOTHING,
     "merges": lambda row: (
         f"{row.num_scaled} scaled, {row.num_refused} refused of {row.num_merges}" if row.num_merges else _NOTHING
     ),

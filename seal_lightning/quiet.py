@@ -12,7 +12,7 @@ def silence_libraries() -> None:
     """For the command line; a program that imports this package keeps its own settings."""
     transformers.logging.disable_progress_bar()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: "Tip:" not in r.getMessage())
-    for name in ("httpx", "huggingface_hub", "fsspec"):
+    for name in ("httpx", "httpx2", "huggingface_hub", "fsspec"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         "LightningCLI.s args parameter",
