@@ -85,6 +85,14 @@ def finished_quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SHRUNK = {
     "single": ["--data.test.init_args.limit", "3"],
     "cpt": ["--data.test.init_args.limit", "3", "--model.protocol.init_args.num_tasks", "3"],
+    "against-forgetting": [
+        "--data.test.init_args.limit",
+        "3",
+        "--model.protocol.init_args.num_steps",
+        "2",
+        "--model.protocol.init_args.num_sequences",
+        "2",
+    ],
     "continual": [
         "--data.test.init_args.limit",
         "3",
@@ -98,6 +106,8 @@ def check_protocol(words: list[str], run: Path) -> None:
     """`seal test` under a protocol of the README, on few passages."""
     files = [str(ROOT / word) if word.startswith("configs/") else word for word in words]
     (fewer,) = (options for name, options in SHRUNK.items() if any(name in word for word in words))
+    if "--run" not in words:  # the pretrained model alone
+        fewer = ["-c", str(run.parent / "less.yaml"), "--run_dir", str(run.parent / "untrained"), *fewer]
     assert main([str(run) if word == "runs/quickstart" else word for word in files] + fewer) == 0
 
 

@@ -63,7 +63,8 @@ class PolicyWriter(Writer):
         requests = []
         for task, made, seed in zip(tasks, choices, seeds, strict=True):
             request = self._request(task)
-            requests.append(replace(request, schema=filled_in(request.schema or (), made), seed=seed))
+            schema = None if request.schema is None else filled_in(request.schema, made)
+            requests.append(replace(request, schema=schema, seed=seed))
         edits = self._written([(task, index) for index, task in enumerate(tasks)], requests)
         return [replace(e, directives={**made, **e.directives}) for e, made in zip(edits, choices, strict=True)]
 

@@ -15,7 +15,7 @@ import pytest
 import seal_lightning
 from seal_lightning.adaptation import BatchedInnerLoop, FullFinetuning
 from seal_lightning.domains.knowledge import EditFile, EntiGraph, EntiGraphWording, Passage
-from seal_lightning.generation import PolicyWriter, TransformersEngine
+from seal_lightning.generation import FixedChoices, PolicyWriter, TransformersEngine
 from seal_lightning.seams import AnyDomain, Engine, InnerLoop, Writer
 from seal_lightning.types import SamplingSpec
 
@@ -56,6 +56,7 @@ def _entigraph(domain: AnyDomain, engine: Engine, passages: Sequence[Passage], f
 
 WRITERS: dict[str, MakeWriter] = {
     "policy": lambda domain, engine, passages, folder: PolicyWriter(domain, engine, _SHORT),
+    "fixed choices": lambda domain, engine, passages, folder: FixedChoices({}, sampling=_SHORT),
     "file": _edit_file,
     "EntiGraph": _entigraph,
 }
