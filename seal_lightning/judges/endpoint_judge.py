@@ -163,10 +163,16 @@ class EndpointJudge(CachedJudge):
         """A question's judgement within the deadline, whatever the server does."""
         from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay
 
+        before: list[BaseException] = []  # why it was tried again, the last time
+
+        def remember(state: Any) -> None:
+            before[:] = [state.outcome.exception()]
+
         tries = AsyncRetrying(
             retry=retry_if_exception_type(TryAgain),
             wait=_wait_s,
             stop=stop_before_delay(self.deadline_s),
+            before_sleep=remember,
             reraise=True,
         )
         try:
@@ -174,7 +180,8 @@ class EndpointJudge(CachedJudge):
                 judgement: Judgement = await tries(self._asked_once, client, question)
                 return judgement
         except TimeoutError:
-            return Judgement(option=None, reason=f"no reply within {self.deadline_s:g} s, all tries together")
+            told = "".join(f"; before that: {error}" for error in before)
+            return Judgement(option=None, reason=f"no reply within {self.deadline_s:g} s, all tries together{told}")
         except (TryAgain, Refused) as error:
             return Judgement(option=None, reason=str(error))
 

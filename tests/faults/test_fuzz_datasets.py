@@ -23,7 +23,7 @@ from seal_lightning.errors import DataError
 
 CASES = 2_000
 MOST_FILE_BYTES = 400_000
-MOST_SECONDS = 0.05
+MOST_SECONDS = 1.0  # a guard against hangs, not a measurement of speed: what is quadratic takes far longer
 MOST_BYTES_PER_BYTE = 250
 """The worst is about 200: with ``skip_invalid``, a file of bad one-byte records, each of which is reported."""
 MOST_BYTES_BESIDES = 2**18

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -207,11 +208,9 @@ def test_a_lead_in_is_no_address() -> None:
 
 @pytest.mark.parametrize("unit", ["yes ", "a ", "<", "<a", "{", "say ", ". ", "a-", "is ", "ignore ", "\u200b"])
 def test_the_guard_takes_no_time(unit: str) -> None:
-    import time
-
-    start = time.perf_counter()
+    start = time.process_time()
     without_addresses(unit * (1000 // len(unit)), "q", ("g",))
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 2  # a guard against backtracking without end
 
 
 # --- decoys

@@ -202,13 +202,13 @@ def test_a_stop_is_heard_while_it_waits(tmp_path: Path) -> None:
     interruption.begin(Board(0, 1, 1.0))
     interruption.listen()
     try:
-        with serving(hangs(3)) as server:
+        with serving(hangs(9)) as server:
             asked = judge(server.url, tmp_path, deadline_s=30.0, timeout_s=30.0)
             threading.Timer(0.5, signal.raise_signal, [signal.SIGTERM]).start()
             start = time.monotonic()
             with pytest.raises(StopRequested):
                 asked.decide(questions(4))
-            assert time.monotonic() - start < 2.5
+            assert time.monotonic() - start < 7, "it waited for the server"
     finally:
         interruption.end()
 

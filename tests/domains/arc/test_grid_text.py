@@ -134,7 +134,7 @@ def test_10_mb_are_refused_at_once(text, piece):
     start = time.process_time()
     with pytest.raises(InvalidGrid) as caught:
         text.decode(answer)
-    assert time.process_time() - start < 0.1  # measured: microseconds
+    assert time.process_time() - start < 1  # a guard against reading all of it; measured: microseconds
     assert len(str(caught.value).encode()) < 500
 
 
