@@ -106,14 +106,14 @@ def print_table(rows: Sequence[ConditionRow], protocol: Protocol) -> None:
     console.print(
         "Vs equal steps: paired difference in log-prob from adaptation without an edit for as many steps as the last round's "
         "edits took, on the same policy; vs untrained: from the self-edit before training. Failed: malformed or diverged; "
-        f"such a task has the scores {'of the step before' if protocol.merges else 'without adaptation'}"
+        f"such a task has the scores {'that the model has without its step' if protocol.merges else 'without adaptation'}"
     )
     if any(row.retention for row in rows):
         console.print(
             "New learning: log-prob just after a task's own step less before any. Retained share: what is left of it after "
-            "the last step, over tasks that were followed by others, with the jackknife's error over sequences; a dash where "
-            "less than two standard errors were learned. Transfer: what other tasks' steps had added before its own; "
-            "retained of own step: the share counted from there"
+            "the last step, over tasks that were followed by others, with the jackknife's error; a dash where less than two "
+            "standard errors were learned, or there was one sequence. Transfer: what other tasks' steps had added before its "
+            "own; retained of own step: the share counted from there"
         )
     if any(row.num_merges for row in rows):
         console.print("Merges: what the gate let through in part, and what it refused; a refused step changes nothing")

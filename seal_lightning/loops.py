@@ -77,6 +77,21 @@ class SelfEditLoop(_Loop):
         chunks = [chunk for chunk in _chunks(slots, self.candidates_per_call) if self._missing(chunk, round_index)]
         if not chunks:
             return
+        try:
+            self._try(tasks, chunks, round_index, on_attempt)
+        except (StopRequested, RankLost):
+            raise
+        except Exception:
+            self.finish()  # what was computed before is kept, whatever came of this
+            raise
+
+    def _try(
+        self,
+        tasks: Sequence[Task],
+        chunks: Sequence[list[_Slot]],
+        round_index: int,
+        on_attempt: Callable[[Attempt], None],
+    ) -> None:
         # Edits are written for the whole batch, and a chunk that was cut short is tried as a whole: what is computed
         # beside what moves roundings, and a resumed run shall end with the same bits.
         edits = self._edits(tasks, round_index)
@@ -91,13 +106,7 @@ class SelfEditLoop(_Loop):
             for _ in missing:
                 self.attempt_progress.increment_ready()
                 self.attempt_progress.increment_started()
-            try:
-                computed = self.attempting.compute(trials, before, further=further)
-            except (StopRequested, RankLost):
-                raise
-            except Exception:
-                self.finish()  # what was computed before is kept, whatever came of this
-                raise
+            computed = self.attempting.compute(trials, before, further=further)
             self.finish()
             self._judge(computed, missing, on_attempt)
 

@@ -341,7 +341,7 @@ class SealModule(LightningModule):
         """Forget an earlier test; refuse tasks that do not fit the model. Raises :class:`DataError`."""
         self._check_fit("test")
         evaluation = self._new_evaluation()
-        evaluation.check_writers(self.trainer.datamodule.tasks("test"))  # type: ignore[attr-defined]
+        evaluation.check(self.trainer.datamodule.tasks("test"))  # type: ignore[attr-defined]
         self.held_out = HeldOutTest(evaluation, self.test_episodes, self.tested_rounds).to(self.device)
 
     def _new_evaluation(self) -> Evaluation:

@@ -49,7 +49,7 @@ class AdapterRun:
         self.seconds = 0.0
         self._loss = torch.zeros(())
         self.remaining_tokens = _total_tokens(sequences, plan) + _anchor_tokens(anchors, plan)
-        self._batches = batches(sequences, plan.optimizer, plan.num_steps, seed)
+        self._batches = batches(sequences, plan, seed)
         self._anchors = anchor_batches(anchors, plan, seed)
         self._flat = torch.cat([tensor.flatten() for tensor in adapter.tensors()])
         self._gradient = torch.zeros_like(self._flat)
@@ -166,8 +166,7 @@ class AdapterRun:
 def _total_tokens(sequences: Sequence[TokenizedSequence], plan: AdaptationPlan) -> int:
     """About how many tokens the plan trains on; exact where every step is a whole epoch's part."""
     tokens = sum(len(s.token_ids) for s in sequences)
-    steps_an_epoch = -(-len(sequences) // plan.optimizer.batch_size)
-    return tokens * plan.num_steps // steps_an_epoch
+    return tokens * plan.num_steps // plan.num_batches(len(sequences))
 
 
 def _anchor_tokens(anchors: Sequence[TokenizedSequence], plan: AdaptationPlan) -> int:

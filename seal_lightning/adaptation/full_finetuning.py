@@ -108,7 +108,7 @@ class FullFinetuning(InnerLoop):
         )
         losses: list[float] = []
         num_tokens = 0
-        steps = zip(batches(sequences, options, plan.num_steps, seed), anchor_batches(anchors, plan, seed), strict=True)
+        steps = zip(batches(sequences, plan, seed), anchor_batches(anchors, plan, seed), strict=True)
         for step, (batch, anchored) in enumerate(steps):
             interruption.check()
             loss = self._forward_backward(batch, max_tokens)

@@ -101,8 +101,13 @@ class Evaluation:
             wanted and round_index in (0, final_round)
         )
 
-    def check_writers(self, tasks: Sequence[Task]) -> None:
-        """Raise :class:`DataError` where another writer has no edits of these tasks; nothing is computed."""
+    def check(self, tasks: Sequence[Task]) -> None:
+        """Raise :class:`DataError` where these tasks cannot be met; nothing is computed.
+
+        Another writer has no edits of them, or a measure against forgetting holds on to one that is to be learned.
+        """
+        for mitigation in self.protocol.against_forgetting:
+            mitigation.check(tasks)
         for writer in self.writers.values():
             writer.check(tasks, writer.num_edits or self.num_edits)
 

@@ -199,6 +199,12 @@ def _check_count(name: str, value: int) -> None:
 
 
 def _check_order(mitigations: Sequence[Mitigation]) -> None:
+    anchors = [mitigation for mitigation in mitigations if mitigation.anchors]
+    if len(anchors) > 1:
+        raise ConfigError(
+            f"model.protocol.init_args.against_forgetting: {len(anchors)} × {type(anchors[0]).__name__} is not allowed; a "
+            "plan has one anchor, with one weight. Give one KLAnchor both earlier texts and texts of its own (texts)"
+        )
     for before, after in pairwise(mitigations):
         if before.decides:
             raise ConfigError(

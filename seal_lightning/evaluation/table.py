@@ -132,6 +132,8 @@ class _OfArm:
                 Course(
                     sequence=cell[0],
                     before=before,
+                    task=cell[2],
+                    is_first=step == 1,
                     just_before=at.get(step - 1, {}).get(cell),
                     own=own,
                     last=final,

@@ -1,8 +1,8 @@
 """Leaves out of an answer what speaks to a judge: an answer names a fact, and nobody asked it for its mark.
 
 A sentence goes when it says how it should be judged. That is told by small patterns, so it is no proof against every
-wording; it takes the plain ones away before a judge reads them. What the question or a gold answer is itself about (a
-judge in a court) is no address.
+wording; it takes the plain ones away before a judge reads them. What the question or a gold answer itself says (a judge
+in a court, a language model, braces) is no address, and an answer that has the gold answer is never emptied.
 """
 
 from __future__ import annotations
@@ -60,12 +60,26 @@ _ASKS_WHETHER = re.compile(
 
 def without_addresses(answer: str, question: str, gold_answers: Sequence[str]) -> str:
     """The answer without the sentences that speak to a judge; empty where it does nothing else."""
-    topic = {word for text in (question, *gold_answers) for word in words(text[:2000])}
-    whether = bool(_ASKS_WHETHER.match(question.casefold())) or not topic.isdisjoint({"yes", "no", "true", "false"})
+    about = [_read(_plain(text[:2000])) for text in (question, *gold_answers)]
+    topic = {word for text in about for word in words(text)}
+    whether = bool(_ASKS_WHETHER.match(about[0])) or not topic.isdisjoint({"yes", "no", "true", "false"})
+    addresses = [pattern for pattern in _ADDRESSES if not any(pattern.search(text) for text in about)]
     sentences = _SENTENCE.findall(_LEAD_IN.sub("", _CONTROL_TOKEN.sub("\n", _plain(answer))))
-    kept = [sentence for sentence in sentences if not _speaks_to_a_judge(sentence, topic, whether)]
+    kept = [sentence for sentence in sentences if not _speaks_to_a_judge(sentence, topic, whether, addresses)]
     text = "".join(kept).strip() if len(kept) < len(sentences) else answer.strip()
-    return text if any(character.isalnum() for character in text) else ""
+    if any(character.isalnum() for character in text):
+        return text
+    return answer.strip() if any(_has_phrase(answer, gold) for gold in gold_answers) else ""
+
+
+def _has_phrase(answer: str, gold: str) -> bool:
+    """Whether the gold answer stands in the answer: then it is for the judge, and the decoys, to say. A bare "yes" does not
+    count, of which all who ask for a yes have one.
+    """
+    said, expected = words(answer), words(gold)
+    if len(expected) == 1 and _BARE.match(expected[0]):
+        return False
+    return bool(expected) and f" {' '.join(expected)} " in f" {' '.join(said)} "
 
 
 def _plain(text: str) -> str:
@@ -74,10 +88,14 @@ def _plain(text: str) -> str:
     return "".join(c for c in folded if c in "\n\t" or unicodedata.category(c) not in _INVISIBLE)
 
 
-def _speaks_to_a_judge(sentence: str, topic: set[str], whether: bool) -> bool:
-    read = sentence.translate(_LOOK_ALIKES).casefold().strip()
+def _read(text: str) -> str:
+    return text.translate(_LOOK_ALIKES).casefold().strip()
+
+
+def _speaks_to_a_judge(sentence: str, topic: set[str], whether: bool, addresses: Sequence[re.Pattern[str]]) -> bool:
+    read = _read(sentence)
     if _BARE.match(read):
         return not whether
     if any(_JUDGES.fullmatch(word) and word not in topic for word in words(read)):
         return True
-    return any(pattern.search(read) for pattern in _ADDRESSES)
+    return any(pattern.search(read) for pattern in addresses)

@@ -34,7 +34,8 @@ _DIGITS = re.compile(r"\d+")
 
 
 def decoy_for(question: str, gold: str, answer: str, number: int = 0) -> str:
-    """A gold answer that this is not: the same with other numbers where it has any, else one of another question.
+    """A gold answer that this is not: where the answer has a number of the gold answer's, that with other numbers; else one
+    of another question. (An answer without the number may be right; against the same words with another one it still is.)
 
     Args:
         question: What was asked.
@@ -46,7 +47,7 @@ def decoy_for(question: str, gold: str, answer: str, number: int = 0) -> str:
         Always the same for the same arguments.
     """
     seed = derive_seed("decoy", question, gold, number)
-    if _DIGITS.search(gold):
+    if not {*_DIGITS.findall(gold)}.isdisjoint(_DIGITS.findall(answer)):
         return _DIGITS.sub(lambda match: _other_number(match[0], seed), gold)
     taken = [word for text in (question, gold, answer) for word in words(text[:1000]) if word not in FUNCTION_WORDS]
     start = seed % len(_OTHERS)

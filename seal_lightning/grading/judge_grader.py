@@ -58,7 +58,7 @@ class JudgeGrader(Grader):
         judge: Who is asked.
         guard: Whether sentences that speak to a judge are left out of answers.
         num_decoys: ≥ 0, wrong gold answers that an accepted answer is held against; each is a further question.
-        min_probability: In (0, 1): how probable "right" must be, where the judge tells.
+        min_probability: In (0, 1): "right" must be more probable than that, where the judge tells.
         min_margin: ≥ 0, nats: by how much the log-odds of "right" must be above those against the most accepted decoy,
             where the judge tells.
         wording: How the judge is asked.
@@ -154,7 +154,7 @@ class _Case:
         """Whether it is right as far as this judgement goes."""
         if judgement.probabilities is None or not _tells_sense(judgement):
             return judgement.option == self.grader.wording.yes
-        return judgement.probabilities[0] >= self.grader.min_probability
+        return judgement.probabilities[0] > self.grader.min_probability
 
     def verdict(self, decided: Mapping[JudgeQuestion, Judgement]) -> Verdict:
         """Right by any gold answer; wrong only where all were decided."""

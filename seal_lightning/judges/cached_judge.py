@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from seal_lightning import interruption
 from seal_lightning.judges.tally import Tally
 from seal_lightning.judges.verdict_cache import VerdictCache
 from seal_lightning.seams import Judge
 from seal_lightning.types import JudgeCounts, Judgement, JudgeQuestion
 from seal_lightning.types.bounds import require
 from seal_lightning.wheels import cache_folder
+
+LOOK_EVERY_S = 0.1
+"""How often a wait looks whether the run shall stop."""
 
 Took = Callable[[JudgeQuestion, Judgement], None]
 """To be told of each judgement as it comes; raises :class:`RunError` when no more shall be asked."""
@@ -82,12 +87,25 @@ class CachedJudge(Judge):
             self.tally.took(judgement)
 
         unknown = [question for question in dict.fromkeys(questions) if question not in found]
-        too_long = [question for question in unknown if _num_chars(question) > self.max_chars]
-        for question in too_long:
+        if asked := [question for question in unknown if _num_chars(question) <= self.max_chars]:
+            with _held(self.tally.turn):
+                self.asks(asked, took)
+        # Last, so that a few of them among many others are seen as the small share they are.
+        for question in (one for one in unknown if one not in found):
             took(question, Judgement(option=None, reason=f"the texts have more than {self.max_chars} characters"))
-        if asked := [question for question in unknown if question not in found]:
-            self.asks(asked, took)
         return [found[question] for question in questions]
+
+
+@contextmanager
+def _held(turn: threading.Lock) -> Iterator[None]:
+    """Wait for a lock; on the main thread, a stop of the run is heard meanwhile."""
+    while not turn.acquire(timeout=LOOK_EVERY_S):
+        if on_main_thread():
+            interruption.check()
+    try:
+        yield
+    finally:
+        turn.release()
 
 
 def _num_chars(question: JudgeQuestion) -> int:

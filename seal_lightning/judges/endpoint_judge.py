@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import threading
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from seal_lightning import interruption
-from seal_lightning.judges.cached_judge import CachedJudge, Took, on_main_thread
+from seal_lightning.judges.cached_judge import LOOK_EVERY_S, CachedJudge, Took, on_main_thread
 from seal_lightning.judges.endpoint_client import (
     EndpointClient,
     Refused,
@@ -28,10 +29,11 @@ from seal_lightning.judges.wording import JudgeWording
 from seal_lightning.types import Judgement, JudgeQuestion
 from seal_lightning.types.bounds import require
 
-_SCHEMA_UNKNOWN = (400, 404, 415, 422, 501)
+_SCHEMA_UNKNOWN = (400, 415, 422, 501)
 """How servers refuse a request with a ``response_format`` that they do not know."""
+_OF_THE_QUESTION = (400, 413, 422)
+"""How servers refuse a question for what it says; every other refusal would meet all questions."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 20.0
-_LOOK_EVERY_S = 0.1
 
 
 class EndpointJudge(CachedJudge):
@@ -51,7 +53,8 @@ class EndpointJudge(CachedJudge):
         deadline_s: > 0, seconds for a question, all tries and waits together.
         timeout_s: > 0, seconds for one request.
         structured: whether a JSON schema is asked for; ``auto`` goes on without where the server refuses it.
-        max_answer_tokens: ≥ 1; a model that reasons before it replies needs more.
+        max_answer_tokens: ≥ 1, sent as ``max_completion_tokens``; a model that reasons before it replies needs more. None is
+            not sent: for a server that only knows ``max_tokens``, which goes into ``extra_body``.
         temperature: ≥ 0; None is not sent (some models allow only their own).
         seed: sent where not None.
         extra_body: further fields of a request, such as ``reasoning_effort``. No secrets: they are stored with the run.
@@ -59,7 +62,7 @@ class EndpointJudge(CachedJudge):
         max_cost: > 0: the run stops as soon as this process has spent so much; needs prices.
         wording: the texts around a question.
         max_unscored: in [0, 1]: a larger share of undecided questions stops the run.
-        min_questions: ≥ 1: not before so many were asked; so many undecided in a row stop it too.
+        min_questions: ≥ 1: not before so many were asked; so many in a row that could not be asked stop it too.
         cache_dir: where decisions are kept; None is ``judgements`` in the package's cache folder.
         use_cache: whether they are.
         max_cached: ≥ 256, decisions kept in that folder.
@@ -77,7 +80,7 @@ class EndpointJudge(CachedJudge):
         deadline_s: float = 60.0,
         timeout_s: float = 30.0,
         structured: Literal["auto", "always", "never"] = "auto",
-        max_answer_tokens: int = 64,
+        max_answer_tokens: int | None = 64,
         temperature: float | None = 0.0,
         seed: int | None = 0,
         extra_body: dict[str, Any] | None = None,
@@ -95,7 +98,12 @@ class EndpointJudge(CachedJudge):
         require(max_concurrency >= 1, "judge.max_concurrency", max_concurrency, "at least 1")
         require(0 < deadline_s < float("inf"), "judge.deadline_s", deadline_s, "above 0, in seconds")
         require(0 < timeout_s < float("inf"), "judge.timeout_s", timeout_s, "above 0, in seconds")
-        require(max_answer_tokens >= 1, "judge.max_answer_tokens", max_answer_tokens, "at least 1")
+        require(
+            max_answer_tokens is None or max_answer_tokens >= 1,
+            "judge.max_answer_tokens",
+            max_answer_tokens,
+            "null, or at least 1",
+        )
         require(temperature is None or 0 <= temperature < float("inf"), "judge.temperature", temperature, "at least 0")
         check_settings(base_url, api_key_env)
         where = f" at {base_url}" if base_url is not None else ""
@@ -119,6 +127,14 @@ class EndpointJudge(CachedJudge):
         """Raise :class:`ConfigError` where a package or the key is missing."""
         check_installed()
         api_key(self.api_key_env)
+        _ = self.url  # which checks it
+
+    @cached_property
+    def url(self) -> str | None:
+        """The server's, from the settings or the environment; None is OpenAI's own. Raises :class:`ConfigError`."""
+        url = self.base_url or os.environ.get("OPENAI_BASE_URL") or None
+        check_settings(url, self.api_key_env)
+        return url
 
     @cached_property
     def identity(self) -> Mapping[str, object]:
@@ -126,7 +142,7 @@ class EndpointJudge(CachedJudge):
         return {
             "judge": "endpoint",
             "model": self.model,
-            "base_url": self.base_url,
+            "base_url": self.url,
             "structured": self.structured,
             "max_answer_tokens": self.max_answer_tokens,
             "temperature": self.temperature,
@@ -141,7 +157,7 @@ class EndpointJudge(CachedJudge):
         _run_apart(self._ask_all(questions, took))
 
     async def _ask_all(self, questions: Sequence[JudgeQuestion], took: Took) -> None:
-        client = EndpointClient(self.base_url, api_key(self.api_key_env), self.timeout_s)
+        client = EndpointClient(self.url, api_key(self.api_key_env), self.timeout_s)
         waiting = iter(questions)
         async with client.open():
             workers = [
@@ -181,9 +197,12 @@ class EndpointJudge(CachedJudge):
                 return judgement
         except TimeoutError:
             told = "".join(f"; before that: {error}" for error in before)
-            return Judgement(option=None, reason=f"no reply within {self.deadline_s:g} s, all tries together{told}")
-        except (TryAgain, Refused) as error:
-            return Judgement(option=None, reason=str(error))
+            reason = f"no reply within {self.deadline_s:g} s, all tries together{told}"
+            return Judgement(option=None, reason=reason, outage=True)
+        except TryAgain as error:
+            return Judgement(option=None, reason=str(error), outage=True)
+        except Refused as error:
+            return Judgement(option=None, reason=str(error), outage=error.status not in _OF_THE_QUESTION)
 
     async def _asked_once(self, client: EndpointClient, question: JudgeQuestion) -> Judgement:
         body = await self._body(client, question)
@@ -217,9 +236,13 @@ class EndpointJudge(CachedJudge):
         request: dict[str, Any] = {
             "model": self.model,
             "messages": turns,
-            "max_completion_tokens": self.max_answer_tokens,
         }
-        optional = {"temperature": self.temperature, "seed": self.seed, "extra_body": self.extra_body}
+        optional = {
+            "max_completion_tokens": self.max_answer_tokens,
+            "temperature": self.temperature,
+            "seed": self.seed,
+            "extra_body": self.extra_body,
+        }
         request |= {name: value for name, value in optional.items() if value is not None}
         if with_schema:
             request["response_format"] = option_schema(question.options)
@@ -256,7 +279,7 @@ def _run_apart(work: Coroutine[Any, Any, None]) -> None:
     thread.start()
     try:
         while thread.is_alive():
-            thread.join(_LOOK_EVERY_S)
+            thread.join(LOOK_EVERY_S)
             if on_main_thread():
                 interruption.check()
     except BaseException:

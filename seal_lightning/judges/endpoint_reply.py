@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 MAX_CONTENT = 2_000
 """Characters; a longer reply is no option, whatever it says."""
 _MAX_TOKENS = 10**9
+_NOT_WHOLE = ("length", "content_filter", "tool_calls", "function_call")
+"""Why a reply may end before its end; servers have several words for its end."""
 _QUOTES = "\"'`*"
 
 _Tokens = Annotated[int, Field(ge=0, le=_MAX_TOKENS)]
@@ -62,7 +64,7 @@ def decision(reply: Completion, options: tuple[str, ...]) -> tuple[str | None, s
     choice = reply.choices[0]
     if choice.message.refusal:
         return None, "the judge refused"
-    if choice.finish_reason not in (None, "stop"):
+    if choice.finish_reason in _NOT_WHOLE:
         return None, f"reply cut short: {choice.finish_reason[:40]!r}"
     if not choice.message.content:
         return None, "empty reply"

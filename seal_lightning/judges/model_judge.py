@@ -21,7 +21,7 @@ from seal_lightning.judges.cached_judge import CachedJudge, Took, on_main_thread
 from seal_lightning.judges.tally import Tally
 from seal_lightning.judges.wording import JudgeWording
 from seal_lightning.language_model import LanguageModel
-from seal_lightning.out_of_memory import in_halves
+from seal_lightning.out_of_memory import in_halves, is_out_of_memory
 from seal_lightning.packed import TokenizedSequence
 from seal_lightning.packed.attention import packed_attention
 from seal_lightning.packed.rows import grouped_within
@@ -120,17 +120,24 @@ class ModelJudge(CachedJudge):
     def asks(self, questions: Sequence[JudgeQuestion], took: Took) -> None:
         """Each by the model's probabilities; one that does not fit its context is undecided."""
         fitting: list[tuple[JudgeQuestion, list[_Reading]]] = []
+        too_long: list[tuple[JudgeQuestion, Judgement]] = []
         for question in questions:
             readings = self._readings(question)
             longest = max(len(reading.sequence.token_ids) for reading in readings)
             if longest > self.language_model.max_length:
                 reason = f"longer than the judge's context of {self.language_model.max_length} tokens"
-                took(question, Judgement(option=None, reason=reason))
+                too_long.append((question, Judgement(option=None, reason=reason)))
             else:
                 fitting.append((question, readings))
-        log_probs = self._log_probs([reading for _, readings in fitting for reading in readings])
-        for question, readings in fitting:
-            took(question, _judgement(question, [next(log_probs) for _ in readings]))
+        found: dict[int, tuple[float, ...] | None] = {}
+        waiting = {id(reading): (question, readings) for question, readings in fitting for reading in readings}
+        for reading, log_probs in self._log_probs([reading for _, readings in fitting for reading in readings]):
+            found[id(reading)] = log_probs
+            question, readings = waiting[id(reading)]
+            if all(id(one) in found for one in readings):
+                took(question, _judgement(question, [found[id(one)] for one in readings]))
+        for question, judgement in too_long:
+            took(question, judgement)
 
     def _readings(self, question: JudgeQuestion) -> list[_Reading]:
         """One where every option is a token of its own, else one an option."""
@@ -150,19 +157,27 @@ class ModelJudge(CachedJudge):
             for tokens in options
         ]
 
-    def _log_probs(self, readings: Sequence[_Reading]) -> Iterator[tuple[float, ...]]:
-        """For each reading the log-probabilities of its targets: summed over positions where there are several."""
-        by_length = sorted(range(len(readings)), key=lambda i: len(readings[i].sequence.token_ids))
-        found: dict[int, tuple[float, ...]] = {}
+    def _log_probs(self, readings: Sequence[_Reading]) -> Iterator[tuple[_Reading, tuple[float, ...] | None]]:
+        """Each reading, the shortest first, with the log-probabilities of its targets, summed over positions where there are
+        several; None where memory does not hold it.
+        """
+        by_length = sorted(readings, key=lambda reading: len(reading.sequence.token_ids))
         position = 0
-        for group in grouped_within([readings[i].sequence for i in by_length], self.max_tokens_per_pass):
+        for group in grouped_within([reading.sequence for reading in by_length], self.max_tokens_per_pass):
             if on_main_thread():
                 interruption.check()
-            indices = by_length[position : position + len(group)]
+            chosen = by_length[position : position + len(group)]
             position += len(group)
-            values = in_halves([readings[i] for i in indices], self._pass)
-            found |= dict(zip(indices, values, strict=True))
-        return (found[i] for i in range(len(readings)))
+            yield from zip(chosen, in_halves(chosen, self._pass_if_it_fits), strict=True)
+
+    def _pass_if_it_fits(self, readings: Sequence[_Reading]) -> list[tuple[float, ...] | None]:
+        """One forward pass; a reading that does not fit memory on its own has no log-probabilities."""
+        try:
+            return [*self._pass(readings)]
+        except RuntimeError as error:
+            if len(readings) > 1 or not is_out_of_memory(error):
+                raise
+        return [None]
 
     @torch.no_grad()
     def _pass(self, readings: Sequence[_Reading]) -> list[tuple[float, ...]]:
@@ -196,9 +211,12 @@ def _sequence(ids: Sequence[int]) -> TokenizedSequence:
     return TokenizedSequence(token_ids=tuple(ids), trained=(False,) * len(ids))
 
 
-def _judgement(question: JudgeQuestion, log_probs: Sequence[tuple[float, ...]]) -> Judgement:
+def _judgement(question: JudgeQuestion, log_probs: Sequence[tuple[float, ...] | None]) -> Judgement:
     """The likeliest option; of equally likely ones the last, so that a yes is never a tie's."""
-    flat = [value for values in log_probs for value in values]
+    known = [values for values in log_probs if values is not None]
+    if len(known) < len(log_probs):
+        return Judgement(option=None, reason="out of memory")
+    flat = [value for values in known for value in values]
     highest = max(flat)
     if not math.isfinite(highest):
         return Judgement(option=None, reason="the model's probabilities are not finite")

@@ -38,7 +38,8 @@ class Tally:
     Args:
         who: the judge, as messages call it.
         max_unscored: in [0, 1]: a larger share of undecided questions stops the run.
-        min_questions: ≥ 1: not before so many were asked; so many undecided in a row stop it too, whatever their share.
+        min_questions: ≥ 1: not before so many were asked; so many in a row that could not be asked stop it too,
+            whatever their share.
         prices: of tokens.
         max_cost: > 0 or None: as soon as so much is spent, the run stops; needs prices.
     """
@@ -62,6 +63,8 @@ class Tally:
         self.prices = prices
         self.max_cost = max_cost
         self._lock = threading.Lock()
+        self.turn = threading.Lock()
+        """Of its judge: held while it asks, so that two threads together ask no more at a time than one."""
         self._asked = self._cached = self._undecided = self._in_a_row = 0
         self._requests = self._unmetered = self._input = self._output = 0
         self._reasons: Counter[str] = Counter()
@@ -106,11 +109,10 @@ class Tally:
         """A question was asked. Raises :class:`RunError` when too many are undecided."""
         with self._lock:
             self._asked += 1
+            self._in_a_row = self._in_a_row + 1 if judgement.outage else 0
             if judgement.option is not None:
-                self._in_a_row = 0
                 return
             self._undecided += 1
-            self._in_a_row += 1
             kind = judgement.reason.split(":", 1)[0]
             if kind in self._reasons or len(self._reasons) < _MAX_REASONS:
                 self._reasons[kind] += 1

@@ -22,10 +22,11 @@ _MAX_STEPS, _MAX_PLACES = 64, 24
 _NOTE = (
     "Tables: mean ± standard error over sequences. Gained: own step less before. Kept or lost since: last step less own "
     "step, over passages that were followed by others; below zero is forgetting. Retained share: of what those passages "
-    "gained, what is left after the last step, with the jackknife's error; a dash where they gained less than two standard "
-    "errors. Transfer: what other passages' steps had added before the own step; retained of own step: the share counted "
-    "from there. Pictures: row by row what is known after each step, column by column what became of a place's passage; the "
-    "line separates the row before any step, hatched cells were not examined."
+    "gained, what is left after the last step, with the jackknife's error; a dash where they gained less than two "
+    "standard errors, or there was a single sequence. Transfer: what other passages' steps had added before the own "
+    "step; retained of own step: the share counted from there. Pictures: row by row what is known after each step, "
+    "column by column what became of a place's passage; the line separates the row before any step, hatched cells were "
+    "not examined."
 )
 
 Arm = tuple[str, int, str]
@@ -143,6 +144,7 @@ def _courses(results: Sequence[TestResult], score: str) -> list[Course]:
     for sequence, place, step in sorted(cells):
         steps.setdefault((sequence, place), []).append(step)
     taught = {(result.sequence, result.place): result.step for result in results if result.taught}
+    task_ids = {(result.sequence, result.place): result.task_id for result in results}
     courses = []
     for (sequence, place), examined in steps.items():
         at = {step: cells[sequence, place, step] for step in examined}
@@ -155,6 +157,8 @@ def _courses(results: Sequence[TestResult], score: str) -> list[Course]:
             courses.append(
                 Course(
                     sequence=sequence,
+                    task=task_ids[sequence, place],
+                    is_first=own == 1,
                     before=at[0],
                     just_before=just_before,
                     own=at[own],

@@ -8,7 +8,7 @@ from dataclasses import replace
 from seal_lightning.errors import ConfigError
 from seal_lightning.rewards.finite import finite_score
 from seal_lightning.seams import Examiner, Reward
-from seal_lightning.types import Attempt, Measurement, RewardScore
+from seal_lightning.types import Attempt, ExamScores, Measurement, RewardScore, Verdict, VerdictStatus
 
 
 class GainReward(Reward):
@@ -44,9 +44,47 @@ class GainReward(Reward):
         return self.base.examiners
 
     def score(self, attempt: Attempt) -> RewardScore:
-        """None when either value is. The breakdown is the other reward's, its values as ``after`` and ``before``."""
+        """None when either value is.
+
+        An answer that could not be scored before or after counts on neither side: else an outage of the judge would look
+        like a gain, or a loss. The breakdown is the other reward's, its values as ``after`` and ``before``.
+        """
+        attempt = _scored_on_both_sides(attempt)
         after = self.base.score(attempt)
         before = self.base.score(attempt.unadapted)
         gain = None if after.value is None or before.value is None else after.value - before.value
         score = finite_score(gain, {**after.breakdown, "after": after.value, "before": before.value})
         return replace(score, reason=after.reason or before.reason)
+
+
+def _scored_on_both_sides(attempt: Attempt) -> Attempt:
+    """The attempt with a verdict unscored on both sides where it is on one."""
+    before, after = _matched(attempt.before, attempt.after)
+    further = {}
+    for name, exam in attempt.further_exams.items():
+        its_before, its_after = _matched(exam.before, exam.after)
+        further[name] = replace(exam, before=its_before, after=its_after)
+    return replace(attempt, before=before, after=after, further_exams=further)
+
+
+def _matched(before: ExamScores | None, after: ExamScores | None) -> tuple[ExamScores | None, ExamScores | None]:
+    if before is None or after is None:
+        return before, after
+    unscored = {
+        score.question_id: score.verdict
+        for score in (*before.questions, *after.questions)
+        if score.verdict is not None and score.verdict.status is VerdictStatus.UNSCORED
+    }
+    if not unscored:
+        return before, after
+    return _without(before, unscored), _without(after, unscored)
+
+
+def _without(scores: ExamScores, unscored: Mapping[str, Verdict]) -> ExamScores:
+    """The scores with these verdicts in the place of their own."""
+    return ExamScores(
+        questions=tuple(
+            replace(one, verdict=unscored[one.question_id]) if one.question_id in unscored and one.verdict else one
+            for one in scores.questions
+        )
+    )

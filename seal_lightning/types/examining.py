@@ -111,6 +111,12 @@ class ExamScores:
         return mean([float(s is VerdictStatus.CORRECT) for s in verdicts if s is not VerdictStatus.UNSCORED])
 
     @property
+    def why_unscored(self) -> str | None:
+        """Why the first answer that could not be scored was not; None if all were."""
+        verdicts = [q.verdict for q in self.questions if q.verdict is not None]
+        return next((v.reason or None for v in verdicts if v.status is VerdictStatus.UNSCORED), None)
+
+    @property
     def exact_match(self) -> float | None:
         """Mean exact match; None if no text was generated."""
         return mean([q.exact_match for q in self.questions if q.exact_match is not None])

@@ -31,6 +31,8 @@ class Judgement:
     """One of the question's; None where the judge did not decide (down, nonsense): that is no verdict of any kind."""
     reason: str = ""
     """Why it decided so, where it says; why it did not, where it did not."""
+    outage: bool = False
+    """Whether it did not decide for a reason that is no question's own: nobody answers, the key is refused."""
     probabilities: tuple[float, ...] | None = None
     """Of the options, in order, summing to 1; None where a judge does not tell."""
 

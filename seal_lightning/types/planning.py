@@ -121,13 +121,23 @@ class AdaptationPlan:
     """How many sequences of the edit were over the domain's cap and left out."""
     anchor: AnchorSpec | None = None
     """What the adapted model is to say as before; only for inner loops that say they hold to it."""
+    steps_per_epoch: int | None = None
+    """When given, each epoch's sequences are spread evenly over so many steps, instead of batches of ``batch_size``."""
+
+    def __post_init__(self) -> None:
+        steps = self.steps_per_epoch
+        require(steps is None or steps >= 1, "plan.steps_per_epoch", steps, "at least 1, or null")
 
     @property
     def num_steps(self) -> int:
-        """Optimiser steps this plan takes: ⌈sequences / batch⌉ an epoch, or ``max_steps``."""
+        """Optimiser steps this plan takes: ⌈sequences / batch⌉ or ``steps_per_epoch`` an epoch, or ``max_steps``."""
         if self.optimizer.max_steps is not None:
             return self.optimizer.max_steps
-        return self.optimizer.num_epochs * -(-len(self.sequences) // self.optimizer.batch_size)
+        return self.optimizer.num_epochs * self.num_batches(len(self.sequences))
+
+    def num_batches(self, num_sequences: int) -> int:
+        """Steps in which so many sequences are gone through once."""
+        return self.steps_per_epoch or -(-num_sequences // self.optimizer.batch_size)
 
 
 class Adapter:

@@ -217,3 +217,19 @@ def test_a_stop_does_not_wait_for_the_judge(monkeypatch: pytest.MonkeyPatch) -> 
     assert stopped.is_set()
     assert asked._thread.daemon, "the process can end before it"
     never.set()
+
+
+def test_what_was_judged_is_kept_when_the_next_batch_fails_early(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything of it is adapted: its edits cannot be written."""
+    loop = make(sum_of(Remote()))
+    first, second = ToyTasks(2).load()
+    loop.run([first], 0, lambda attempt: None)
+    assert len(loop.store.all()) < 2, "the last chunk is still judged"
+
+    def fails(*args: object) -> None:
+        raise RuntimeError("no memory to write edits")
+
+    monkeypatch.setattr(loop, "_edits", fails)
+    with pytest.raises(RuntimeError, match="no memory to write edits"):
+        loop.run([second], 0, lambda attempt: None)
+    assert len(loop.store.all()) == 2

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +15,10 @@ from fakes import ToyDomain, ToyTask, ToyTasks, weights_hash
 from test_protocols import BEFORE, OPTIMIZER, SELF_EDIT, TASKS, cells, evaluation, examined
 
 from seal_lightning.adaptation import BatchedInnerLoop, FullFinetuning
+from seal_lightning.adaptation.data_order import batches
 from seal_lightning.adaptation.whole_weights import scratch_weights
-from seal_lightning.errors import ConfigError
+from seal_lightning.domains.knowledge import PassagesJsonl
+from seal_lightning.errors import ConfigError, DataError, MalformedEdit
 from seal_lightning.evaluation import (
     Condition,
     ConditionResult,
@@ -29,7 +34,9 @@ from seal_lightning.evaluation import (
 )
 from seal_lightning.evaluation.merging import Merging
 from seal_lightning.evaluation.mitigations import MergeDecision
+from seal_lightning.evaluation.mitigations.probe_texts import context_texts
 from seal_lightning.language_model import LanguageModel
+from seal_lightning.packed import TokenizedSequence
 from seal_lightning.seams import InnerLoop, TaskSource
 from seal_lightning.types import (
     AdaptationPlan,
@@ -103,7 +110,15 @@ def test_replay_takes_as_many_steps(batch_size: int, past: tuple[int, ...]) -> N
     own = replace(plan_of(3), optimizer=replace(OPTIMIZER, batch_size=batch_size))
     equal = Replay().plan(own, texts(*past), seed=5)
     assert equal.num_steps == own.num_steps
-    assert equal.optimizer.batch_size * own.num_steps >= OPTIMIZER.num_epochs * len(equal.sequences)
+    assert equal.optimizer == own.optimizer
+    tokenized = [TokenizedSequence(token_ids=(i,), trained=(True,)) for i in range(len(equal.sequences))]
+    seen = list(batches(tokenized, equal, seed=1))
+    assert len(seen) == own.num_steps
+    assert Counter(s.token_ids[0] for batch in seen for s in batch) == dict.fromkeys(
+        range(len(tokenized)), OPTIMIZER.num_epochs
+    ), "an epoch goes through everything once, what is new and what is replayed"
+    sizes = {len(batch) for batch in seen}
+    assert max(sizes) - min(sizes) <= 1
     more = Replay(equal_steps=False).plan(own, texts(*past), seed=5)
     assert more.optimizer == own.optimizer
     assert more.num_steps == OPTIMIZER.num_epochs * -(-len(more.sequences) // batch_size)
@@ -204,7 +219,7 @@ def test_a_gate_that_bears_everything_changes_nothing(tiny64: LanguageModel) -> 
     plain, gated = continual(tiny64, []), continual(tiny64, [MergeGate(max_loss=1e9)])
     assert known(plain) == known(gated)
     (row,) = (row for row in condition_table(gated, ConditionNames()) if row.condition is SELF_EDIT)
-    assert (row.num_merges, row.num_scaled, row.num_refused) == (6, 0, 0)
+    assert (row.num_merges, row.num_scaled, row.num_refused) == (4, 0, 0), "the first of each sequence is not probed"
 
 
 def test_whole_merges_change_nothing(tiny64: LanguageModel) -> None:
@@ -308,7 +323,8 @@ def test_the_table_s_share_from_its_cells() -> None:
     assert found.new_learning.mean == pytest.approx((3 + 2 + 2 + 2) / 4)
     assert found.transfer is not None
     assert found.transfer.mean == pytest.approx(0.0)
-    assert found.specific_share is None, "only last tasks were examined just before"
+    assert found.specific_share is not None
+    assert found.specific_share.mean == pytest.approx(3 / 5), "the first task is followed, the second is not"
 
 
 def test_only_likelihood_is_measured_where_only_that_is_wanted(
@@ -341,6 +357,10 @@ def test_only_likelihood_is_measured_where_only_that_is_wanted(
         (
             lambda: KLAnchor(earlier=False),
             "KLAnchor.earlier: False is not allowed; it must be true where texts is null",
+        ),
+        (
+            lambda: ContinualSelfEdits(against_forgetting=[KLAnchor(), Replay(), KLAnchor()]),
+            "2 × KLAnchor is not allowed",
         ),
         (lambda: ScaledMerge(factor=0.0), "ScaledMerge.factor: 0.0 is not allowed"),
         (lambda: ScaledMerge(factor=1.1), "ScaledMerge.factor: 1.1 is not allowed"),
@@ -377,3 +397,42 @@ def test_settings_are_told_to_readers() -> None:
     assert told[1]["texts"] == {"class": "ToyTasks", "num_tasks": 2, "offset": 20}
     assert told[4]["factors"] == [0.5, 0.25]
     assert ContinualSelfEdits().settings == {"num_steps": 8, "num_sequences": 8}
+
+
+def test_settings_are_told_of_any_source(tmp_path: Path) -> None:
+    """What a source found while it was read is no setting, and whatever it was given can be written."""
+    path = tmp_path / "passages.jsonl"
+    good = {"title": "A", "context": "The mill stands.", "questions": [{"question": "What?", "answer": "the mill"}]}
+    path.write_text(f"{json.dumps(good)}\nnonsense\n", encoding="utf-8")
+    source = PassagesJsonl(path, skip_invalid=True)
+    source.load()
+    assert len(source.skipped) == 1
+    told = ContinualSelfEdits(against_forgetting=[KLAnchor(texts=source)]).settings["against_forgetting"][0]
+    assert told["texts"]["path"] == str(path)
+    assert "skipped" not in told["texts"]
+    json.dumps(told)
+
+
+def test_texts_that_are_learned_are_refused(tiny: LanguageModel) -> None:
+    for measure in (KLAnchor(texts=ToyTasks(2, offset=20)), MergeGate(texts=ToyTasks(2, offset=20))):
+        of = evaluation(tiny, ContinualSelfEdits(num_steps=2, against_forgetting=[measure]))
+        of.check(ToyTasks(4).load())
+        with pytest.raises(DataError, match="1 tasks that the test learns too"):
+            of.check(ToyTasks(3, offset=21).load())
+
+
+def test_texts_that_give_nothing_are_refused(tiny: LanguageModel) -> None:
+    class Mute(ToyDomain):
+        def plan_without_edit(self, task: Any) -> AdaptationPlan:
+            raise MalformedEdit("empty")
+
+    with pytest.raises(DataError, match="none of its 2 contexts gives a training sequence"):
+        context_texts(Mute(), ToyTasks(2))
+
+
+def test_where_nothing_is_probed_nothing_is_decided(tiny64: LanguageModel) -> None:
+    results = continual(tiny64, [MergeGate(max_loss=1e9)])
+    decided = {cell.step: cell.merge for cell in results if cell.taught and cell.condition is SELF_EDIT}
+    assert decided[1] is None, "the first step has no earlier texts"
+    assert decided[2] is not None
+    assert decided[2].factor == 1.0

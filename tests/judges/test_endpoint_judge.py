@@ -318,3 +318,80 @@ def test_yaml_of_settings_round_trips() -> None:
     text = yaml.safe_dump({"judge": {"model": "m", "prices": {"input": 2, "output": 8}, "max_cost": 5}})
     made = parser.instantiate_classes(parser.parse_string(text)).judge
     assert made.tally.prices == Prices(input=2.0, output=8.0)
+
+
+def test_the_same_few_undecided_never_stop_a_run(tmp_path: Path) -> None:
+    """What a server never decides is all that is asked once the rest is in the cache; it is still a small share."""
+
+    def filters(handler: Handler, body: dict[str, Any]) -> None:
+        filtered = 'brick 7"' in body["messages"][-1]["content"]
+        handler.send(200, completion("yes", finish_reason="content_filter" if filtered else "stop"))
+
+    with serving(filters) as server:
+        asked = judge(server.url, tmp_path, min_questions=20)
+        for _ in range(22):
+            found = asked.decide(questions(30))
+            assert [one.option for one in found].count(None) == 1
+    assert asked.counts.num_undecided == 22
+
+
+def test_texts_that_are_too_long_come_last(tmp_path: Path) -> None:
+    long = [replace(QUESTION, material=(("Thing", f"{'brick ' * 200}{i}"),)) for i in range(2)]
+    with serving(decides("yes")) as server:
+        found = judge(server.url, tmp_path, max_chars=500, min_questions=2).decide([*long, *questions(60)])
+    assert [one.option for one in found] == [None, None] + ["yes"] * 60
+
+
+def test_a_server_that_the_environment_names_is_part_of_the_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for option in ("yes", "no"):
+        with serving(decides(option)) as server:
+            monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+            (one,) = EndpointJudge("m", api_key_env="JUDGE_KEY", cache_dir=str(tmp_path)).decide([QUESTION])
+            found.append(one.option)
+    assert found == ["yes", "no"]
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://me:secret@127.0.0.1:1/v1")
+    with pytest.raises(ConfigError, match="a user, password or query in the URL is not allowed"):
+        EndpointJudge("m", api_key_env="JUDGE_KEY", cache_dir=str(tmp_path)).decide([QUESTION])
+
+
+def test_two_threads_together_ask_no_more_at_a_time(tmp_path: Path) -> None:
+    lock, now, most = threading.Lock(), [0], [0]
+
+    def counts(handler: Handler, body: dict[str, Any]) -> None:
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        time.sleep(0.05)
+        with lock:
+            now[0] -= 1
+        handler.send(200, completion('{"option": "yes"}'))
+
+    with serving(counts) as server:
+        asked = judge(server.url, tmp_path, max_concurrency=2, deadline_s=20.0, timeout_s=10.0)
+        threads = [
+            threading.Thread(target=asked.decide, args=(questions(16)[part],)) for part in (slice(8), slice(8, 16))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert asked.counts.num_asked == 16
+    assert most[0] == 2
+
+
+@pytest.mark.parametrize("word", ["eos", "end_turn", "stop_sequence"])
+def test_servers_have_several_words_for_a_reply_s_end(word: str, tmp_path: Path) -> None:
+    with serving(says("yes", finish_reason=word)) as server:
+        (found,) = judge(server.url, tmp_path).decide([QUESTION])
+    assert found.option == "yes"
+
+
+def test_a_field_that_a_server_does_not_know_is_left_out(tmp_path: Path) -> None:
+    with serving(decides("yes")) as server:
+        judge(server.url, tmp_path, max_answer_tokens=None, extra_body={"max_tokens": 9}).decide([QUESTION])
+        (request,) = server.requests
+    assert "max_completion_tokens" not in request
+    assert request["max_tokens"] == 9

@@ -103,3 +103,43 @@ def test_data_stay_data() -> None:
     assert "Is it red?" in after
     assert hostile not in system.content
     assert json.loads(before.split("\n", 1)[1]) == {hostile.replace("\ud800", "?"): hostile.replace("\ud800", "?")}
+
+
+def test_what_was_decided_is_kept_when_it_is_stopped(folder: Path, tmp_path: Path) -> None:
+    """Every pass's decisions are in the cache before the next one begins."""
+    asked = [replace(QUESTION, material=(("Thing", f"brick {i}"),)) for i in range(4)]
+
+    class Stops(ModelJudge):
+        num_passes = 0
+
+        def _pass(self, readings):
+            self.num_passes += 1
+            if self.num_passes == 3:
+                raise KeyboardInterrupt
+            return super()._pass(readings)
+
+    stopped = Stops(
+        Pretrained(source=str(folder), dtype="float64"), device="cpu", cache_dir=str(tmp_path), max_tokens_per_pass=1
+    )
+    stopped.wording = JudgeWording()
+    with pytest.raises(KeyboardInterrupt):
+        stopped.decide(asked)
+    again = judge(folder, tmp_path, max_tokens_per_pass=1)
+    again.decide(asked)
+    assert again.counts.num_cached >= 1
+
+
+def test_what_memory_does_not_hold_is_undecided(folder: Path, tmp_path: Path) -> None:
+    long = replace(QUESTION, material=(("Thing", "brick " * 60),))
+
+    class Small(ModelJudge):
+        def _pass(self, readings):
+            if sum(len(one.sequence.token_ids) for one in readings) > 300:
+                raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+            return super()._pass(readings)
+
+    small = Small(Pretrained(source=str(folder), dtype="float64"), device="cpu", cache_dir=str(tmp_path))
+    shorts = [replace(QUESTION, material=(("Thing", name),)) for name in ("a", "b", "c")]
+    *found, undecided = small.decide([*shorts, long])
+    assert [one.option for one in found].count(None) == 0
+    assert (undecided.option, undecided.reason) == (None, "out of memory")

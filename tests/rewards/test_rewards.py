@@ -108,9 +108,11 @@ def test_gain_in_likelihood(before, after, value, breakdown):
 @pytest.mark.parametrize(
     ("before", "after", "value", "breakdown"),
     [
-        (graded("cwww"), graded("cccu"), 0.75, {"after": 1.0, "before": 0.25, "num_unscored": 1.0}),
-        (graded("uu"), graded("cc"), None, {"after": 1.0, "num_unscored": 0.0}),
-        (graded("cc"), graded("uu"), None, {"before": 1.0, "num_unscored": 2.0}),
+        (graded("cwww"), graded("cccu"), 1 - 1 / 3, {"after": 1.0, "before": 1 / 3, "num_unscored": 1.0}),
+        (graded("cccww"), graded("cccuu"), 0.0, {"after": 1.0, "before": 1.0, "num_unscored": 2.0}),  # an outage
+        (graded("uccw"), graded("wccc"), 1 - 2 / 3, {"after": 1.0, "before": 2 / 3, "num_unscored": 1.0}),
+        (graded("uu"), graded("cc"), None, {"num_unscored": 2.0}),
+        (graded("cc"), graded("uu"), None, {"num_unscored": 2.0}),
     ],
 )
 def test_gain_in_accuracy(before, after, value, breakdown):
@@ -200,3 +202,11 @@ def test_gain_leaves_the_attempt_as_it_was():
 )
 def test_needs(reward, needs):
     assert reward.needs == needs
+
+
+@pytest.mark.parametrize("reward", [AccuracyReward(), SolvedReward()])
+def test_what_no_judge_decided_says_why(reward):
+    verdict = Verdict(question_id="0", status=VerdictStatus.UNSCORED, reason="judge undecided: HTTP 500")
+    after = ExamScores(questions=(QuestionScore(question_id="0", answer="red", verdict=verdict),))
+    score = reward.score(attempt(None, after))
+    assert (score.value, score.reason) == (None, "judge undecided: HTTP 500")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from seal_lightning.attempting import Attempting
 from seal_lightning.errors import ConfigError, shown
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.seeds import derive_seed
-from seal_lightning.types import AdaptationPlan, Adapter, TrainingSequence
+from seal_lightning.types import AdaptationPlan, Adapter, Task, TrainingSequence
 
 Past = Sequence[TrainingSequence]
 """What the earlier steps of an episode trained on and merged, oldest first; no text twice."""
@@ -25,7 +27,7 @@ class MergeDecision:
     """In [0, 1], of the update that was merged; 0: refused."""
     probe_loss: float | None
     """What the probe's texts lost by it, nats a token in the mean (of a refused one: by the smallest that was tried). None
-    where there was nothing to probe."""
+    where that is not finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +45,17 @@ class Mitigation:
     decides = False
     """Whether it judges what is merged by what the update does, so that nothing may change the update behind it."""
 
+    anchors = False
+    """Whether it gives a plan its anchor, which there is one of."""
+
     def bind(self, attempting: Attempting, learner: LanguageModel) -> None:
-        """Called once, before anything is computed. Raises :class:`ConfigError` where it cannot work with these."""
+        """Called once, before anything is computed.
+
+        Raises :class:`ConfigError` or :class:`DataError` where it cannot work with these.
+        """
+
+    def check(self, learned: Sequence[Task]) -> None:
+        """Called before anything is computed, with the tasks that will be learned. Raises :class:`DataError`."""
 
     def plan(self, plan: AdaptationPlan, past: Past, seed: int) -> AdaptationPlan:
         """The step's plan, changed."""
@@ -61,15 +72,26 @@ class Mitigation:
 
 
 def _plain(thing: object) -> dict[str, Any]:
-    public = {name: value for name, value in vars(thing).items() if not name.startswith("_") and value is not None}
-    return {
-        name: list(value)
-        if isinstance(value, tuple)
-        else value
-        if isinstance(value, (bool, int, float, str))
-        else {"class": type(value).__name__, **_plain(value)}
-        for name, value in public.items()
-    }
+    """What an object was made with, as JSON; without what it found since (a source's skipped records)."""
+    if is_dataclass(thing):
+        names = [one.name for one in fields(thing) if one.init]
+    else:
+        taken = inspect.signature(type(thing)).parameters
+        names = [name for name in vars(thing) if name in taken]
+    values = {name: getattr(thing, name) for name in names if not name.startswith("_")}
+    return {name: _as_json(value) for name, value in values.items() if value is not None}
+
+
+def _as_json(value: object) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): _as_json(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_as_json(one) for one in value]
+    if isinstance(value, Path) or not hasattr(value, "__dict__"):
+        return str(value)
+    return {"class": type(value).__name__, **_plain(value)}
 
 
 def drawn(texts: Sequence[TrainingSequence], num: int | None, seed: int) -> tuple[TrainingSequence, ...]:

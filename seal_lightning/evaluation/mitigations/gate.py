@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 
 from seal_lightning.adaptation.likelihoods import mean_log_probs
 from seal_lightning.adaptation.updates import scaled
 from seal_lightning.attempting import Attempting
 from seal_lightning.evaluation.mitigations.base import MergeDecision, Mitigation, Past, Proposal, check
-from seal_lightning.evaluation.mitigations.probe_texts import context_texts
+from seal_lightning.evaluation.mitigations.probe_texts import check_apart, context_texts
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.seams import TaskSource
-from seal_lightning.types import Adapter, TrainingSequence
+from seal_lightning.types import Adapter, Task, TrainingSequence
 
 
 class MergeGate(Mitigation):
@@ -54,13 +53,17 @@ class MergeGate(Mitigation):
         self._learner = learner
         self._fixed = context_texts(attempting.domain, self.texts)
 
+    def check(self, learned: Sequence[Task]) -> None:
+        """Refuse further texts that are learned."""
+        check_apart(self.texts, learned)
+
     def merging(self, proposal: Proposal, past: Past) -> Proposal:
-        """The update, a share of it, or nothing; with the decision."""
+        """The update, a share of it, or nothing; with the decision. None is taken where there is nothing to probe."""
         assert proposal.adapter is not None
         texts = [*self._fixed, *(past if self.earlier else ())]
         before = mean_log_probs(self._learner, texts)
         if not before:
-            return replace(proposal, decision=MergeDecision(factor=1.0, probe_loss=None))
+            return proposal
         loss = math.nan
         for factor in (1.0, *self.factors):
             adapter = proposal.adapter if factor == 1 else scaled(self._learner, proposal.adapter, factor)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from seal_lightning.attempting import Attempting
 from seal_lightning.errors import ConfigError
 from seal_lightning.evaluation.mitigations.base import Mitigation, Past, check, drawn
-from seal_lightning.evaluation.mitigations.probe_texts import context_texts
+from seal_lightning.evaluation.mitigations.probe_texts import check_apart, context_texts
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.seams import TaskSource
-from seal_lightning.types import AdaptationPlan, AnchorSpec, TrainingSequence
+from seal_lightning.types import AdaptationPlan, AnchorSpec, Task, TrainingSequence
 
 
 class KLAnchor(Mitigation):
@@ -23,6 +24,8 @@ class KLAnchor(Mitigation):
         texts: tasks whose contexts are anchor texts in every step, from the first on.
         batch_size: ≥ 1, anchor texts an optimiser step, in turn; None takes all of them in every one.
     """
+
+    anchors = True
 
     def __init__(
         self,
@@ -55,6 +58,10 @@ class KLAnchor(Mitigation):
             )
         learner.packed.check_anchors()
         self._fixed = context_texts(attempting.domain, self.texts)
+
+    def check(self, learned: Sequence[Task]) -> None:
+        """Refuse fixed texts that are learned."""
+        check_apart(self.texts, learned)
 
     def plan(self, plan: AdaptationPlan, past: Past, seed: int) -> AdaptationPlan:
         """With an anchor, where there is a text for it."""

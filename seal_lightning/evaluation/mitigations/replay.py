@@ -15,8 +15,8 @@ class Replay(Mitigation):
         num_sequences: ≥ 1, how many; where the earlier steps have fewer, all of them.
         share: in (0, 1), instead of ``num_sequences``: which share of the step's training set is replayed, as far as the
             earlier steps have so many. With neither, all earlier sequences are replayed.
-        equal_steps: whether a step takes as many optimiser steps as without replay: its batches grow in proportion, so
-            that a comparison is not won by more steps. Otherwise batches stay and steps grow.
+        equal_steps: whether a step takes as many optimiser steps and epochs as without replay, the sequences spread evenly
+            over larger batches, so that a comparison is not won by more steps. Otherwise batches stay and steps grow.
     """
 
     def __init__(self, num_sequences: int | None = None, share: float | None = None, equal_steps: bool = True) -> None:
@@ -34,9 +34,5 @@ class Replay(Mitigation):
         replayed = drawn([text for text in past if text not in plan.sequences], wanted, seed)
         if not replayed:
             return plan
-        optimizer = plan.optimizer
-        if self.equal_steps:
-            steps_an_epoch = -(-own // optimizer.batch_size)
-            batch_size = max(optimizer.batch_size, -(-(own + len(replayed)) // steps_an_epoch))
-            optimizer = replace(optimizer, batch_size=batch_size, max_steps=plan.num_steps)
-        return replace(plan, sequences=(*plan.sequences, *replayed), optimizer=optimizer)
+        steps = plan.num_batches(own) if self.equal_steps else plan.steps_per_epoch
+        return replace(plan, sequences=(*plan.sequences, *replayed), steps_per_epoch=steps)
