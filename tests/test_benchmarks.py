@@ -37,6 +37,7 @@ def test_the_inner_loop_s_benchmark_makes_its_table(tmp_path: Path) -> None:
     assert "GFLOP/s" in shown
 
 
+@pytest.mark.slow
 def test_the_rewards_benchmark_makes_its_table(tmp_path: Path) -> None:
     folder, found = write_tiny_model(tmp_path / "tiny", max_length=4096), tmp_path / "found.json"
     small = ["--model", str(folder), "--layers", "--passages", "2", "--edits", "3", "--edit_tokens", "8"]

@@ -349,6 +349,7 @@ def launch(settings: dict, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_two_processes_end_as_one(tiny_folder: Path, uninterrupted: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "two"
     settings = config(tiny_folder, run_dir)

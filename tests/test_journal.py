@@ -116,6 +116,7 @@ def test_what_could_not_be_read_again_is_not_written(tmp_path: Path, record: Att
 # --- a torn tail --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_torn_tail_is_lost_alone_wherever_it_tore(tmp_path: Path) -> None:
     records = small(3)
     journal = journal_of(tmp_path, *records)

@@ -182,6 +182,7 @@ def test_the_sandbox_sees_what_is_written(sandbox: Sandbox) -> None:
 LINKS = (None, None, None, "results", "round_0", "results/test.json", "results/a.json", "checkpoints")
 
 
+@pytest.mark.slow
 def test_a_name_never_leads_out_of_the_run(counted: Callable[[int], int], sandbox: Sandbox) -> None:
     seen: Counter[str] = Counter()
 
@@ -269,6 +270,7 @@ fixed_paths = st.sampled_from(
 paths = st.one_of(plain_paths, plain_paths, hostile_paths, hostile_names, fixed_paths)
 
 
+@pytest.mark.slow
 def test_a_run_is_where_it_was_said_to_be(counted: Callable[[int], int], sandbox: Sandbox) -> None:
     """Relative paths that are accepted are written to: all that comes of it is in that folder."""
     (sandbox.folder / "here" / "link").symlink_to("/")
