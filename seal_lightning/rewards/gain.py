@@ -81,10 +81,12 @@ def _matched(before: ExamScores | None, after: ExamScores | None) -> tuple[ExamS
 
 
 def _without(scores: ExamScores, unscored: Mapping[str, Verdict]) -> ExamScores:
-    """The scores with these verdicts in the place of their own."""
+    """The scores with these verdicts in the place of their own, and no partial credit for them."""
     return ExamScores(
         questions=tuple(
-            replace(one, verdict=unscored[one.question_id]) if one.question_id in unscored and one.verdict else one
+            replace(one, verdict=unscored[one.question_id], partial_credit=None)
+            if one.question_id in unscored and one.verdict
+            else one
             for one in scores.questions
         )
     )

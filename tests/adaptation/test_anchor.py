@@ -80,9 +80,7 @@ def test_adapters_are_autograd_s(tiny64: LanguageModel, batch_size: int | None, 
     sequences, anchors = trainable_sequences(wanted, tiny64), anchor_sequences(wanted, tiny64)
     assert not isinstance(sequences, Diverged)
     losses = []
-    for batch, held in zip(
-        batches(sequences, OPTIMIZER, wanted.num_steps, 7), anchor_batches(anchors, wanted, 7), strict=True
-    ):
+    for batch, held in zip(batches(sequences, wanted, 7), anchor_batches(anchors, wanted, 7), strict=True):
         assert len(held) in ((3,) if batch_size is None else (1, 2))
         with applied(tiny64.model, start):
             value = loss(tiny64.model, teacher, batch, held)
@@ -107,9 +105,7 @@ def test_full_finetuning_is_autograd_s(tiny64: LanguageModel) -> None:
     sequences, anchors = trainable_sequences(wanted, tiny64), anchor_sequences(wanted, tiny64)
     assert not isinstance(sequences, Diverged)
     losses = []
-    for batch, held in zip(
-        batches(sequences, OPTIMIZER, wanted.num_steps, 7), anchor_batches(anchors, wanted, 7), strict=True
-    ):
+    for batch, held in zip(batches(sequences, wanted, 7), anchor_batches(anchors, wanted, 7), strict=True):
         value = loss(model, teacher, batch, held)
         optimizer.zero_grad()
         value.backward()

@@ -69,7 +69,7 @@ def in_plain_torch(language_model: LanguageModel) -> tuple[list[float], dict[str
     sequences = trainable_sequences(plan(), language_model)
     assert isinstance(sequences, list)
     losses = []
-    for step, batch in enumerate(batches(sequences, OPTIMIZER, plan().num_steps, 7)):
+    for step, batch in enumerate(batches(sequences, plan(), 7)):
         total = torch.zeros((), dtype=torch.float64)
         for sequence in batch:
             ids = torch.tensor([sequence.token_ids])

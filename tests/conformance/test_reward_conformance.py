@@ -247,8 +247,8 @@ def test_unscored_answers_are_no_wrong_ones(case: Case, reward: Reward, decides:
         ]
         return ExamScores(questions=tuple(questions))
 
-    whole = attempt(exam(1, 4, -3.0, ALL), exam(3, 3, -1.0, ALL))
-    one_more = replace(whole, after=with_unscored(exam(3, 4, -1.0, ALL), keep=3))
+    whole = attempt(exam(1, 3, -3.0, ALL), exam(3, 3, -1.0, ALL))
+    one_more = attempt(exam(1, 4, -3.0, ALL), with_unscored(exam(3, 4, -1.0, ALL), keep=3))
     assert score(reward, one_more).value == (None if case.all_or_nothing else score(reward, whole).value)
     unscored = score(reward, replace(whole, after=with_unscored(whole.after, keep=0)))
     assert (unscored.value is None) == (Measurement.ANSWERS in decides)

@@ -135,9 +135,9 @@ def test_undecided_with_a_reason_within_the_deadline(
 def test_nobody_listens(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    start = time.monotonic()
-    (judgement,) = judge(f"http://127.0.0.1:{port}/v1", tmp_path).decide([QUESTION])
+        port = free.getsockname()[1]  # kept, so that no server of another test gets it meanwhile
+        start = time.monotonic()
+        (judgement,) = judge(f"http://127.0.0.1:{port}/v1", tmp_path).decide([QUESTION])
     assert judgement.option is None
     assert "no connection" in judgement.reason
     assert time.monotonic() - start < DEADLINE_S + SLACK_S
