@@ -153,6 +153,7 @@ def test_a_run_directory_is_never_used_twice(
     assert {p: p.stat().st_mtime_ns for p in uninterrupted.rglob("*")} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", ["attempt:0:2", "attempt:0:7", "batch:1:1", "batch:1:4", "attempt:2:5", "batch:3:3"])
 def test_a_resumed_run_equals_an_uninterrupted_one(
     stop: str, uninterrupted: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -162,6 +162,7 @@ def test_a_file_that_lacks_edits_is_refused_before_anything_is_computed(
     assert "matches 4 tasks" in said
 
 
+@pytest.mark.slow
 def test_other_writers_and_outside_adapters(tiny_folder: Path, tmp_path: Path) -> None:
     trained = tmp_path / "trained"
     assert fit(tmp_path, settings(tiny_folder, trained)) == 0
@@ -188,6 +189,7 @@ def _tested_again(run_dir: Path, *more: str) -> str:
     return (run_dir / "results" / "test.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_student_learns_what_the_policy_writes(tiny_folder: Path, tmp_path: Path) -> None:
     """Exams are the student's, edits the policy's, and the policy is what is trained."""
     student = write_tiny_model(tmp_path / "student", seed=5)

@@ -251,6 +251,7 @@ def test_the_noise_is_student_s_interval() -> None:
 # --- the command
 
 
+@pytest.mark.slow
 def test_a_sweep_without_a_run(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["-c", str(config), "--out", str(tmp_path / "out"), "--edits", "passage", "--num_tasks", "2"]
     assert main([*command, *GRID]) == 0

@@ -406,6 +406,7 @@ def test_what_is_saved_of_plain_values_is_loaded(tmp_path: Path) -> None:
             assert again[name] == value
 
 
+@pytest.mark.slow
 def test_forged_checkpoints_run_nothing(
     counted: Callable[[int], int], run_folder: Path, sentinel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

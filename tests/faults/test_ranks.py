@@ -37,6 +37,7 @@ def test_a_rank_that_is_lost(fault: str, tiny_folder: Path, tmp_path: Path, coun
     side_by_side(lambda number: lose_a_rank(fault, number, tiny_folder, tmp_path / f"{number}"), range(counted(5)))
 
 
+@pytest.mark.slow
 def test_a_rank_that_raises(tiny_folder: Path, tmp_path: Path) -> None:
     lose_a_rank("raising", 5, tiny_folder, tmp_path / "one")  # in an E-step, where the cause is told
 

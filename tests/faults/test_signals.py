@@ -95,6 +95,7 @@ def test_a_stop_while_the_first_rank_waits_for_the_second(tiny_folder: Path, tmp
     assert len(attempts(run_dir, 0)) == 24
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_end(tiny_folder: Path, tmp_path: Path) -> None:
     """With two ranks, then one, then two: the tasks that share a call are the same, so the bits are."""
     whole, halved = tmp_path / "whole", tmp_path / "halved"

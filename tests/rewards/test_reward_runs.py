@@ -78,6 +78,7 @@ def test_all_kinds_of_rewards_in_one_run(whole: Path) -> None:
     assert questions[0] != questions[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", ["attempt:0:2", "attempt:0:8"])
 def test_a_resumed_run_ends_the_same(
     stop: str, whole: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
