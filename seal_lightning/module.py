@@ -5,52 +5,41 @@ Epoch 2r is the E-step of round r, epoch 2r+1 its M-step; on the M-step's last b
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection
-from contextlib import nullcontext
 from copy import copy, deepcopy
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from seal_lightning import interruption
 from seal_lightning.adaptation import BatchedInnerLoop
 from seal_lightning.attempting import Attempting
-from seal_lightning.batches import EpisodeBatch, RowBatch, TaskBatch
+from seal_lightning.batches import RowBatch, TaskBatch
 from seal_lightning.distributed import gather_objects
 from seal_lightning.errors import ConfigError, RunError
 from seal_lightning.evaluation.conditions import ConditionName
-from seal_lightning.evaluation.episodes import Evaluation
 from seal_lightning.evaluation.exams import MeasurementName, measurements
-from seal_lightning.evaluation.held_out import HeldOutTest, check_conditions, rounds_to_test
+from seal_lightning.evaluation.held_out import check_conditions
 from seal_lightning.evaluation.matrix import MatrixEstimate
-from seal_lightning.evaluation.protocols import Episode, Protocol, SinglePassage
-from seal_lightning.evaluation.written_edits import written_edits
+from seal_lightning.evaluation.protocols import Protocol, SinglePassage
 from seal_lightning.generation import PolicyWriter, TransformersEngine
 from seal_lightning.grading import LocalRules
+from seal_lightning.held_out_steps import HeldOutSteps
 from seal_lightning.hooks import seal_callbacks
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.loops import SelfEditLoop, restart_e_step
-from seal_lightning.lora import applied, load_adapter, target_modules
+from seal_lightning.m_step import take_step
 from seal_lightning.policy import Policy
 from seal_lightning.pretrained import Pretrained
-from seal_lightning.prompt_lengths import check_prompts_fit
 from seal_lightning.random_state import random_state, restore_random_state
-from seal_lightning.reinforcement import num_trained_tokens, pack_rows
 from seal_lightning.rewards import LikelihoodReward
-from seal_lightning.schedule import learning_rate_factor
 from seal_lightning.seams import Domain, Engine, Grader, InnerLoop, Reward, Writer
-from seal_lightning.seeds import derive_seed
-from seal_lightning.types import AdapterSpec, Attempt, AttemptStatus, OptimizerSpec, SamplingSpec
+from seal_lightning.types import AdapterSpec, Attempt, OptimizerSpec, SamplingSpec
 
 POLICY_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-class SealModule(LightningModule):
+class SealModule(HeldOutSteps):
     """SEAL with a ReST-EM outer loop (§3.1, algorithm 1). Defaults are the paper's for knowledge incorporation.
 
     Args:
@@ -231,6 +220,16 @@ class SealModule(LightningModule):
 
     # --- training
 
+    def on_fit_start(self) -> None:
+        """Refuse what does not fit the model or the reward before anything is computed.
+
+        Raises :class:`DataError` for tasks, :class:`ConfigError` for adapters.
+        """
+        names = ("train", "validation", "test")
+        self.check_fit(*names)
+        for examiner in self.reward.examiners.values():
+            examiner.check([task for name in names for task in self.trainer.datamodule.tasks(name)])  # type: ignore[attr-defined]
+
     def training_step(self, batch: TaskBatch | RowBatch, batch_idx: int) -> dict[str, Tensor] | None:
         """A batch of tasks goes through the self-edit loop; a batch of buffer rows is one optimiser step."""
         if isinstance(batch, TaskBatch):
@@ -238,164 +237,16 @@ class SealModule(LightningModule):
             if self.trainer.is_last_batch:  # here and not at the epoch's end: callbacks come before that
                 self.self_edit_loop.finish()
             return None
-        return {"loss": self._reinforce(batch)}
+        loss = take_step(self, batch)
+        self.log("m_step/loss", loss, sync_dist=True, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
+        if self.trainer.is_last_batch:  # here and not at the epoch's end: validation runs before that
+            self.loaded_policy.merge_round()
+            cast(torch.optim.Optimizer, self.optimizers()).state.clear()
+        return {"loss": loss}
 
     def _announce(self, attempt: Attempt) -> None:
         for callback in seal_callbacks(self.trainer):
             callback.on_attempt(self.trainer, self, attempt)
-
-    def _reinforce(self, batch: RowBatch) -> Tensor:
-        """One step on the buffer; the loss is the mean over all trained tokens of all ranks' rows."""
-        policy, optimizer = self.loaded_policy, cast(torch.optim.Optimizer, self.optimizers())
-        num_tokens = num_trained_tokens(batch.all_rows, policy.language_model)
-        rows = batch.rows or batch.all_rows[:1]  # a rank without a row still takes part, with weight 0
-        weight = self.trainer.world_size / num_tokens if batch.rows else 0.0
-        packed = pack_rows(rows, policy.language_model, self.max_tokens_per_pass)
-        total = torch.zeros((), device=self.device)
-        for i, row in enumerate(packed):
-            last = i == len(packed) - 1
-            with nullcontext() if last else self._no_gradient_sync(), applied(policy.model, policy.adapter):
-                loss = policy.language_model.packed(row).total * weight
-                self.manual_backward(loss)
-            total += loss.detach()
-        norm = torch.nn.utils.clip_grad_norm_(policy.lora.parameters(), self.reinforce.max_grad_norm or math.inf)
-        if not torch.isfinite(norm):
-            raise RunError(
-                f"the M-step's gradient became {norm.item()} at step {batch.step} of round {self.round_index}; attempts "
-                "and accepted edits are kept. Resume with a lower model.reinforce.learning_rate"
-            )
-        for group in optimizer.param_groups:
-            factor = learning_rate_factor(self.reinforce, batch.step, int(self.trainer.num_training_batches))
-            group["lr"] = self.reinforce.learning_rate * factor
-        optimizer.step()
-        optimizer.zero_grad()
-        self.log("m_step/loss", total, sync_dist=True, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
-        if self.trainer.is_last_batch:  # here and not at the epoch's end: validation runs before that
-            policy.merge_round()
-            optimizer.state.clear()
-        return total
-
-    def _no_gradient_sync(self) -> Any:
-        block = getattr(self.trainer.strategy, "block_backward_sync", None)
-        return block() if block is not None else nullcontext()
-
-    # --- validation, test, predict
-
-    def on_fit_start(self) -> None:
-        """Refuse what does not fit the model or the reward before anything is computed.
-
-        Raises :class:`DataError` for tasks, :class:`ConfigError` for adapters.
-        """
-        names = ("train", "validation", "test")
-        self._check_fit(*names)
-        for examiner in self.reward.examiners.values():
-            examiner.check([task for name in names for task in self.trainer.datamodule.tasks(name)])  # type: ignore[attr-defined]
-
-    def _check_fit(self, *names: str) -> None:
-        for name in names:
-            tasks = self.trainer.datamodule.tasks(name)  # type: ignore[attr-defined]
-            in_context = name == "test" and "in_context" in self._conditions
-            policy = self.loaded_policy.language_model
-            check_prompts_fit(self.domain, tasks, policy, learner=self.learner, in_context=in_context)
-        specs = self.domain.adapter_specs()
-        if self.inner_loop.uses_adapter_spec:
-            for spec in specs:
-                target_modules(self.learner.model, spec)
-        elif len({spec.layers for spec in specs}) > 1:
-            raise ConfigError(
-                f"model.domain: edits may choose layers, which mean nothing to {type(self.inner_loop).__name__}: it trains "
-                "all weights. Leave the format's layers out, or take another model.inner_loop. Nothing was computed"
-            )
-
-    def on_validation_epoch_start(self) -> None:
-        """Forget an earlier validation."""
-        self._validated: list[Attempt] = []
-
-    def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
-        """One self-edit a held-out task, tried once; the inner seed is the same after every round."""
-        if not batch.tasks:
-            return
-        edits = self.attempting_held_out.propose(batch.tasks, 1, "validation")
-        before = self.attempting.before(batch.tasks)
-        further = self.attempting.set_exams(batch.tasks, "validation", self._validated)
-        trials = [
-            replace(
-                self.attempting.trial(task, edit, self.round_index, 0),
-                seed=derive_seed(self.seed, "validation", task.task_id),
-            )
-            for task, edit in zip(batch.tasks, edits, strict=True)
-        ]
-        self._validated += self.attempting.attempt(trials, before, further=further)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the mean reward and the rate of failures over all ranks' tasks, the same on every rank."""
-        attempts = interruption.gather(self._validated)
-        rewards = [a.reward for a in attempts if a.reward is not None]
-        failed = [a.status in (AttemptStatus.MALFORMED, AttemptStatus.DIVERGED) for a in attempts]
-        if attempts:
-            self.log("validation/failed", sum(failed) / len(failed))
-        if rewards:
-            self.log("validation/reward", sum(rewards) / len(rewards))
-
-    def on_test_start(self) -> None:
-        """Forget an earlier test; refuse tasks that do not fit the model. Raises :class:`DataError`."""
-        self._check_fit("test")
-        evaluation = self._new_evaluation()
-        evaluation.check(self.trainer.datamodule.tasks("test"))  # type: ignore[attr-defined]
-        self.held_out = HeldOutTest(evaluation, self.test_episodes, self.tested_rounds).to(self.device)
-
-    def _new_evaluation(self) -> Evaluation:
-        adapters = {
-            name: load_adapter(self.learner.model, Path(folder)).detached_copy(self.learner.device)
-            for name, folder in self.test_adapters.items()
-        }
-        return Evaluation(
-            self.attempting_held_out,
-            self.protocol,
-            self.test_edits,
-            self._conditions,
-            writers=self.test_writers,
-            adapters=adapters,
-            learner=self.learner,
-            share=(self.trainer.global_rank, self.trainer.world_size),
-            gather=interruption.gather,
-            needs=self.test_needs,
-        )
-
-    @property
-    def test_episodes(self) -> list[Episode]:
-        """What the protocol makes of the test's tasks. Raises :class:`ConfigError` where it needs more of them."""
-        return self.protocol.episodes(self.trainer.datamodule.tasks("test"), self.seed)  # type: ignore[attr-defined]
-
-    @property
-    def tested_rounds(self) -> list[int]:
-        """See :func:`rounds_to_test`."""
-        return rounds_to_test(self.test_rounds, len(self.loaded_policy.merged))
-
-    @property
-    def _conditions(self) -> Collection[str]:
-        return get_args(ConditionName) if self.test_conditions is None else self.test_conditions
-
-    def test_step(self, batch: EpisodeBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Every condition of one policy round on a batch of held-out episodes; see :class:`Evaluation`."""
-        round_index = self.tested_rounds[dataloader_idx]
-        self.loaded_policy.go_to(round_index)
-        self.held_out.examine(batch.episodes, round_index)
-
-    def on_test_epoch_end(self) -> None:
-        """Gather every rank's results and hand them to the callbacks."""
-        results = interruption.gather(self.held_out.results)
-        self.test_matrices = self.held_out.estimates()
-        for callback in seal_callbacks(self.trainer):
-            callback.on_test_results(self.trainer, self, results)
-
-    def on_test_end(self) -> None:
-        """Be the trained policy again."""
-        self.loaded_policy.go_to(len(self.loaded_policy.merged))
-
-    def predict_step(self, batch: TaskBatch, batch_idx: int) -> list[dict[str, Any]]:
-        """Self-edits for given tasks with what each means as a plan; nothing is trained."""
-        return written_edits(self.attempting_held_out, batch.tasks, self.num_edits)
 
     # --- checkpoints
 

@@ -44,6 +44,7 @@ LEVELS: list[set[str]] = [
     {"attempting", "prompt_lengths", "reinforcement"},
     {"evaluation", "loops"},
     {"hooks"},
+    {"held_out_steps", "m_step"},
     {"module"},
     {"datamodule"},
     {"callbacks"},

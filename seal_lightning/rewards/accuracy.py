@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from seal_lightning.rewards.finite import finite_score
+from seal_lightning.rewards.finite import score_of_answers
 from seal_lightning.seams import Reward
 from seal_lightning.types import Attempt, Measurement, RewardScore
 
@@ -26,7 +24,5 @@ class AccuracyReward(Reward):
         after = attempt.after.accuracy if attempt.after else None
         before = attempt.before.accuracy if attempt.before else None
         num_unscored = float(attempt.after.num_unscored) if attempt.after else None
-        score = finite_score(after, {"after": after, "before": before, "num_unscored": num_unscored})
-        return (
-            score if after is not None or attempt.after is None else replace(score, reason=attempt.after.why_unscored)
-        )
+        breakdown = {"after": after, "before": before, "num_unscored": num_unscored}
+        return score_of_answers(after, breakdown, attempt.after)

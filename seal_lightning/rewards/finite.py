@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
-from seal_lightning.types import RewardScore
+from seal_lightning.types import ExamScores, RewardScore
 
 
 def finite_score(value: float | None, breakdown: Mapping[str, float | None]) -> RewardScore:
@@ -17,3 +18,11 @@ def finite_score(value: float | None, breakdown: Mapping[str, float | None]) -> 
     """
     finite = {name: part for name, part in breakdown.items() if part is not None and math.isfinite(part)}
     return RewardScore(value=value if value is not None and math.isfinite(value) else None, breakdown=finite)
+
+
+def score_of_answers(
+    value: float | None, breakdown: Mapping[str, float | None], after: ExamScores | None
+) -> RewardScore:
+    """As :func:`finite_score`; where graded answers give no value, with the reason why they were not scored."""
+    score = finite_score(value, breakdown)
+    return score if value is not None or after is None else replace(score, reason=after.why_unscored)

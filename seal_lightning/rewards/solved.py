@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from seal_lightning.rewards.finite import finite_score
+from seal_lightning.rewards.finite import finite_score, score_of_answers
 from seal_lightning.seams import Reward
 from seal_lightning.types import Attempt, ExamScores, Measurement, RewardScore
 
@@ -32,10 +30,8 @@ class SolvedReward(Reward):
         """None when an answer could not be scored (no published solution)."""
         after = attempt.after.solved if attempt.after else None
         before = attempt.before.solved if attempt.before else None
-        score = finite_score(after, {"after": after, "before": before, **_softer(attempt.after)})
-        return (
-            score if after is not None or attempt.after is None else replace(score, reason=attempt.after.why_unscored)
-        )
+        breakdown = {"after": after, "before": before, **_softer(attempt.after)}
+        return score_of_answers(after, breakdown, attempt.after)
 
 
 class PartialCreditReward(Reward):

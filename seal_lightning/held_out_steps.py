@@ -1,0 +1,167 @@
+"""What the LightningModule does with held-out tasks: validation after each round, the test, and edits written down."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+from lightning.pytorch import LightningModule
+
+from seal_lightning import interruption
+from seal_lightning.attempting import Attempting
+from seal_lightning.batches import EpisodeBatch, TaskBatch
+from seal_lightning.errors import ConfigError
+from seal_lightning.evaluation.conditions import ConditionName
+from seal_lightning.evaluation.episodes import Evaluation
+from seal_lightning.evaluation.held_out import HeldOutTest, rounds_to_test
+from seal_lightning.evaluation.matrix import MatrixEstimate
+from seal_lightning.evaluation.protocols import Episode, Protocol
+from seal_lightning.evaluation.written_edits import written_edits
+from seal_lightning.hooks import seal_callbacks
+from seal_lightning.language_model import LanguageModel
+from seal_lightning.lora import load_adapter, target_modules
+from seal_lightning.policy import Policy
+from seal_lightning.prompt_lengths import check_prompts_fit
+from seal_lightning.seams import AnyDomain, InnerLoop, Writer
+from seal_lightning.seeds import derive_seed
+from seal_lightning.types import Attempt, AttemptStatus, Measurement
+
+
+class HeldOutSteps(LightningModule):
+    """The half of :class:`SealModule` that measures; its attributes are set there."""
+
+    domain: AnyDomain
+    inner_loop: InnerLoop
+    attempting: Attempting
+    attempting_held_out: Attempting
+    """The same without the E-step's exploration."""
+    learner: LanguageModel
+    protocol: Protocol
+    num_edits: int
+    seed: int
+    test_edits: int
+    test_conditions: tuple[ConditionName, ...] | None
+    test_rounds: tuple[int, ...] | None
+    test_needs: frozenset[Measurement]
+    test_writers: Mapping[str, Writer]
+    test_adapters: Mapping[str, str]
+    test_matrices: dict[str, list[MatrixEstimate]]
+
+    @property
+    def loaded_policy(self) -> Policy:
+        """The policy; asked for only after :meth:`configure_model`."""
+        raise NotImplementedError
+
+    @property
+    def round_index(self) -> int:
+        """The current round, from 0."""
+        raise NotImplementedError
+
+    def check_fit(self, *names: str) -> None:
+        """Refuse tasks and adapters that do not fit the model: :class:`DataError`, :class:`ConfigError`."""
+        for name in names:
+            tasks = self.trainer.datamodule.tasks(name)  # type: ignore[attr-defined]
+            in_context = name == "test" and "in_context" in self._conditions
+            policy = self.loaded_policy.language_model
+            check_prompts_fit(self.domain, tasks, policy, learner=self.learner, in_context=in_context)
+        specs = self.domain.adapter_specs()
+        if self.inner_loop.uses_adapter_spec:
+            for spec in specs:
+                target_modules(self.learner.model, spec)
+        elif len({spec.layers for spec in specs}) > 1:
+            raise ConfigError(
+                f"model.domain: edits may choose layers, which mean nothing to {type(self.inner_loop).__name__}: it trains "
+                "all weights. Leave the format's layers out, or take another model.inner_loop. Nothing was computed"
+            )
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget an earlier validation."""
+        self._validated: list[Attempt] = []
+
+    def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
+        """One self-edit a held-out task, tried once; the inner seed is the same after every round."""
+        if not batch.tasks:
+            return
+        edits = self.attempting_held_out.propose(batch.tasks, 1, "validation")
+        before = self.attempting.before(batch.tasks)
+        further = self.attempting.set_exams(batch.tasks, "validation", self._validated)
+        trials = [
+            replace(
+                self.attempting.trial(task, edit, self.round_index, 0),
+                seed=derive_seed(self.seed, "validation", task.task_id),
+            )
+            for task, edit in zip(batch.tasks, edits, strict=True)
+        ]
+        self._validated += self.attempting.attempt(trials, before, further=further)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean reward and the rate of failures over all ranks' tasks, the same on every rank."""
+        attempts = interruption.gather(self._validated)
+        rewards = [a.reward for a in attempts if a.reward is not None]
+        failed = [a.status in (AttemptStatus.MALFORMED, AttemptStatus.DIVERGED) for a in attempts]
+        if attempts:
+            self.log("validation/failed", sum(failed) / len(failed))
+        if rewards:
+            self.log("validation/reward", sum(rewards) / len(rewards))
+
+    def on_test_start(self) -> None:
+        """Forget an earlier test; refuse tasks that do not fit the model. Raises :class:`DataError`."""
+        self.check_fit("test")
+        evaluation = self._new_evaluation()
+        evaluation.check(self.trainer.datamodule.tasks("test"))  # type: ignore[attr-defined]
+        self.held_out = HeldOutTest(evaluation, self.test_episodes, self.tested_rounds).to(self.device)
+
+    def _new_evaluation(self) -> Evaluation:
+        adapters = {
+            name: load_adapter(self.learner.model, Path(folder)).detached_copy(self.learner.device)
+            for name, folder in self.test_adapters.items()
+        }
+        return Evaluation(
+            self.attempting_held_out,
+            self.protocol,
+            self.test_edits,
+            self._conditions,
+            writers=self.test_writers,
+            adapters=adapters,
+            learner=self.learner,
+            share=(self.trainer.global_rank, self.trainer.world_size),
+            gather=interruption.gather,
+            needs=self.test_needs,
+        )
+
+    @property
+    def test_episodes(self) -> list[Episode]:
+        """What the protocol makes of the test's tasks. Raises :class:`ConfigError` where it needs more of them."""
+        return self.protocol.episodes(self.trainer.datamodule.tasks("test"), self.seed)  # type: ignore[attr-defined]
+
+    @property
+    def tested_rounds(self) -> list[int]:
+        """See :func:`rounds_to_test`."""
+        return rounds_to_test(self.test_rounds, len(self.loaded_policy.merged))
+
+    @property
+    def _conditions(self) -> Collection[str]:
+        return get_args(ConditionName) if self.test_conditions is None else self.test_conditions
+
+    def test_step(self, batch: EpisodeBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Every condition of one policy round on a batch of held-out episodes; see :class:`Evaluation`."""
+        round_index = self.tested_rounds[dataloader_idx]
+        self.loaded_policy.go_to(round_index)
+        self.held_out.examine(batch.episodes, round_index)
+
+    def on_test_epoch_end(self) -> None:
+        """Gather every rank's results and hand them to the callbacks."""
+        results = interruption.gather(self.held_out.results)
+        self.test_matrices = self.held_out.estimates()
+        for callback in seal_callbacks(self.trainer):
+            callback.on_test_results(self.trainer, self, results)
+
+    def on_test_end(self) -> None:
+        """Be the trained policy again."""
+        self.loaded_policy.go_to(len(self.loaded_policy.merged))
+
+    def predict_step(self, batch: TaskBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """Self-edits for given tasks with what each means as a plan; nothing is trained."""
+        return written_edits(self.attempting_held_out, batch.tasks, self.num_edits)
