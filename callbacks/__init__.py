@@ -11,6 +11,7 @@ from seal_lightning.callbacks.phase_checkpoint import PhaseCheckpoint
 from seal_lightning.callbacks.policy_export import PolicyExport
 from seal_lightning.callbacks.prediction_writer import SelfEditFile
 from seal_lightning.callbacks.progress import SealProgressBar
+from seal_lightning.callbacks.rank_report import RankReport
 from seal_lightning.callbacks.rest_em_buffer import RestEmBuffer
 from seal_lightning.callbacks.reward_filter import AboveThreshold, BestOfK, Improves, RewardFilter, TopFraction
 from seal_lightning.callbacks.round_report import RoundReport
@@ -29,6 +30,7 @@ __all__ = [
     "JudgeCosts",
     "PhaseCheckpoint",
     "PolicyExport",
+    "RankReport",
     "RestEmBuffer",
     "RewardFilter",
     "RoundReport",

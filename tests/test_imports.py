@@ -17,7 +17,7 @@ PACKAGE = "seal_lightning"
 
 LEVELS: list[set[str]] = [
     {"errors"},
-    {"types", "seeds", "names", "estimates"},
+    {"types", "seeds", "shared_store", "names", "estimates"},
     {
         "chat_frames",
         "edit_json",
@@ -31,6 +31,7 @@ LEVELS: list[set[str]] = [
         "quiet",
         "random_state",
         "retention",
+        "time_split",
         "wheels",
     },
     {"records", "journal", "checkpoints", "interruption", "config_file"},
@@ -41,7 +42,7 @@ LEVELS: list[set[str]] = [
     {"policy", "reporting"},
     {"seams"},
     {"domains", "generation", "adaptation", "grading", "rewards", "judges"},  # peers
-    {"attempting", "prompt_lengths", "reinforcement"},
+    {"attempting", "prompt_lengths", "reinforcement", "work_sharing"},
     {"evaluation", "loops"},
     {"hooks"},
     {"held_out_steps", "m_step"},
