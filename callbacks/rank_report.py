@@ -23,7 +23,7 @@ _SAMPLE_EVERY_S = 1.0
 
 
 class RankReport(SealCallback):
-    """Logs ``ranks/…``, ``time/…`` and ``gpu/…`` at the end of each phase, and keeps them in ``round_{r}/ranks.{phase}.jsonl``.
+    """Logs ``ranks/…``, ``time/…`` and ``gpu/…`` after each phase, and keeps them in ``round_{r}/ranks.{phase}.jsonl``.
 
     The step of the charts is the round. ``time/…`` are shares of all ranks' time; ``ranks/straggler`` is by how much of the
     mean the slowest rank was busy longer. Exchanging gradients is part of ``reinforce``.
