@@ -13,7 +13,7 @@ from seal_lightning.module import SealModule
 from seal_lightning.records import from_plain, to_plain
 from seal_lightning.seams import TaskSource
 from seal_lightning.types import BufferRow, Task
-from seal_lightning.work_sharing import by_falling_cost, guided_sizes
+from seal_lightning.work_sharing import batch_sizes, by_falling_cost
 
 MAX_TASK_ID = 200
 """Characters."""
@@ -120,8 +120,7 @@ class SealDataModule(LightningDataModule):
         """The E-step's tasks; for several ranks what takes longest comes first, and the last batches are small."""
         tasks, several = self.train_tasks(), self._world_size > 1
         order = by_falling_cost(module.domain, tasks) if several else tasks
-        sizes = guided_sizes(len(tasks), left=len(tasks), most=self.tasks_per_batch, num_pieces=self._world_size)
-        return SharedTaskBatches(order, list(sizes))
+        return SharedTaskBatches(order, batch_sizes(len(tasks), self.tasks_per_batch, self._world_size))
 
     def _batches(self, name: str) -> TaskBatches:
         return TaskBatches(self._tasks[name], self.tasks_per_batch, self._rank, self._world_size)

@@ -25,10 +25,8 @@ from seal_lightning.distributed import silence_allowed_s
 from seal_lightning.errors import RankLost, RunError, StopRequested
 from seal_lightning.seeds import attempt_id
 from seal_lightning.types import Attempt, ExamScores, SelfEdit, Task
-from seal_lightning.work_sharing import SharedWork, guided_sizes
+from seal_lightning.work_sharing import SharedWork, call_sizes
 
-_PIECES_A_RANK = 2
-"""Into how many calls of the inner loop what is left for a rank is cut at least, where there are several."""
 _LOOK_EVERY_S = 0.05
 
 _Slot = tuple[Task, int, int]
@@ -187,9 +185,7 @@ class SelfEditLoop(_Loop):
             for repeat in range(self.num_repeats)
         ]
         left = batch.num_tasks_left * self.num_edits * self.num_repeats
-        ranks = self._work.num_ranks
-        num_pieces = 1 if ranks == 1 else _PIECES_A_RANK * ranks
-        sizes = guided_sizes(len(slots), left=left, most=self.candidates_per_call, num_pieces=num_pieces)
+        sizes = call_sizes(len(slots), left=left, most=self.candidates_per_call, num_ranks=self._work.num_ranks)
         rest = iter(slots)
         return [list(islice(rest, size)) for size in sizes]
 

@@ -21,6 +21,8 @@ from seal_lightning.types import Prompt, Task
 
 _MAX_VALUE_BYTES = 4 << 20
 """Of one key: the store refuses much more."""
+_CALLS_A_RANK = 2
+"""Into how many calls what is left for a rank is cut at least, where there are several."""
 _num_shared = 0
 
 
@@ -38,6 +40,16 @@ def guided_sizes(count: int, *, left: int, most: int, num_pieces: int) -> Iterat
         size = min(count, most, max(1, math.ceil(left / num_pieces)))
         yield size
         count, left = count - size, left - size
+
+
+def batch_sizes(num_tasks: int, most: int, num_ranks: int) -> list[int]:
+    """How many tasks' edits are written together, batch by batch."""
+    return list(guided_sizes(num_tasks, left=num_tasks, most=most, num_pieces=num_ranks))
+
+
+def call_sizes(count: int, *, left: int, most: int, num_ranks: int) -> Iterator[int]:
+    """How many of a batch's ``count`` attempts the inner loop gets at once, call by call; see :func:`guided_sizes`."""
+    return guided_sizes(count, left=left, most=most, num_pieces=1 if num_ranks == 1 else _CALLS_A_RANK * num_ranks)
 
 
 def by_falling_cost(domain: AnyDomain, tasks: Sequence[Task]) -> list[Task]:
