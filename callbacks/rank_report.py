@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from statistics import fmean
 from typing import Any, cast
@@ -17,6 +17,7 @@ from seal_lightning.hooks import SealCallback
 from seal_lightning.module import SealModule
 from seal_lightning.records import RecordFile
 from seal_lightning.rundir import RunDir
+from seal_lightning.time_split import straggler, time_shares
 from seal_lightning.types import Attempt, RankPhase
 
 _SAMPLE_EVERY_S = 1.0
@@ -33,12 +34,11 @@ class RankReport(SealCallback):
         self._attempts: list[Attempt] = []
         self._utilisation: list[float] = []
         self._sampled = 0.0
-        self._start = 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the phase's clock."""
         cast(SealModule, pl_module).attempting.time_split.restart()
-        self._attempts, self._utilisation, self._start = [], [], time.perf_counter()
+        self._attempts, self._utilisation = [], []
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
 
@@ -101,19 +101,6 @@ def rank_metrics(ranks: Sequence[RankPhase]) -> dict[str, float]:
         if one.gpu_utilisation is not None:
             metrics[f"gpu/{phase}/utilisation_percent/{one.rank}"] = one.gpu_utilisation
     return metrics
-
-
-def time_shares(ranks: Sequence[RankPhase]) -> Mapping[str, float]:
-    """By activity, its share of the time of all ranks, 0 to 1; what nobody did is left out."""
-    whole = max(sum(one.seconds for one in ranks), 1e-9)
-    sums = {name: sum(one.split.get(name, 0.0) for one in ranks) for name in ranks[0].split}
-    return {name: seconds / whole for name, seconds in sums.items() if seconds > 0}
-
-
-def straggler(ranks: Sequence[RankPhase]) -> float:
-    """By how much of the mean the slowest rank was busy longer; 0 for equal ranks."""
-    busy = [one.busy_seconds for one in ranks]
-    return max(busy) / max(fmean(busy), 1e-9) - 1
 
 
 def in_words(ranks: Sequence[RankPhase]) -> str:

@@ -10,9 +10,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_end_to_end import config, fit
 
-from seal_lightning.callbacks.rank_report import RankReport, in_words, rank_metrics, straggler, time_shares
+from seal_lightning.callbacks.rank_report import RankReport, in_words, rank_metrics
 from seal_lightning.records import RecordFile
-from seal_lightning.time_split import TimeSplit
+from seal_lightning.time_split import TimeSplit, straggler, time_shares
 from seal_lightning.types import RankPhase
 
 
