@@ -152,6 +152,7 @@ class SelfEditLoop(_Loop):
         with self.attempting.time_split.spent("communicate"):
             number = self._work.take(f"{name}/chunks")
             if number >= len(chunks):
+                self._work.let_go(name)
                 return None
             written = self._work.fetch(name)
             if self._work.take(f"{name}/fetched") == len(chunks) - 1:

@@ -234,7 +234,7 @@ class SealModule(HeldOutSteps):
         """A batch of tasks goes through the self-edit loop; a batch of buffer rows is one optimiser step."""
         if isinstance(batch, TaskBatch):
             self.self_edit_loop.run(batch, self.round_index, self._announce)
-            if batch.is_last:  # here and not at the epoch's end: callbacks come before that
+            if self.trainer.is_last_batch:  # here and not at the epoch's end: callbacks come before that
                 self.self_edit_loop.finish()
             return None
         with self.attempting.time_split.spent("reinforce"):

@@ -131,9 +131,12 @@ class SharedWork:
             self._own[name] = pickle.loads(data)  # nosec B301  # noqa: S301
         return self._own[name]
 
-    def forget(self, name: str) -> None:
-        """Nobody will fetch this value any more."""
+    def let_go(self, name: str) -> None:
+        """This rank needs a value no more."""
         self._own.pop(name, None)
+
+    def forget(self, name: str) -> None:
+        """No rank will fetch this value any more."""
         if self._store is not None and self._store.check([f"{name}/published"]):
             for number in range(int(self._store.get(f"{name}/published"))):
                 self._store.delete(f"{name}/value/{number}")

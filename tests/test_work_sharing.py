@@ -138,6 +138,7 @@ def test_one_rank_needs_no_store() -> None:
     work.publish("it", 5)
     assert work.fetch("it") == 5
     work.forget("it")
+    work.let_go("it")
     assert not work._own
 
 
@@ -198,6 +199,8 @@ def test_a_free_rank_helps_in_the_middle_of_a_batch_and_nothing_changes(loops) -
     assert len(of_first) == 3, "the call it was at"
     assert by_id(of_first).keys().isdisjoint(by_id(of_second))
     assert by_id(of_first) | by_id(of_second) == by_id(everything), "to the last bit, whoever does it"
+    assert not first._work._own, "what is done with takes no room"
+    assert not second._work._own
     second_wrote = {a.task_id for a in of_second} - {a.task_id for a in of_first}
     assert "stone-2" in second_wrote
 
