@@ -119,7 +119,8 @@ class VllmAdapters:
 
     def forget(self, folders: Sequence[Path]) -> None:
         """Delete these, and the folder of them all where it was made here."""
-        for folder in (*folders, *([] if self._own is None else [self._own])):
+        own = [] if self._own is None else [Path(self._own)]
+        for folder in [*folders, *own]:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _written(self, adapter: LoraAdapter) -> LoadedAdapter:
@@ -140,7 +141,7 @@ class VllmAdapters:
 
     def _refusal(self, error: Refused | RunError, rank: int, path: str) -> SealError:
         """What a server that does not take an adapter was not told."""
-        words = str(error)
+        words = str(error.__cause__ if isinstance(error, RunError) else error)
         start = _START.format(rank=step_for(rank))
         if "is greater than max_lora_rank" in words:
             return ConfigError(

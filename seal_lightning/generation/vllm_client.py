@@ -95,7 +95,8 @@ class VllmClient:
 
         async with self._free:
             try:
-                return await tries(once)
+                reply: ReplyT = await tries(once)
+                return reply
             except TryAgain as error:
                 raise RunError(
                     f"engine.base_url: the server {self.base_url} gave no usable answer to {path} in "
