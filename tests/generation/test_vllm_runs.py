@@ -109,7 +109,7 @@ def test_a_student_of_the_same_kind_learns_and_another_is_refused(
 def test_a_rank_that_a_later_round_would_reach_is_refused_at_once(
     server: CompletionsServer, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two rounds of rank 4: 8 is enough for the policy, and nothing is computed."""
+    """Three rounds of rank 4 come to 12; nothing is computed."""
     before = len(server.requests)
     settings = config(tiny_folder, tmp_path / "run", engine=engine(server, max_lora_rank=8), rounds=3)
     assert fit(tmp_path, settings) == 1
