@@ -24,7 +24,8 @@ from seal_lightning.lora import LoraAdapter, joined, save_adapter
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What ``--max-lora-rank`` may be."""
 _LOAD, _UNLOAD = "/load_lora_adapter", "/unload_lora_adapter"
-_UNLOAD_TIMEOUT_S = 30.0
+_UNLOAD_TIMEOUT_S = 10.0
+"""Short: a run that is told to stop waits for it."""
 _START = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve … --enable-lora --max-lora-rank {rank}"
 
 _log = logging.getLogger(__name__)

@@ -135,8 +135,10 @@ def test_merging_is_for_good_until_put_back(tiny64: LanguageModel) -> None:
     for adapter in (full.adapter, lora.adapter):
         with scratch_weights(tiny64):
             merge(tiny64, adapter)
+            assert tiny64.merged == ((lora.adapter,) if adapter is lora.adapter else None)
             hashes.add(weights_hash(tiny64.model))
         assert weights_hash(tiny64.model) == before
+        assert tiny64.merged == ()
     assert len(hashes | {before}) == 3
     with pytest.raises(ModelError, match="cannot be merged"):
         merge(tiny64, Adapter())

@@ -14,6 +14,7 @@ import pytest
 import torch
 from completions_server import PROTOCOL, CompletionsServer, serving
 from fakes import write_tiny_model
+from safetensors.torch import load_file
 
 from seal_lightning.adaptation.whole_weights import FinetunedWeights, merge, scratch_weights
 from seal_lightning.endpoints import TryAgain
@@ -252,6 +253,25 @@ def test_a_key_is_sent_and_never_told(
     monkeypatch.delenv("VLLM_KEY")
     with pytest.raises(ConfigError, match="VLLM_KEY is not set"):
         engine_of(server, tiny, api_key_env="VLLM_KEY").check(8)
+
+
+def test_adapters_of_a_half_precision_model_are_written_in_it(tiny_folder: Path) -> None:
+    """As the server would round them, in half the bytes."""
+    language_model = Pretrained(source=str(tiny_folder), dtype="bfloat16").load()
+    one = CompletionsServer()
+    one.serve(language_model.model, language_model.tokenizer)
+    kinds = set()
+
+    def look(body: dict[str, Any]) -> None:
+        kinds.update(t.dtype for t in load_file(Path(body["lora_path"]) / "adapter_model.safetensors").values())
+
+    one.faults["/v1/load_lora_adapter"] = [look]  # type: ignore[list-item]
+    with serving(one):
+        scoring = asked(adapters_of(language_model)[:1])[1]
+        found = engine_of(one, language_model).score(scoring)
+    assert kinds == {torch.bfloat16}
+    for scores, expected in zip(found, here(language_model).score(scoring), strict=True):
+        assert list(scores) == pytest.approx(list(expected), abs=0.1)
 
 
 # --- what does not fit

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from completions_server import CompletionsServer, serving
 from fakes import write_tiny_model
 from test_end_to_end import attempts, buffer, config, final_loras, fit
@@ -17,6 +22,8 @@ from seal_lightning.commands.loading import load_run
 from seal_lightning.generation import TransformersEngine
 from seal_lightning.pretrained import Pretrained
 from seal_lightning.rundir import RunDir
+
+TESTS = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +123,27 @@ def test_a_rank_that_a_later_round_would_reach_is_refused_at_once(
     assert "--max-lora-rank 16" in capsys.readouterr().err
     assert len(server.requests) == before
     assert not (tmp_path / "run" / "round_0" / "attempts.rank0.jsonl").exists()
+
+
+def test_a_process_that_ends_leaves_nothing(server: CompletionsServer, tiny_folder: Path, tmp_path: Path) -> None:
+    """Neither adapters at the server nor folders."""
+    (tmp_path / "tmp").mkdir()
+    settings = config(tiny_folder, tmp_path / "run", engine=engine(server), rounds=1, num_edits=2)
+    settings["data"]["validation"] = {"class_path": "fakes.ToyTasks", "init_args": {"num_tasks": 1, "offset": 20}}
+    gc.collect()
+    before, num_loaded = set(server.adapters), len(server.sent("/v1/load_lora_adapter"))
+    path = tmp_path / "settings.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    environment = os.environ | {
+        "TMPDIR": str(tmp_path / "tmp"),
+        "PYTHONPATH": os.pathsep.join((str(TESTS), str(TESTS.parent))),
+    }
+    command = [sys.executable, "-m", "seal_lightning", "fit", "-c", str(path)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert len(server.sent("/v1/load_lora_adapter")) > num_loaded
+    assert set(server.adapters) <= before
+    assert [path.name for path in (tmp_path / "tmp").iterdir() if path.name.startswith("seal-")] == []
 
 
 def test_full_finetuning_is_examined_in_this_process(
