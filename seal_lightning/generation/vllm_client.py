@@ -50,7 +50,7 @@ class VllmClient:
             headers=headers(key),
             timeout=timeout_s,
             follow_redirects=False,
-            limits=httpx2.Limits(max_connections=max_concurrent, max_keepalive_connections=max_concurrent),
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=max_concurrent),
         )
         self._transport_errors = (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from completions_server import CompletionsServer, Fault, once, refusal, serving
+from completions_server import CompletionsServer, Fault, once, refusal, replayed, serving
 from fastapi import Response
 from test_end_to_end import attempts, buffer, config, fit
 from test_vllm_engine import COMPLETE, LOAD, UNLOAD, adapters_of, asked, engine_of, here
@@ -136,7 +136,7 @@ def test_an_adapter_that_cannot_be_unloaded_is_told_and_no_fault(
     server: CompletionsServer, tiny: LanguageModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = engine_of(server, tiny, adapter_dir=str(tmp_path))
-    server.faults[UNLOAD] = [lambda body: refusal(500, "busy")]
+    server.faults[UNLOAD] = [lambda body: replayed("unload what fell out of the server's memory", body)]
     writing, _ = asked(adapters_of(tiny)[:1])
     with caplog.at_level(logging.WARNING):
         assert list(engine.generate(writing)) == list(here(tiny).generate(writing))
