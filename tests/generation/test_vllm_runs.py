@@ -146,6 +146,35 @@ def test_a_process_that_ends_leaves_nothing(server: CompletionsServer, tiny_fold
     assert [path.name for path in (tmp_path / "tmp").iterdir() if path.name.startswith("seal-")] == []
 
 
+@pytest.mark.slow
+def test_two_ranks_at_one_server(server: CompletionsServer, tiny_folder: Path, tmp_path: Path) -> None:
+    """The buffer and the attempts of one process; every rank has adapters of its own."""
+    runs = []
+    for num_ranks in (1, 2):
+        folder = tmp_path / str(num_ranks)
+        settings = config(tiny_folder, folder / "run", engine=engine(server, adapter_dir=str(folder / "adapters")))
+        settings["trainer"] |= {"devices": num_ranks, "strategy": "ddp" if num_ranks > 1 else "auto", "logger": False}
+        folder.mkdir()
+        (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
+        command = [sys.executable, "-m", "seal_lightning", "fit", "-c", str(folder / "settings.yaml")]
+        places = os.pathsep.join((str(TESTS), str(TESTS.parent)))
+        environment = os.environ | {"PYTHONPATH": places, "OMP_NUM_THREADS": "1"}
+        server.requests.clear()
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+        assert ended.returncode == 0, ended.stderr[-3000:]
+        names = [body["lora_name"] for body in server.sent("/v1/load_lora_adapter")]
+        assert len(set(names)) == len(names)
+        assert len({name.split("-")[2] for name in names}) == num_ranks
+        assert list((folder / "adapters").iterdir()) == []
+        runs.append(folder / "run")
+    for round_index in (0, 1):
+        first, second = ({a.attempt_id: a.reward for a in attempts(run, round_index)} for run in runs)
+        assert first.keys() == second.keys()
+        if round_index == 0:
+            assert first == pytest.approx(second, abs=1e-9)
+            assert buffer(runs[0], 0) == buffer(runs[1], 0)
+
+
 def test_full_finetuning_is_examined_in_this_process(
     server: CompletionsServer, tiny_folder: Path, tmp_path: Path
 ) -> None:
