@@ -24,7 +24,7 @@ from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import load_adapter, target_modules
 from seal_lightning.policy import Policy
 from seal_lightning.prompt_lengths import check_prompts_fit
-from seal_lightning.seams import AnyDomain, InnerLoop, Writer
+from seal_lightning.seams import AnyDomain, Engine, InnerLoop, Writer
 from seal_lightning.seeds import derive_seed
 from seal_lightning.types import Attempt, AttemptStatus, Measurement
 
@@ -33,6 +33,7 @@ class HeldOutSteps(LightningModule):
     """The half of :class:`SealModule` that measures; its attributes are set there."""
 
     domain: AnyDomain
+    engine: Engine
     inner_loop: InnerLoop
     attempting: Attempting
     attempting_held_out: Attempting
@@ -40,6 +41,7 @@ class HeldOutSteps(LightningModule):
     learner: LanguageModel
     protocol: Protocol
     num_edits: int
+    rounds: int
     seed: int
     test_edits: int
     test_conditions: tuple[ConditionName, ...] | None
@@ -67,6 +69,7 @@ class HeldOutSteps(LightningModule):
             policy = self.loaded_policy.language_model
             check_prompts_fit(self.domain, tasks, policy, learner=self.learner, in_context=in_context)
         specs = self.domain.adapter_specs()
+        self._check_engines(max((spec.rank for spec in specs), default=0) if self.inner_loop.uses_adapter_spec else 0)
         if self.inner_loop.uses_adapter_spec:
             for spec in specs:
                 target_modules(self.learner.model, spec)
@@ -75,6 +78,16 @@ class HeldOutSteps(LightningModule):
                 f"model.domain: edits may choose layers, which mean nothing to {type(self.inner_loop).__name__}: it trains "
                 "all weights. Leave the format's layers out, or take another model.inner_loop. Nothing was computed"
             )
+
+    def _check_engines(self, edit_rank: int) -> None:
+        policy = self.loaded_policy
+        num_merges = self.rounds if self.trainer.state.fn == "fit" else len(policy.merged)
+        of_policy, learner_engine = num_merges * policy.spec.rank, self.attempting.engine
+        if learner_engine is self.engine:
+            self.engine.check(of_policy + edit_rank)
+        else:
+            self.engine.check(of_policy)
+            learner_engine.check(edit_rank)
 
     def on_validation_epoch_start(self) -> None:
         """Forget an earlier validation."""

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from seal_lightning import lora
 from seal_lightning.errors import ModelError, shown
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import LoraAdapter, init_adapter, joined, save_adapter, target_modules
@@ -71,7 +70,7 @@ class Policy(nn.Module):
         if num_rounds < self.num_rounds:
             self._restore_base()
         for adapter in self.merged[self.num_rounds : num_rounds]:
-            lora.merge(self.model, adapter)
+            self.language_model.merge(adapter)
         self.num_rounds = num_rounds
 
     def merged_states(self) -> list[LoraState]:
@@ -133,6 +132,7 @@ class Policy(nn.Module):
         for name in self.module_names:
             weight = self.model.get_submodule(name).weight
             weight.copy_(base.model.get_submodule(name).weight.to(weight.dtype))
+        self.language_model.merged = ()
         self.num_rounds = 0
 
     def _by_name(self, tensors: list[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:

@@ -21,6 +21,7 @@ LEVELS: list[set[str]] = [
     {
         "chat_frames",
         "edit_json",
+        "endpoints",
         "lora",
         "frozen_linear",
         "out_of_memory",
@@ -35,7 +36,7 @@ LEVELS: list[set[str]] = [
         "wheels",
     },
     {"records", "journal", "checkpoints", "interruption", "config_file"},
-    {"rundir", "checkpoint_io", "run_lock"},
+    {"rundir", "checkpoint_io", "run_lock", "apart"},
     {"packed"},
     {"language_model"},
     {"pretrained", "attempt_store"},

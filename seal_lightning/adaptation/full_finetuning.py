@@ -66,7 +66,7 @@ class FullFinetuning(InnerLoop):
         warn_of_cuts(len(plan.sequences) - len(sequences), sequences, self.language_model.max_length)
         max_tokens = self.max_tokens_per_pass or (512 if self.language_model.device.type == "cpu" else 4096)
         while True:
-            with torch.enable_grad(), scratch_weights(model):
+            with torch.enable_grad(), scratch_weights(self.language_model):
                 try:
                     return self._train(plan, sequences, seed, max_tokens)
                 except RuntimeError as error:

@@ -115,17 +115,28 @@ def merge(model: PreTrainedModel, adapter: LoraAdapter) -> None:
 
 
 def joined(adapters: Sequence[LoraAdapter]) -> LoraAdapter:
-    """One adapter whose update is the sum of the adapters' updates: their A stacked, their scaled B side by side."""
-    first = adapters[0]
+    """One adapter whose update is the sum of the adapters' updates: their A stacked, their scaled B side by side.
+
+    They may be of different modules; where one has none, its part is zero.
+    """
+    names = dict.fromkeys(name for adapter in adapters for name in adapter.weights)
+    pairs = {name: [_scaled_pair(adapter, name, adapters) for adapter in adapters] for name in names}
     weights = {
-        name: (
-            torch.cat([adapter.weights[name][0] for adapter in adapters]),
-            torch.cat([adapter.weights[name][1] * adapter.scaling for adapter in adapters], dim=1),
-        )
-        for name in first.weights
+        name: (torch.cat([a for a, _ in of_module]), torch.cat([b for _, b in of_module], dim=1))
+        for name, of_module in pairs.items()
     }
     rank = sum(adapter.spec.rank for adapter in adapters)
-    return LoraAdapter(spec=replace(first.spec, rank=rank, alpha=float(rank), use_rslora=False), weights=weights)
+    spec = replace(adapters[0].spec, rank=rank, alpha=float(rank), use_rslora=False)
+    return LoraAdapter(spec=spec, weights=weights)
+
+
+def _scaled_pair(adapter: LoraAdapter, name: str, adapters: Sequence[LoraAdapter]) -> tuple[Tensor, Tensor]:
+    """A and scaled B of a module that at least one of the adapters has."""
+    if name in adapter.weights:
+        a, b = adapter.weights[name]
+        return a, b * adapter.scaling
+    a, b = next(other.weights[name] for other in adapters if name in other.weights)
+    return a.new_zeros(adapter.spec.rank, a.shape[1]), b.new_zeros(b.shape[0], adapter.spec.rank)
 
 
 def layer_of(name: str) -> tuple[str, int | None]:
