@@ -25,6 +25,10 @@ class PolicyExport(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Export when an M-step ended."""
         module = cast(SealModule, pl_module)
-        if not module.in_e_step and trainer.is_global_zero:
+        if module.in_e_step:
+            return
+        policy = module.loaded_policy
+        weights = policy.whole_weights(keep=trainer.is_global_zero) if self.kind == "merged" else {}
+        if trainer.is_global_zero:
             with placing_folder(RunDir.of(trainer).round(module.round_index) / "policy") as folder:
-                module.loaded_policy.export(folder, self.kind)
+                policy.export(folder, self.kind, weights)

@@ -100,7 +100,7 @@ class SealDataModule(LightningDataModule):
         module = self._module
         episodes = module.test_episodes
         at_once = module.protocol.num_at_once(self.tasks_per_batch)
-        rank, world_size = (0, 1) if module.protocol.spread else (self._rank, self._world_size)
+        rank, world_size = (0, 1) if module.protocol.spread else (module.work_rank, module.work_size)
         return [EpisodeBatches(episodes, at_once, rank, world_size) for _ in module.tested_rounds]
 
     def predict_dataloader(self) -> TaskBatches:
@@ -116,7 +116,8 @@ class SealDataModule(LightningDataModule):
         self.buffer = from_plain(state_dict["buffer"], BufferRow)
 
     def _batches(self, name: str) -> TaskBatches:
-        return TaskBatches(self._tasks[name], self.tasks_per_batch, self._rank, self._world_size)
+        module = self._module
+        return TaskBatches(self._tasks[name], self.tasks_per_batch, module.work_rank, module.work_size)
 
     @property
     def _module(self) -> SealModule:

@@ -34,6 +34,7 @@ from seal_lightning.pretrained import Pretrained
 from seal_lightning.random_state import random_state, restore_random_state
 from seal_lightning.rewards import LikelihoodReward
 from seal_lightning.seams import Domain, Engine, Grader, InnerLoop, Reward, Writer
+from seal_lightning.sharded_strategy import ShardedStrategy
 from seal_lightning.types import AdapterSpec, Attempt, OptimizerSpec, SamplingSpec
 
 POLICY_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -150,6 +151,7 @@ class SealModule(HeldOutSteps):
         """Load the policy, once; each fit has a self-edit loop of its own."""
         if self.policy is None:
             self._load()
+            self._shard()
         if self._trainer is not None and self.trainer.state.fn == "fit":
             self.self_edit_loop = SelfEditLoop(
                 self.trainer, self.attempting, self.num_edits, self.num_repeats, self.candidates_per_call
@@ -181,6 +183,19 @@ class SealModule(HeldOutSteps):
             writer.bind(self.domain, self.engine, exploiting)
         for examiner in self.reward.examiners.values():
             examiner.bind(self.domain, self.engine)
+
+    def _shard(self) -> None:
+        """Spread the policy over the ranks where the strategy says so. Raises :class:`ConfigError` for one that cannot."""
+        strategy = None if self._trainer is None else self.trainer.strategy
+        if not isinstance(strategy, ShardedStrategy):
+            return
+        if self.student is None and not self.inner_loop.uses_adapter_spec:
+            raise ConfigError(
+                f"model.inner_loop: {type(self.inner_loop).__name__} is not allowed with a sharded policy: it trains "
+                "all weights, on each rank others. Take seal_lightning.adaptation.BatchedInnerLoop, or "
+                "configs/trainer/ddp.yaml"
+            )
+        self.loaded_policy.shard(strategy.mesh, strategy.options)
 
     def _learner(self, policy: Policy) -> LanguageModel:
         """The model that is adapted and examined."""
@@ -233,15 +248,18 @@ class SealModule(HeldOutSteps):
     def training_step(self, batch: TaskBatch | RowBatch, batch_idx: int) -> dict[str, Tensor] | None:
         """A batch of tasks goes through the self-edit loop; a batch of buffer rows is one optimiser step."""
         if isinstance(batch, TaskBatch):
-            self.self_edit_loop.run(batch.tasks, self.round_index, self._announce)
+            self.compute()
+            self.led(lambda: self.self_edit_loop.run(batch.tasks, self.round_index, self._announce))
             if self.trainer.is_last_batch:  # here and not at the epoch's end: callbacks come before that
                 self.self_edit_loop.finish()
             return None
+        self.loaded_policy.train_together()
         loss = take_step(self, batch)
         self.log("m_step/loss", loss, sync_dist=True, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
         if self.trainer.is_last_batch:  # here and not at the epoch's end: validation runs before that
             self.loaded_policy.merge_round()
             cast(torch.optim.Optimizer, self.optimizers()).state.clear()
+            self.compute()
         return {"loss": loss}
 
     def _announce(self, attempt: Attempt) -> None:

@@ -7,18 +7,22 @@ bit for bit on the CPU.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from seal_lightning import lora
 from seal_lightning.errors import ModelError, shown
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import LoraAdapter, init_adapter, joined, save_adapter, target_modules
+from seal_lightning.lora.weights import here, rows_here, whole
 from seal_lightning.pretrained import Pretrained
 from seal_lightning.seeds import derive_seed
+from seal_lightning.sharding import ShardedModel, ShardingOptions
 from seal_lightning.types import AdapterSpec
 
 LoraState = dict[str, Tensor]
@@ -40,6 +44,23 @@ class Policy(nn.Module):
         self.num_rounds = 0
         """How many of them are in the weights: all, except while an earlier policy is looked at."""
         self.lora = nn.ParameterList([nn.Parameter(tensor) for tensor in self._fresh().tensors()])
+        self.sharded: ShardedModel | None = None
+
+    def shard(self, mesh: DeviceMesh, options: ShardingOptions) -> None:
+        """Spread the weights over the ranks of a mesh [groups, ranks of a group]; the LoRAs stay on every rank."""
+        self.sharded = ShardedModel(self.model, mesh, options)
+
+    def train_together(self) -> None:
+        """Be ready for the M-step. All ranks call it at the same point, as they do :meth:`compute`."""
+        if self.sharded is not None:
+            self.sharded.train()
+            _ = self.language_model.packed  # checks the model once, in passes that all ranks must make together
+
+    def compute(self) -> None:
+        """Be ready for everything else."""
+        if self.sharded is not None:
+            _ = self.language_model.packed
+            self.sharded.compute()
 
     @property
     def adapter(self) -> LoraAdapter:
@@ -68,11 +89,17 @@ class Policy(nn.Module):
 
         Going back means loading the base again and replaying: subtracting an update is not exact.
         """
-        if num_rounds < self.num_rounds:
-            self._restore_base()
-        for adapter in self.merged[self.num_rounds : num_rounds]:
-            lora.merge(self.model, adapter)
+        if num_rounds == self.num_rounds:
+            return
+        with self._weights_open():
+            if num_rounds < self.num_rounds:
+                self._restore_base()
+            for adapter in self.merged[self.num_rounds : num_rounds]:
+                lora.merge(self.model, adapter)
         self.num_rounds = num_rounds
+
+    def _weights_open(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.sharded is None else self.sharded.opened()
 
     def merged_states(self) -> list[LoraState]:
         """The merged LoRAs as plain tensors, for a checkpoint."""
@@ -108,8 +135,24 @@ class Policy(nn.Module):
         """Raise :class:`ModelError` unless a checkpoint's parameters are this policy's LoRA, and finite."""
         _check_tensors(state, {f"{prefix}lora.{i}": tuple(tensor.shape) for i, tensor in enumerate(self.lora)})
 
-    def export(self, folder: Path, kind: Literal["adapter", "merged"]) -> None:
-        """Write the policy as a standard folder: a PEFT adapter of the base model, or a full model.
+    def whole_weights(self, *, keep: bool) -> dict[str, Tensor]:
+        """The merged weights by name, for :meth:`export`. A collective where they are sharded.
+
+        Gathered one by one; on a rank that does not ``keep`` them each is dropped again.
+        """
+        if self.sharded is None:
+            return dict(self.model.state_dict()) if keep else {}
+        with self._weights_open():
+            buffers = self.model.state_dict().keys() - dict(self.model.named_parameters(remove_duplicate=False)).keys()
+            kept = {name: self.model.get_buffer(name).cpu() for name in buffers}
+            for name, parameter in self.model.named_parameters():
+                weight = whole(parameter)
+                if keep:
+                    kept[name] = weight.cpu()
+        return kept if keep else {}
+
+    def export(self, folder: Path, kind: Literal["adapter", "merged"], weights: Mapping[str, Tensor]) -> None:
+        """Write the policy as a standard folder: a PEFT adapter of the base model, or a full model of the given weights.
 
         The adapter's update is the sum of all rounds', so its rank grows with the rounds.
         """
@@ -118,7 +161,7 @@ class Policy(nn.Module):
             return
         config = self.model.generation_config
         self.model.generation_config = self.language_model.original_generation_config
-        self.model.save_pretrained(folder)
+        self.model.save_pretrained(folder, state_dict=dict(weights))
         self.model.generation_config = config
         self.language_model.tokenizer.save_pretrained(folder)
 
@@ -132,7 +175,7 @@ class Policy(nn.Module):
         base: LanguageModel = self.pretrained.load()
         for name in self.module_names:
             weight = self.model.get_submodule(name).weight
-            weight.copy_(base.model.get_submodule(name).weight.to(weight.dtype))
+            here(weight).copy_(rows_here(base.model.get_submodule(name).weight, weight))
         self.num_rounds = 0
 
     def _by_name(self, tensors: list[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:

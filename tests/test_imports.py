@@ -35,9 +35,9 @@ LEVELS: list[set[str]] = [
     },
     {"records", "journal", "checkpoints", "interruption", "config_file"},
     {"rundir", "checkpoint_io", "run_lock"},
-    {"packed"},
-    {"language_model"},
-    {"pretrained", "attempt_store"},
+    {"packed", "serving"},
+    {"sharding", "language_model"},
+    {"pretrained", "attempt_store", "sharded_strategy"},
     {"policy", "reporting"},
     {"seams"},
     {"domains", "generation", "adaptation", "grading", "rewards", "judges"},  # peers

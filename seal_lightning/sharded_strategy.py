@@ -1,0 +1,109 @@
+"""Lightning's FSDP2 strategy with what SEAL needs: whole checkpoints of ours, groups of ranks, and options of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from seal_lightning.errors import ConfigError
+from seal_lightning.sharding import ShardingOptions
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """Spreads the policy's layers over ranks (FSDP2); see ``configs/trainer/fsdp.yaml`` and ``docs/fsdp.md``.
+
+    Args:
+        ranks_per_copy: ≥ 1, over how many ranks one copy of the layers is spread; the number of ranks must be a multiple.
+            None: over all.
+        whole_replicas: whether the E-step, validation and tests have all weights on each rank.
+        activation_checkpointing: whether the M-step computes each layer again in its backward pass.
+        cpu_offload: whether the shards are in the host's memory.
+        compute_dtype: what layers compute in; None is the type of the weights.
+        process_group_backend: nccl, gloo; None goes by the device.
+        timeout: how long a rank may be silent.
+    """
+
+    def __init__(
+        self,
+        ranks_per_copy: int | None = None,
+        whole_replicas: Literal["auto", "always", "never"] = "auto",
+        activation_checkpointing: bool = False,
+        cpu_offload: bool = False,
+        compute_dtype: Literal["bfloat16", "float16", "float32"] | None = None,
+        process_group_backend: str | None = None,
+        timeout: timedelta = timedelta(minutes=30),
+    ) -> None:
+        if ranks_per_copy is not None and ranks_per_copy < 1:
+            raise ConfigError(f"trainer.strategy.ranks_per_copy: {ranks_per_copy} is not allowed; at least 1, or null")
+        super().__init__(process_group_backend=process_group_backend, timeout=timeout)
+        self.ranks_per_copy = ranks_per_copy
+        self.options = ShardingOptions(
+            whole_replicas=whole_replicas,
+            activation_checkpointing=activation_checkpointing,
+            cpu_offload=cpu_offload,
+            compute_dtype=compute_dtype,
+        )
+
+    @property
+    def mesh(self) -> DeviceMesh:
+        """[Groups, ranks of a group]."""
+        return self.device_mesh
+
+    def setup_environment(self) -> None:
+        """Start the processes' group. Raises :class:`ConfigError` where the ranks do not make whole groups."""
+        num_ranks = self.num_nodes * self.num_processes
+        each = self.ranks_per_copy or num_ranks
+        if num_ranks % each != 0:
+            raise ConfigError(
+                f"trainer.strategy.ranks_per_copy: {each} is not allowed with {num_ranks} ranks (trainer.devices times "
+                "trainer.num_nodes): their number must be a multiple of it; null spreads one copy over all"
+            )
+        self._data_parallel_size, self._tensor_parallel_size = num_ranks // each, each
+        super().setup_environment()
+
+    def model_to_device(self) -> None:
+        """Move what is not sharded; shards are where they belong, in the host's memory perhaps."""
+        assert self.model is not None
+        for tensor in (*self.model.parameters(), *self.model.buffers()):
+            if not isinstance(tensor, DTensor):
+                tensor.data = tensor.data.to(self.root_device)
+
+    # Checkpoints are ours: LoRAs are whole on every rank, and one file with a manifest holds them. So Lightning's general
+    # ways, which its class for sharded models replaces by a folder of pickles.
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """What the module says its state is."""
+        return Strategy.lightning_module_state_dict(self)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Hand the module its state."""
+        Strategy.load_model_state_dict(self, checkpoint, strict)
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The optimiser's own state."""
+        return Strategy.optimizer_state(self, optimizer)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Hand the optimisers their states."""
+        Strategy.load_optimizer_state_dict(self, checkpoint)
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """Whether Lightning hands the optimisers their states: it does."""
+        return True
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+        """Write one file, by the first rank."""
+        Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read it, on every rank."""
+        torch.cuda.empty_cache()
+        return self.checkpoint_io.load_checkpoint(checkpoint_path)
