@@ -121,8 +121,7 @@ class Serving:
             self._leading = False
             for handle in handles:
                 handle.remove()
-            for layer in self.layers:
-                layer.set_modules_to_backward_prefetch([])
+            prefetch_below(self.layers)
 
     def gather_layer(self, number: int) -> None:
         """Announce a layer and gather it, unless it is whole already."""
@@ -151,3 +150,13 @@ class _Gathered:
 
     def before_backward(self, gradient: Tensor) -> None:
         self.serving.gather_layer(self.number)
+
+
+def prefetch_below(layers: Sequence[FSDPModule]) -> None:
+    """In the backward pass gather each layer's lower neighbour while it is computed.
+
+    Left to itself FSDP2 takes what came before in any forward pass since the last backward one, exams without gradients
+    among them: after an E-step of unlike work, ranks would gather different layers.
+    """
+    for below, layer in zip([layers[0], *layers], layers, strict=False):
+        layer.set_modules_to_backward_prefetch([below])

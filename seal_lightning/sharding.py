@@ -38,7 +38,7 @@ from transformers import PreTrainedModel
 from seal_lightning import interruption
 from seal_lightning.errors import ConfigError
 from seal_lightning.packed.attention import attending_again
-from seal_lightning.serving import Serving
+from seal_lightning.serving import Serving, prefetch_below
 
 T = TypeVar("T")
 
@@ -94,6 +94,7 @@ class ShardedModel:
         }
         for layer in self.layers:
             fully_shard(cast(nn.Module, layer), **policies)
+        prefetch_below(self.layers)
         decoder = self.model.get_decoder()
         rest = {parameter for parameter in decoder.parameters() if not isinstance(parameter, DTensor)}
         fully_shard(decoder, ignored_params=rest, **policies)  # the layers' root, with no weights of its own

@@ -82,3 +82,19 @@ def test_equals_one_process(whole_replicas: str, alone: Path, tiny_folder: Path,
     run_dir = tmp_path / whole_replicas
     fit_on_two(tmp_path, settings_of(tiny_folder, run_dir, {"whole_replicas": whole_replicas}))
     assert_same(run_dir, alone)
+
+
+def test_options_change_nothing_but_memory(alone: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "frugal"
+    options = {"whole_replicas": "always", "activation_checkpointing": True, "cpu_offload": True}
+    fit_on_two(tmp_path, settings_of(tiny_folder, run_dir, options))
+    assert_same(run_dir, alone)
+
+
+def test_two_groups_of_two(alone: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "groups"
+    options = {"whole_replicas": "never", "ranks_per_copy": 2}
+    settings = settings_of(tiny_folder, run_dir, options)
+    settings["trainer"]["devices"] = 4
+    fit_on_two(tmp_path, settings, num_ranks=4)
+    assert_same(run_dir, alone, num_ranks=4)
