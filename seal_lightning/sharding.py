@@ -86,10 +86,11 @@ class ShardedModel:
     def _shard(self) -> None:
         options = self.options
         dtype = None if options.compute_dtype is None else getattr(torch, options.compute_dtype)
+        pinned = self.mesh.device_type != "cpu"
         policies: dict[str, Any] = {
             "mesh": self.mesh if self.mesh.size(0) > 1 else self.mesh[self.mesh.mesh_dim_names[1]],  # type: ignore[index]
             "mp_policy": MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32 if dtype else None),
-            "offload_policy": CPUOffloadPolicy() if options.cpu_offload else OffloadPolicy(),
+            "offload_policy": CPUOffloadPolicy(pin_memory=pinned) if options.cpu_offload else OffloadPolicy(),
             "reshard_after_forward": True,
         }
         for layer in self.layers:
