@@ -147,8 +147,19 @@ class HeldOutSteps(LightningModule):
             self.log("validation/reward", sum(rewards) / len(rewards))
 
     def on_test_start(self) -> None:
-        """Forget an earlier test; refuse tasks that do not fit the model. Raises :class:`DataError`."""
+        """Forget an earlier test; refuse tasks that do not fit the model. Raises :class:`DataError`.
+
+        Raises :class:`ConfigError` for a protocol that merges into weights that no rank holds.
+        """
         self.check_fit("test")
+        sharded = self.loaded_policy.sharded
+        own = self.learner is self.loaded_policy.language_model
+        if self.protocol.merges and own and sharded is not None and not sharded.whole_replicas:
+            raise ConfigError(
+                f"model.protocol: {type(self.protocol).__name__} merges each step into the weights, which is not offered "
+                "while they are spread over ranks. Set trainer.strategy.whole_replicas to always if they fit one device, "
+                "or take another protocol"
+            )
         evaluation = self._new_evaluation()
         evaluation.check(self.trainer.datamodule.tasks("test"))  # type: ignore[attr-defined]
         self.held_out = HeldOutTest(evaluation, self.test_episodes, self.tested_rounds).to(self.device)
