@@ -7,6 +7,7 @@ from typing import Literal, cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from seal_lightning.durable import placing_folder
+from seal_lightning.full_policy import FullPolicy
 from seal_lightning.module import SealModule
 from seal_lightning.rundir import RunDir
 
@@ -28,6 +29,8 @@ class PolicyExport(Callback):
         if module.in_e_step:
             return
         policy = module.loaded_policy
+        if isinstance(policy, FullPolicy):
+            return  # which keeps its rounds as such folders
         weights = policy.whole_weights(keep=trainer.is_global_zero) if self.kind == "merged" else {}
         if trainer.is_global_zero:
             with placing_folder(RunDir.of(trainer).round(module.round_index) / "policy") as folder:

@@ -190,7 +190,7 @@ class HeldOutSteps(LightningModule):
     @property
     def tested_rounds(self) -> list[int]:
         """See :func:`rounds_to_test`."""
-        return rounds_to_test(self.test_rounds, len(self.loaded_policy.merged))
+        return rounds_to_test(self.test_rounds, self.loaded_policy.num_finished)
 
     @property
     def _conditions(self) -> Collection[str]:
@@ -212,7 +212,7 @@ class HeldOutSteps(LightningModule):
 
     def on_test_end(self) -> None:
         """Be the trained policy again."""
-        self.loaded_policy.go_to(len(self.loaded_policy.merged))
+        self.loaded_policy.go_to(self.loaded_policy.num_finished)
 
     def predict_step(self, batch: TaskBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Self-edits for given tasks with what each means as a plan; nothing is trained."""

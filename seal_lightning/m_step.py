@@ -11,9 +11,9 @@ from torch import Tensor
 
 from seal_lightning.batches import RowBatch
 from seal_lightning.errors import RunError
-from seal_lightning.lora import applied
 from seal_lightning.reinforcement import num_trained_tokens, pack_rows
 from seal_lightning.schedule import learning_rate_factor
+from seal_lightning.sharding import clip_gradients
 
 if TYPE_CHECKING:
     from seal_lightning.module import SealModule
@@ -26,7 +26,8 @@ def take_step(module: SealModule, batch: RowBatch) -> Tensor:
     """
     policy, optimizer = module.loaded_policy, cast(torch.optim.Optimizer, module.optimizers())
     total = _backward(module, batch)
-    norm = torch.nn.utils.clip_grad_norm_(policy.lora.parameters(), module.reinforce.max_grad_norm or math.inf)
+    trained = [parameter for group in policy.trained() for parameter in group]
+    norm = clip_gradients(trained, module.reinforce.max_grad_norm or math.inf)
     if not torch.isfinite(norm):
         raise RunError(
             f"the M-step's gradient became {norm.item()} at step {batch.step} of round {module.round_index}; attempts "
@@ -55,14 +56,14 @@ def _backward(module: SealModule, batch: RowBatch) -> Tensor:
         checkpointed = nullcontext() if policy.sharded is None else policy.sharded.checkpointed()
         with (
             nullcontext() if last else _no_gradient_sync(module),
-            applied(policy.model, policy.adapter),
+            policy.learning(),
             checkpointed,
         ):
-            loss = policy.language_model.packed(row).total * (weight * counts)
+            loss = policy.loss(row) * (weight * counts)
             module.manual_backward(loss)
         total = total + loss.detach()  # not in place: the loss may be wider
     if policy.sharded is not None:
-        policy.sharded.average_gradients(policy.lora.parameters())
+        policy.sharded.average_gradients([parameter for group in policy.trained() for parameter in group])
     return total
 
 

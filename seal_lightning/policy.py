@@ -20,6 +20,7 @@ from seal_lightning.errors import ModelError, shown
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import LoraAdapter, init_adapter, joined, save_adapter, target_modules
 from seal_lightning.lora.weights import here, rows_here, whole
+from seal_lightning.packed import PackedRow
 from seal_lightning.pretrained import Pretrained
 from seal_lightning.seeds import derive_seed
 from seal_lightning.sharding import ShardedModel, ShardingOptions
@@ -33,18 +34,48 @@ class Policy(nn.Module):
 
     def __init__(self, pretrained: Pretrained, spec: AdapterSpec, seed: int) -> None:
         super().__init__()
-        self.pretrained = pretrained
+        self._load(pretrained, seed)
         self.spec = spec
-        self.seed = seed
-        self.language_model = pretrained.load()
-        self.model = self.language_model.model
         self.module_names = target_modules(self.model, spec)
         self.merged: list[LoraAdapter] = []
         """The LoRA of each finished round."""
-        self.num_rounds = 0
-        """How many of them are in the weights: all, except while an earlier policy is looked at."""
         self.lora = nn.ParameterList([nn.Parameter(tensor) for tensor in self._fresh().tensors()])
+
+    def _load(self, pretrained: Pretrained, seed: int) -> None:
+        self.pretrained = pretrained
+        self.seed = seed
+        self.language_model = pretrained.load()
+        self.model = self.language_model.model
+        self.num_rounds = 0
+        """How many finished rounds are in the weights: all, except while an earlier policy is looked at."""
         self.sharded: ShardedModel | None = None
+        self.run_dir: Path | None = None
+        """Where the run keeps its files."""
+
+    @property
+    def num_finished(self) -> int:
+        """How many rounds are over."""
+        return len(self.merged)
+
+    def trained(self) -> list[list[nn.Parameter]]:
+        """What an M-step trains, in groups that an optimiser may step together."""
+        return [list(self.lora)]
+
+    def learning(self) -> AbstractContextManager[None]:
+        """Inside this block the model computes with what is trained."""
+        return lora.applied(self.model, self.adapter)
+
+    def loss(self, row: PackedRow) -> Tensor:
+        """The sum of a row's losses, whose gradient reaches what is trained."""
+        return self.language_model.packed(row).total
+
+    def checkpointed_state(self) -> dict[str, Any]:
+        """What a checkpoint holds of an M-step under way, by parameter of the module that has this policy."""
+        return {f"policy.lora.{i}": tensor.detach() for i, tensor in enumerate(self.lora)}
+
+    def load_checkpointed_state(self, state: Mapping[str, Any], *, fitting: bool) -> dict[str, Any]:
+        """Take up such a state, checked before, where a fit goes on; returns what of it Lightning shall load."""
+        return dict(state)
 
     def shard(self, mesh: DeviceMesh, options: ShardingOptions) -> None:
         """Spread the weights over the ranks of a mesh [groups, ranks of a group]; the LoRAs stay on every rank."""

@@ -8,11 +8,13 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from seal_lightning.errors import ConfigError
+from seal_lightning.lora.weights import rows_here, whole
 from seal_lightning.sharding import ShardingOptions
 
 
@@ -87,12 +89,25 @@ class ShardedStrategy(ModelParallelStrategy):
         Strategy.load_model_state_dict(self, checkpoint, strict)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The optimiser's own state."""
-        return Strategy.optimizer_state(self, optimizer)
+        """The optimiser's own state, its tensors whole, on the first rank. A collective where they are sharded."""
+        state: dict[str, Any] = Strategy.optimizer_state(self, optimizer)
+        return {**state, "state": {key: self._whole(values) for key, values in state["state"].items()}}
+
+    def _whole(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        kept = {}
+        for name, value in values.items():
+            gathered = whole(value).cpu() if isinstance(value, DTensor) else value
+            kept[name] = gathered if self.is_global_zero else None
+        return kept
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Hand the optimisers their states."""
-        Strategy.load_optimizer_state_dict(self, checkpoint)
+        """Hand the optimisers their states, of sharded weights the rows that are here."""
+        states = []
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            held = {key: _sharded_as(parameters[int(key)], values) for key, values in state["state"].items()}
+            states.append({**state, "state": held})
+        Strategy.load_optimizer_state_dict(self, {**checkpoint, "optimizer_states": states})
 
     @property
     def lightning_restore_optimizer(self) -> bool:
@@ -107,3 +122,22 @@ class ShardedStrategy(ModelParallelStrategy):
         """Read it, on every rank."""
         torch.cuda.empty_cache()
         return self.checkpoint_io.load_checkpoint(checkpoint_path)
+
+
+def _sharded_as(parameter: Tensor, values: Mapping[str, Any]) -> dict[str, Any]:
+    """An optimiser's state of one parameter, cut as the parameter is."""
+    if not isinstance(parameter, DTensor):
+        return dict(values)
+    return {
+        name: DTensor.from_local(
+            rows_here(value, parameter).to(parameter.device),
+            parameter.device_mesh,
+            parameter.placements,
+            run_check=False,
+            shape=parameter.shape,
+            stride=parameter.stride(),
+        )
+        if isinstance(value, Tensor) and value.shape == parameter.shape
+        else value
+        for name, value in values.items()
+    }

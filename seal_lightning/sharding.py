@@ -13,7 +13,7 @@ tied, and the packed loss multiplies by the head outside any module. LoRA tensor
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +37,7 @@ from transformers import PreTrainedModel
 
 from seal_lightning import interruption
 from seal_lightning.errors import ConfigError
+from seal_lightning.lora.weights import here
 from seal_lightning.packed.attention import attending_again
 from seal_lightning.serving import Serving, prefetch_below
 
@@ -184,6 +185,28 @@ class ShardedModel:
             pieces = torch.split(flat, [gradient.numel() for gradient in gradients])
             for gradient, piece in zip(gradients, pieces, strict=True):
                 gradient.copy_(piece.view_as(gradient))
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Sequence[Tensor], max_norm: float) -> Tensor:
+    """Scale the gradients so that their norm over all parameters is ``max_norm`` at most; returns it as it was.
+
+    A collective where some are sharded.
+    """
+    sharded = [p.grad for p in parameters if isinstance(p.grad, DTensor)]
+    if not sharded:
+        return torch.nn.utils.clip_grad_norm_(list(parameters), max_norm)
+    rest = [p.grad for p in parameters if p.grad is not None and not isinstance(p.grad, DTensor)]
+    mesh = sharded[0].device_mesh
+    square = torch.stack([here(gradient).double().square().sum() for gradient in sharded]).sum().to(rest[0].device)
+    dist.all_reduce(square, group=mesh.get_group(mesh.ndim - 1))
+    for gradient in rest:
+        square = square + gradient.double().square().sum()
+    norm = square.sqrt()
+    factor = float((max_norm / (norm + 1e-6)).clamp(max=1.0))
+    for gradient in (*sharded, *rest):
+        here(gradient).mul_(factor)
+    return norm
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:

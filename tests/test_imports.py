@@ -39,6 +39,7 @@ LEVELS: list[set[str]] = [
     {"sharding", "language_model"},
     {"pretrained", "attempt_store", "sharded_strategy"},
     {"policy", "reporting"},
+    {"full_policy"},
     {"seams"},
     {"domains", "generation", "adaptation", "grading", "rewards", "judges"},  # peers
     {"attempting", "prompt_lengths", "reinforcement"},

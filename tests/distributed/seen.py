@@ -32,7 +32,7 @@ class Seen(Callback):
                 self.gathered_in_e_step += NUM_GATHERED[0] - self._gathered
             return
         self.losses.append(float(outputs["loss"]))
-        self.loras.append([tensor.detach().cpu().clone() for tensor in module.policy.lora])
+        self.loras.append([tensor.detach().cpu().clone() for tensor in getattr(module.policy, "lora", ())])
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module: Any = pl_module
