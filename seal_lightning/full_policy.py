@@ -17,7 +17,7 @@ from seal_lightning.durable import placing_folder
 from seal_lightning.errors import ModelError, RunError, shown
 from seal_lightning.lora.weights import here, rows_here
 from seal_lightning.packed import PackedRow
-from seal_lightning.policy import LoraState, Policy
+from seal_lightning.policy import Policy
 from seal_lightning.pretrained import Pretrained
 from seal_lightning.rundir import RunDir
 from seal_lightning.sharding import decoder_layers
@@ -34,13 +34,14 @@ class FullPolicy(Policy):
     def __init__(self, pretrained: Pretrained, seed: int) -> None:
         nn.Module.__init__(self)
         self._load(pretrained, seed)
-        self._num_finished = 0
+        self.folders: list[Path] = []
+        """Of each finished round."""
         self._between_rounds = True
 
     @property
     def num_finished(self) -> int:
         """How many rounds are over."""
-        return self._num_finished
+        return len(self.folders)
 
     def trained(self) -> list[list[nn.Parameter]]:
         """What an M-step trains: the weights that can be sharded, and the others."""
@@ -79,17 +80,18 @@ class FullPolicy(Policy):
         finite = all(bool(here(parameter).isfinite().all()) for parameter in self.model.parameters())
         if not all(gather_objects([finite])):
             raise ModelError(
-                f"the M-step of round {self._num_finished} left NaN or infinite weights; they were not kept. Resume from "
+                f"the M-step of round {self.num_finished} left NaN or infinite weights; they were not kept. Resume from "
                 "the last checkpoint with a lower model.reinforce.learning_rate"
             )
         first = not dist.is_initialized() or dist.get_rank() == 0
         weights = self.whole_weights(keep=first)
+        kept = self._folder(self.num_finished)
         if first:
-            with placing_folder(self._folder(self._num_finished)) as folder:
+            with placing_folder(kept) as folder:
                 self.export(folder, "merged", weights)
         gather_objects([None])  # the folder is there when the others go on
-        self._num_finished += 1
-        self.num_rounds = self._num_finished
+        self.folders.append(kept)
+        self.num_rounds = self.num_finished
         self._between_rounds = True
 
     @torch.no_grad()
@@ -99,20 +101,32 @@ class FullPolicy(Policy):
             return
         source = self.pretrained
         if num_rounds > 0:
-            source = replace(source, source=str(self._folder(num_rounds - 1)), revision=None)
+            source = replace(source, source=str(self.folders[num_rounds - 1]), revision=None)
         self._write(dict(source.load().model.named_parameters()))
         self.num_rounds = num_rounds
 
-    def merged_states(self) -> list[LoraState]:
-        """One empty state a round: the folders hold the weights."""
-        return [{} for _ in range(self._num_finished)]
+    def merged_states(self) -> list[dict[str, Any]]:
+        """Where each finished round is."""
+        return [{"folder": str(folder)} for folder in self.folders]
 
-    def load_merged_states(self, states: Sequence[LoraState]) -> None:
-        """Become the policy after as many rounds. Raises :class:`ModelError` for rounds of a policy that had LoRAs."""
-        if any(states):
+    def load_merged_states(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Become the policy after these rounds.
+
+        Raises :class:`ModelError` for rounds of a policy that had LoRAs, and where a folder is gone.
+        """
+        if any(set(state) != {"folder"} for state in states):
             raise ModelError("the checkpoint belongs to a policy with a LoRA; set model.policy_adapter to that one")
-        self._num_finished = len(states)
+        self.folders = [self._found(Path(state["folder"]), index) for index, state in enumerate(states)]
         self.go_to(len(states))
+
+    def _found(self, folder: Path, round_index: int) -> Path:
+        """Where a round was kept, or would be in this run's directory: that may have been moved."""
+        for place in (folder, *([] if self.run_dir is None else [self._folder(round_index)])):
+            if place.is_absolute() and place.is_dir():
+                return place
+        raise ModelError(
+            f"the policy of round {round_index} is not in {folder}, where the run kept it; put it back there"
+        )
 
     def checkpointed_state(self) -> dict[str, Any]:
         """The weights within an M-step, on the first rank; else nothing. A collective where they are sharded."""
@@ -154,4 +168,4 @@ class FullPolicy(Policy):
     def _folder(self, round_index: int) -> Path:
         if self.run_dir is None:
             raise RunError("a policy that is trained whole is kept in its run's directory; none is known here")
-        return RunDir(self.run_dir).round(round_index) / "policy"
+        return (RunDir(self.run_dir).round(round_index) / "policy").absolute()

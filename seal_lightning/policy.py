@@ -132,7 +132,7 @@ class Policy(nn.Module):
     def _weights_open(self) -> AbstractContextManager[None]:
         return nullcontext() if self.sharded is None else self.sharded.opened()
 
-    def merged_states(self) -> list[LoraState]:
+    def merged_states(self) -> list[dict[str, Any]]:
         """The merged LoRAs as plain tensors, for a checkpoint."""
         return [
             {
@@ -143,7 +143,7 @@ class Policy(nn.Module):
             for adapter in self.merged
         ]
 
-    def load_merged_states(self, states: Sequence[LoraState]) -> None:
+    def load_merged_states(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Become the policy whose merged LoRAs are these.
 
         Raises :class:`ModelError` when they are another model's, misshapen or not finite; nothing is changed then.

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from children import ranks
 from test_end_to_end import attempts, buffer, config, fit
 from test_sharded_fit import fit_on_two, seen, settings_of
 from test_sharded_runs import ONE, SAVING, TWO, on_two
@@ -81,9 +82,9 @@ def test_goes_on_with_another_number_of_ranks(alone: Path, tiny_folder: Path, tm
     path = tmp_path / "settings.yaml"
     path.write_text(yaml.safe_dump(full(tiny_folder, run_dir, {"whole_replicas": "never"})))
     on_two(["fit", "-c", str(path)], tmp_path / "a", 1, SEAL_TEST_INTERRUPT="batch_end:1:3")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SEAL_TEST_INTERRUPT", "batch_end:3:2")
-        assert main(["fit", "--resume", str(run_dir), *ONE]) == 1
+    planted = {0: {"SEAL_TEST_INTERRUPT": "batch_end:3:2"}}
+    (single,) = ranks(["fit", "--resume", str(run_dir), *ONE], tmp_path / "one", 1, environments=planted)
+    assert single.wait(100) == 1
     on_two(["fit", "--resume", str(run_dir), *TWO], tmp_path / "b")
     assert_same(run_dir, alone)
 
