@@ -64,6 +64,8 @@ class FullPolicy(Policy):
         super().train_together()
         if not self.model.get_input_embeddings().weight.requires_grad:
             self.model.requires_grad_(True)
+            if self.sharded is not None:
+                self.sharded.settle_gradients()
         self._between_rounds = False
 
     def compute(self) -> None:

@@ -117,6 +117,16 @@ class ShardedModel:
                 layer.reshard()
             self._gathered = False
 
+    def settle_gradients(self) -> None:
+        """After weights were frozen or not. All ranks call it, at the same point, in training.
+
+        FSDP2 chooses the type in which gradients are reduced whenever it is told to gather, by the weights that take some
+        then; where none did, it would be the wrong one.
+        """
+        for layer in self.layers:
+            layer.unshard()
+            layer.reshard()
+
     def compute(self) -> None:
         """Be as the E-step, validation and tests need it. All ranks call it, at the same point."""
         if self.whole_replicas and not self._gathered:

@@ -25,6 +25,7 @@ def settings_of(model: Path, run_dir: Path, options: dict | None, **more: Any) -
     ]
     settings["data"]["train"]["init_args"]["num_tasks"] = 5
     settings["data"]["tasks_per_batch"] = 1
+    settings["data"]["validation"] = {"class_path": "fakes.ToyTasks", "init_args": {"num_tasks": 3, "offset": 20}}
     if options is not None:
         settings["trainer"] |= {"devices": 2, "strategy": {"class_path": STRATEGY, "init_args": options}}
     return settings
@@ -82,6 +83,65 @@ def test_equals_one_process(whole_replicas: str, alone: Path, tiny_folder: Path,
     run_dir = tmp_path / whole_replicas
     fit_on_two(tmp_path, settings_of(tiny_folder, run_dir, {"whole_replicas": whole_replicas}))
     assert_same(run_dir, alone)
+    for rank in (0, 1):
+        found = seen(run_dir, rank)
+        assert found["held"] == seen(alone)["held"] / 2
+        # On whole replicas no pass communicates, so ranks may do unlike work; else every pass is one of both ranks.
+        assert (found["collectives_in_e_step"] == 0) == (whole_replicas == "always")
+    logged = [scalars(of) for of in (run_dir, alone)]
+    for name in ("m_step/loss", "validation/reward", "round/reward_mean"):
+        assert logged[0][name] == pytest.approx(logged[1][name], rel=1e-5)
+
+
+def scalars(run_dir: Path) -> dict[str, list[float]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run_dir / "tensorboard"))
+    events.Reload()
+    return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+@pytest.mark.parametrize("whole_replicas", ["always", pytest.param("never", marks=pytest.mark.slow)])
+def test_adapters_on_upper_layers(whole_replicas: str, tiny_folder: Path, tmp_path: Path) -> None:
+    """Passes that break off at the first adapted layer leave nothing behind."""
+    for name, options in (("one", None), ("two", {"whole_replicas": whole_replicas})):
+        settings = settings_of(tiny_folder, tmp_path / name, options, rounds=1)
+        settings["model"]["domain"]["init_args"]["adapter"]["layers"] = [1]
+        if options is None:
+            assert fit(tmp_path, settings) == 0
+        else:
+            fit_on_two(tmp_path, settings)
+    rewards = [{a.attempt_id: a.reward for a in attempts(tmp_path / name, 0)} for name in ("one", "two")]
+    assert rewards[1] == pytest.approx(rewards[0], abs=1e-9)
+    for name, weight in seen(tmp_path / "two", 1)["weights"].items():
+        torch.testing.assert_close(weight, seen(tmp_path / "one")["weights"][name], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_bfloat16(dtype: str, tiny_folder: Path, tmp_path: Path) -> None:
+    """Weights of bfloat16 under a LoRA; and float32 weights that all train while layers compute in bfloat16."""
+    options: dict[str, Any] = {"whole_replicas": "always", "activation_checkpointing": True}
+    more: dict[str, Any] = {"rounds": 1}
+    if dtype == "float32":
+        options["compute_dtype"] = "bfloat16"
+        more |= {"policy_adapter": None, "reinforce": {"learning_rate": 0.002, "num_epochs": 3, "batch_size": 3}}
+    settings = settings_of(tiny_folder, tmp_path / "run", options, **more)
+    settings["model"]["pretrained"]["dtype"] = dtype
+    fit_on_two(tmp_path, settings)
+    of_ranks = [seen(tmp_path / "run", rank) for rank in (0, 1)]
+    losses = torch.tensor([found["losses"] for found in of_ranks]).mean(0)
+    assert losses[-3:].mean() < losses[:3].mean()
+    for name, weight in of_ranks[0]["weights"].items():
+        assert weight.dtype is getattr(torch, dtype)
+        assert torch.equal(weight, of_ranks[1]["weights"][name])
+
+
+def test_one_rank(alone: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    """As on a machine with one GPU."""
+    settings = settings_of(tiny_folder, tmp_path / "run", {"activation_checkpointing": True})
+    settings["trainer"]["devices"] = 1
+    fit_on_two(tmp_path, settings, num_ranks=1)
+    assert_same(tmp_path / "run", alone, num_ranks=1)
 
 
 def test_options_change_nothing_but_memory(alone: Path, tiny_folder: Path, tmp_path: Path) -> None:
