@@ -77,7 +77,7 @@ class ShardedModel:
         self.mesh = mesh
         self.options = options
         self.layers = cast("list[FSDPModule]", list(decoder_layers(model)))
-        self.whole_replicas = _whole_replicas(options, _weight_bytes(model, options), mesh.device_type)
+        self.whole_replicas = whole_replicas(options, weight_bytes(model, options), mesh.device_type)
         self._shard()
         self._gathered = False
         self._serving = Serving(model, self.layers, mesh.get_group(1))
@@ -240,22 +240,24 @@ def _recomputed(model: PreTrainedModel, forward: Callable[..., Any], *args: Any,
     return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, preserve_rng_state=False, **kwargs)
 
 
-def _weight_bytes(model: PreTrainedModel, options: ShardingOptions) -> int:
+def weight_bytes(model: PreTrainedModel, options: ShardingOptions) -> int:
     """Of a whole model as it computes."""
     computing = None if options.compute_dtype is None else getattr(torch, options.compute_dtype).itemsize
     of_layers = {parameter for layer in decoder_layers(model) for parameter in layer.parameters()}
     return sum(p.numel() * (computing if computing and p in of_layers else p.itemsize) for p in model.parameters())
 
 
-def _whole_replicas(options: ShardingOptions, num_bytes: int, device_type: str) -> bool:
+def whole_replicas(options: ShardingOptions, num_bytes: int, device_type: str) -> bool:
     """Whether whole weights of so many bytes are kept on each rank: on all of them, or on none. A collective."""
     if options.whole_replicas != "auto":
         return options.whole_replicas == "always"
-    if device_type == "cuda":
-        memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-    else:
-        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size()))
-        memory = psutil.virtual_memory().total // ranks_here
-    fits = torch.tensor(int(num_bytes <= WHOLE_FRACTION * memory), device=device_type)
+    fits = torch.tensor(int(num_bytes <= WHOLE_FRACTION * memory_bytes(device_type)), device=device_type)
     dist.all_reduce(fits, op=dist.ReduceOp.MIN)
     return bool(fits.item())
+
+
+def memory_bytes(device_type: str) -> int:
+    """Of this rank's device; a host's is shared by its ranks."""
+    if device_type == "cuda":
+        return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
+    return psutil.virtual_memory().total // int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size()))
