@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from seal_lightning.distributed import gather_objects
 from seal_lightning.durable import placing_folder
-from seal_lightning.errors import ModelError, RunError, shown
+from seal_lightning.errors import ConfigError, ModelError, RunError, shown
 from seal_lightning.lora.weights import here, rows_here
 from seal_lightning.packed import PackedRow
 from seal_lightning.policy import Policy
@@ -29,10 +29,18 @@ class FullPolicy(Policy):
     """LM_θ without a LoRA of its own. A round that is over is the folder ``round_{r}/policy`` of the run.
 
     A checkpoint holds weights within an M-step only; between them they are those of the last folder.
+
+    Raises :class:`ConfigError` for weights of less than float32.
     """
 
     def __init__(self, pretrained: Pretrained, seed: int) -> None:
         nn.Module.__init__(self)
+        if pretrained.dtype in ("bfloat16", "float16"):
+            raise ConfigError(
+                f"model.pretrained.dtype: {pretrained.dtype} is not allowed with model.policy_adapter: null: updates of "
+                "weights as coarse as that are lost. Set float32; layers may compute in less (trainer.strategy."
+                "compute_dtype of configs/trainer/fsdp.yaml)"
+            )
         self._load(pretrained, seed)
         self.folders: list[Path] = []
         """Of each finished round."""

@@ -37,7 +37,7 @@ from seal_lightning.random_state import random_state, restore_random_state
 from seal_lightning.rewards import LikelihoodReward
 from seal_lightning.rundir import RunDir
 from seal_lightning.seams import Domain, Engine, Grader, InnerLoop, Reward, Writer
-from seal_lightning.sharded_strategy import ShardedStrategy
+from seal_lightning.sharded_strategy import spread
 from seal_lightning.types import AdapterSpec, Attempt, OptimizerSpec, SamplingSpec
 
 POLICY_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -149,12 +149,6 @@ class SealModule(HeldOutSteps):
         if not 0 <= self.edit_retries <= 100:
             raise ConfigError(f"model.edit_retries: {self.edit_retries} is not allowed; it must be from 0 to 100")
         check_conditions(self.test_rounds, self.test_conditions, [*self.test_writers, *self.test_adapters])
-        if self.policy_adapter is None and self.pretrained.dtype in ("bfloat16", "float16"):
-            raise ConfigError(
-                f"model.pretrained.dtype: {self.pretrained.dtype} is not allowed with model.policy_adapter: null: updates of "
-                "weights as coarse as that are lost. Set float32; layers may compute in less (trainer.strategy."
-                "compute_dtype of configs/trainer/fsdp.yaml)"
-            )
         if self.reinforce.max_steps is not None:
             raise ConfigError("model.reinforce.max_steps is not used by the M-step; set num_epochs (passes) instead")
 
@@ -162,7 +156,9 @@ class SealModule(HeldOutSteps):
         """Load the policy, once; each fit has a self-edit loop of its own."""
         if self.policy is None:
             self._load()
-            self._shard()
+            if self._trainer is not None:
+                in_place = None if self.student is not None or self.inner_loop.uses_adapter_spec else self.inner_loop
+                spread(self.loaded_policy, self.trainer.strategy, self.trainer.world_size, in_place)
         if self._trainer is not None and self.trainer.state.fn == "fit":
             self.self_edit_loop = SelfEditLoop(
                 self.trainer, self.attempting, self.num_edits, self.num_repeats, self.candidates_per_call
@@ -198,24 +194,6 @@ class SealModule(HeldOutSteps):
             writer.bind(self.domain, self.engine, exploiting)
         for examiner in self.reward.examiners.values():
             examiner.bind(self.domain, self.engine)
-
-    def _shard(self) -> None:
-        """Spread the policy over the ranks where the strategy says so. Raises :class:`ConfigError` for one that cannot."""
-        strategy = None if self._trainer is None else self.trainer.strategy
-        if not isinstance(strategy, ShardedStrategy):
-            if self.policy_adapter is None and strategy is not None and self.trainer.world_size > 1:
-                raise ConfigError(
-                    f"model.policy_adapter: null is not allowed with {type(strategy).__name__}: to train all weights on "
-                    "several ranks, use -c configs/trainer/fsdp.yaml"
-                )
-            return
-        if self.student is None and not self.inner_loop.uses_adapter_spec:
-            raise ConfigError(
-                f"model.inner_loop: {type(self.inner_loop).__name__} is not allowed with a sharded policy: it trains "
-                "all weights, on each rank others. Take seal_lightning.adaptation.BatchedInnerLoop, or "
-                "configs/trainer/ddp.yaml"
-            )
-        self.loaded_policy.shard(strategy.mesh, strategy.options)
 
     def _learner(self, policy: Policy) -> LanguageModel:
         """The model that is adapted and examined."""

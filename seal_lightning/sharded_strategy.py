@@ -14,7 +14,10 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from seal_lightning.errors import ConfigError
-from seal_lightning.lora.weights import rows_here, whole
+from seal_lightning.full_policy import FullPolicy
+from seal_lightning.lora.weights import here, like, rows_here, whole
+from seal_lightning.policy import Policy
+from seal_lightning.seams import InnerLoop
 from seal_lightning.sharding import ShardingOptions
 
 
@@ -73,6 +76,8 @@ class ShardedStrategy(ModelParallelStrategy):
     def model_to_device(self) -> None:
         """Move what is not sharded; shards are where they belong, in the host's memory perhaps."""
         assert self.model is not None
+        assert self.lightning_module is not None
+        self.lightning_module._device = self.root_device  # as ``.to`` would note
         for tensor in (*self.model.parameters(), *self.model.buffers()):
             if not isinstance(tensor, DTensor):
                 tensor.data = tensor.data.to(self.root_device)
@@ -129,15 +134,33 @@ def _sharded_as(parameter: Tensor, values: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(parameter, DTensor):
         return dict(values)
     return {
-        name: DTensor.from_local(
-            rows_here(value, parameter).to(parameter.device),
-            parameter.device_mesh,
-            parameter.placements,
-            run_check=False,
-            shape=parameter.shape,
-            stride=parameter.stride(),
-        )
+        name: like(rows_here(value, parameter).to(here(parameter).device), parameter)
         if isinstance(value, Tensor) and value.shape == parameter.shape
         else value
         for name, value in values.items()
     }
+
+
+def spread(policy: Policy, strategy: Strategy, num_ranks: int, in_place: InnerLoop | None) -> None:
+    """Shard a policy where the strategy says so.
+
+    Args:
+        policy: not sharded yet.
+        strategy: the trainer's.
+        num_ranks: of the run.
+        in_place: an inner loop that trains the policy's own weights, if that is how it adapts.
+
+    Raises :class:`ConfigError` for an inner loop that cannot, and for all weights on several ranks without sharding.
+    """
+    if isinstance(strategy, ShardedStrategy):
+        if in_place is not None:
+            raise ConfigError(
+                f"model.inner_loop: {type(in_place).__name__} is not allowed with a sharded policy: it trains all weights, "
+                "on each rank others. Take seal_lightning.adaptation.BatchedInnerLoop, or configs/trainer/ddp.yaml"
+            )
+        policy.shard(strategy.mesh, strategy.options)
+    elif num_ranks > 1 and isinstance(policy, FullPolicy):
+        raise ConfigError(
+            f"model.policy_adapter: null is not allowed with {type(strategy).__name__}: to train all weights on several "
+            "ranks, use -c configs/trainer/fsdp.yaml"
+        )

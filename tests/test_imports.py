@@ -37,10 +37,11 @@ LEVELS: list[set[str]] = [
     {"rundir", "checkpoint_io", "run_lock"},
     {"packed", "serving"},
     {"sharding", "language_model"},
-    {"pretrained", "attempt_store", "sharded_strategy"},
+    {"pretrained", "attempt_store"},
     {"policy", "reporting"},
     {"full_policy"},
     {"seams"},
+    {"sharded_strategy"},
     {"domains", "generation", "adaptation", "grading", "rewards", "judges"},  # peers
     {"attempting", "prompt_lengths", "reinforcement"},
     {"evaluation", "loops"},

@@ -33,5 +33,21 @@ def first_row(weight: Tensor) -> int:
 
 def whole(weight: Tensor) -> Tensor:
     """The whole weight, without gradient. A collective of the weight's ranks where it is sharded."""
-    detached = weight.detach()
-    return detached.full_tensor() if isinstance(detached, DTensor) else detached
+    weight = weight.detach()
+    if not isinstance(weight, DTensor):
+        return weight
+    if weight.device.type != weight.device_mesh.device_type:  # offloaded: the ranks' devices gather
+        weight = like(weight.to_local().to(weight.device_mesh.device_type), weight)
+    return weight.full_tensor()
+
+
+def like(rows: Tensor, weight: DTensor) -> DTensor:
+    """The tensor of which each rank holds such rows as it does of a sharded weight."""
+    return DTensor.from_local(
+        rows,
+        weight.device_mesh,
+        weight.placements,
+        run_check=False,
+        shape=weight.shape,
+        stride=weight.stride(),
+    )

@@ -76,6 +76,7 @@ def test_equals_one_process(whole_replicas: str, alone: Path, tiny_folder: Path,
     assert losses.tolist() == pytest.approx(seen(alone)["losses"], abs=1e-9)
 
 
+@pytest.mark.slow
 def test_goes_on_with_another_number_of_ranks(alone: Path, tiny_folder: Path, tmp_path: Path) -> None:
     """From two ranks within the M-step to one, and back within the next: weights and AdamW's moments are taken up."""
     run_dir = tmp_path / "run"
@@ -89,6 +90,7 @@ def test_goes_on_with_another_number_of_ranks(alone: Path, tiny_folder: Path, tm
     assert_same(run_dir, alone)
 
 
+@pytest.mark.slow
 def test_tests_on_two(alone: Path, tmp_path: Path) -> None:
     assert main(["test", "--run", str(alone), "--run_dir", str(tmp_path / "one")]) == 0
     on_two(["test", "--run", str(alone), *TWO, "--run_dir", str(tmp_path / "two")], tmp_path / "logs")

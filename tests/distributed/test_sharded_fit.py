@@ -101,7 +101,8 @@ def scalars(run_dir: Path) -> dict[str, list[float]]:
     return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-@pytest.mark.parametrize("whole_replicas", ["always", pytest.param("never", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("whole_replicas", ["always", "never"])
+@pytest.mark.slow
 def test_adapters_on_upper_layers(whole_replicas: str, tiny_folder: Path, tmp_path: Path) -> None:
     """Passes that break off at the first adapted layer leave nothing behind."""
     for name, options in (("one", None), ("two", {"whole_replicas": whole_replicas})):
@@ -117,6 +118,7 @@ def test_adapters_on_upper_layers(whole_replicas: str, tiny_folder: Path, tmp_pa
         torch.testing.assert_close(weight, seen(tmp_path / "one")["weights"][name], rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_bfloat16(dtype: str, tiny_folder: Path, tmp_path: Path) -> None:
     """Weights of bfloat16 under a LoRA; and float32 weights that all train while layers compute in bfloat16."""
@@ -136,6 +138,7 @@ def test_bfloat16(dtype: str, tiny_folder: Path, tmp_path: Path) -> None:
         assert torch.equal(weight, of_ranks[1]["weights"][name])
 
 
+@pytest.mark.slow
 def test_one_rank(alone: Path, tiny_folder: Path, tmp_path: Path) -> None:
     """As on a machine with one GPU."""
     settings = settings_of(tiny_folder, tmp_path / "run", {"activation_checkpointing": True})
@@ -144,6 +147,7 @@ def test_one_rank(alone: Path, tiny_folder: Path, tmp_path: Path) -> None:
     assert_same(tmp_path / "run", alone, num_ranks=1)
 
 
+@pytest.mark.slow
 def test_options_change_nothing_but_memory(alone: Path, tiny_folder: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "frugal"
     options = {"whole_replicas": "always", "activation_checkpointing": True, "cpu_offload": True}
@@ -151,6 +155,7 @@ def test_options_change_nothing_but_memory(alone: Path, tiny_folder: Path, tmp_p
     assert_same(run_dir, alone)
 
 
+@pytest.mark.slow
 def test_two_groups_of_two(alone: Path, tiny_folder: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "groups"
     options = {"whole_replicas": "never", "ranks_per_copy": 2}

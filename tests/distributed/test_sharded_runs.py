@@ -44,7 +44,8 @@ def assert_same_end(run_dir: Path, alone: Path) -> None:  # noqa: F811
             torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("where", ["batch_end:1:3", pytest.param("attempt:2:2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("where", ["batch_end:1:3", "attempt:2:2"])
+@pytest.mark.slow
 def test_goes_on_sharded(where: str, alone: Path, tiny_folder: Path, tmp_path: Path) -> None:  # noqa: F811
     """In the M-step; in the next E-step, after a merge into shards that must be made again."""
     run_dir = tmp_path / "run"
@@ -56,6 +57,7 @@ def test_goes_on_sharded(where: str, alone: Path, tiny_folder: Path, tmp_path: P
     assert_same_end(run_dir, alone)
 
 
+@pytest.mark.slow
 def test_goes_on_with_another_number_of_ranks(alone: Path, tiny_folder: Path, tmp_path: Path) -> None:  # noqa: F811
     run_dir = tmp_path / "run"
     settings = saving(settings_of(tiny_folder, run_dir, {"whole_replicas": "never"}))
@@ -86,6 +88,7 @@ def assert_same_weights(run_dir: Path, alone: Path) -> None:  # noqa: F811
     assert not torch.equal(mine.model.layers[0].self_attn.q_proj.weight, torch.zeros(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole_replicas", ["always", "never"])
 def test_every_round_is_tested(whole_replicas: str, alone: Path, tmp_path: Path) -> None:  # noqa: F811
     """Every round's policy, on shards that are merged into anew."""
@@ -100,6 +103,7 @@ def test_every_round_is_tested(whole_replicas: str, alone: Path, tmp_path: Path)
         assert mine["log_prob"]["mean"] == pytest.approx(theirs["log_prob"]["mean"], abs=1e-9)
 
 
+@pytest.mark.slow
 def test_merging_protocols(tiny_folder: Path, tmp_path: Path) -> None:
     """On whole replicas each rank merges into its own copy and takes it back; on shards they are refused."""
     protocol = {"class_path": "seal_lightning.evaluation.ContinualSelfEdits", "init_args": {"num_steps": 2}}
@@ -122,7 +126,7 @@ def test_merging_protocols(tiny_folder: Path, tmp_path: Path) -> None:
     assert "ContinualSelfEdits merges each step into the weights" in refused
 
 
-@pytest.mark.parametrize("told", [0, 1])
+@pytest.mark.parametrize("told", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_signal_while_one_rank_computes(told: int, tiny_folder: Path, tmp_path: Path) -> None:
     """Also to the rank that only hands over weights: both end, a checkpoint is written, and the run goes on."""
     run_dir = tmp_path / "run"
@@ -140,6 +144,14 @@ def test_a_signal_while_one_rank_computes(told: int, tiny_folder: Path, tmp_path
     assert len(attempts(run_dir, 0)) < 15
     on_two(["fit", "--resume", str(run_dir)], tmp_path / "again")
     assert len(attempts(run_dir, 0)) == 15
+
+
+def test_the_rank_that_computes_fails(tiny_folder: Path, tmp_path: Path) -> None:
+    """The one that hands it weights ends too, and says what came first."""
+    settings = settings_of(tiny_folder, tmp_path / "run", {"whole_replicas": "never"})
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
+    on_two(["fit", "-c", str(tmp_path / "settings.yaml")], tmp_path, 1, SEAL_TEST_INTERRUPT="attempt:0:2")
+    assert "rank 0 failed first: 'interrupted by the test'" in (tmp_path / "rank1.log").read_text()
 
 
 def test_refused(tiny_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
