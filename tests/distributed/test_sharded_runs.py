@@ -104,6 +104,20 @@ def test_every_round_is_tested(whole_replicas: str, alone: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
+def test_predictions(tiny_folder: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(config(tiny_folder, tmp_path / name)))
+        if name == "one":
+            assert main(["predict", "-c", str(path)]) == 0
+        else:
+            never = ("--trainer.strategy.init_args.whole_replicas", "never")
+            on_two(["predict", "-c", str(path), *TWO, *never], tmp_path / "logs")
+    mine, theirs = ((tmp_path / name / "results" / "self_edits.jsonl").read_text() for name in ("two", "one"))
+    assert mine == theirs
+
+
+@pytest.mark.slow
 def test_merging_protocols(tiny_folder: Path, tmp_path: Path) -> None:
     """On whole replicas each rank merges into its own copy and takes it back; on shards they are refused."""
     protocol = {"class_path": "seal_lightning.evaluation.ContinualSelfEdits", "init_args": {"num_steps": 2}}
