@@ -34,7 +34,7 @@ from seal_lightning.checkpoint_io import AtomicCheckpointIO, local_path
 from seal_lightning.datamodule import SealDataModule
 from seal_lightning.distributed import is_connection_lost
 from seal_lightning.durable import write_bytes
-from seal_lightning.errors import ConfigError, RankLost, RunError
+from seal_lightning.errors import ConfigError, RankLost, RunError, shown
 from seal_lightning.module import SealModule
 from seal_lightning.out_of_memory import is_out_of_memory
 from seal_lightning.rundir import RunDir
@@ -49,6 +49,8 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "log_every_n_steps": 1,
 }
 """What E-steps and M-steps as epochs need: a loader for each phase, validation after each M-step, gradients in tests."""
+
+_OTHER_SHARDING = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
 
 
 def default_callbacks() -> list[Callback]:
@@ -105,6 +107,17 @@ def _checkpoint(chosen: str | None, run: RunDir) -> str | None:
     return str(local_path(chosen))
 
 
+def _check_strategy(strategy: Any) -> None:
+    """Raise :class:`ConfigError` for one that spreads models over ranks and does not know how ours works."""
+    name = strategy if isinstance(strategy, str) else getattr(strategy, "class_path", type(strategy).__name__)
+    if name.startswith(("fsdp", "deepspeed")) or name.rsplit(".", 1)[-1] in _OTHER_SHARDING:
+        raise ConfigError(
+            f"trainer.strategy: {shown(name)} is not allowed: it does not know what an E-step does with a sharded policy. "
+            "Use `-c configs/trainer/fsdp.yaml` (seal_lightning.sharded_strategy.ShardedStrategy), or ddp where the model "
+            "fits one device. Nothing was computed"
+        )
+
+
 def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
     """A configuration without what differs between the starts of one run."""
     return {key: value for key, value in settings.items() if key not in ("ckpt_path", "weights_only", "run_dir")}
@@ -147,6 +160,7 @@ class SealCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with our callbacks and TensorBoard, unless the configuration names its own of a kind."""
         config = self.config[self.subcommand]
+        _check_strategy(config.trainer.strategy)
         named = {callback.class_path.rsplit(".", 1)[-1] for callback in config.trainer.callbacks or ()}
         ours = [callback for callback in default_callbacks() if type(callback).__name__ not in named]
         if config.trainer.enable_progress_bar is False or any(name.endswith("ProgressBar") for name in named):

@@ -7,17 +7,22 @@ bit for bit on the CPU.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from seal_lightning.errors import ModelError, shown
 from seal_lightning.language_model import LanguageModel
-from seal_lightning.lora import LoraAdapter, init_adapter, joined, save_adapter, target_modules
+from seal_lightning.lora import LoraAdapter, applied, init_adapter, joined, save_adapter, target_modules
+from seal_lightning.lora.weights import here, rows_here, whole
+from seal_lightning.packed import PackedRow
 from seal_lightning.pretrained import Pretrained
 from seal_lightning.seeds import derive_seed
+from seal_lightning.sharding import ShardedModel, ShardingOptions
 from seal_lightning.types import AdapterSpec
 
 LoraState = dict[str, Tensor]
@@ -28,17 +33,64 @@ class Policy(nn.Module):
 
     def __init__(self, pretrained: Pretrained, spec: AdapterSpec, seed: int) -> None:
         super().__init__()
-        self.pretrained = pretrained
+        self._load(pretrained, seed)
         self.spec = spec
-        self.seed = seed
-        self.language_model = pretrained.load()
-        self.model = self.language_model.model
         self.module_names = target_modules(self.model, spec)
         self.merged: list[LoraAdapter] = []
         """The LoRA of each finished round."""
-        self.num_rounds = 0
-        """How many of them are in the weights: all, except while an earlier policy is looked at."""
         self.lora = nn.ParameterList([nn.Parameter(tensor) for tensor in self._fresh().tensors()])
+
+    def _load(self, pretrained: Pretrained, seed: int) -> None:
+        self.pretrained = pretrained
+        self.seed = seed
+        self.language_model = pretrained.load()
+        self.model = self.language_model.model
+        self.num_rounds = 0
+        """How many finished rounds are in the weights: all, except while an earlier policy is looked at."""
+        self.sharded: ShardedModel | None = None
+        self.run_dir: Path | None = None
+        """Where the run keeps its files."""
+
+    @property
+    def num_finished(self) -> int:
+        """How many rounds are over."""
+        return len(self.merged)
+
+    def trained(self) -> list[list[nn.Parameter]]:
+        """What an M-step trains, in groups that an optimiser may step together."""
+        return [list(self.lora)]
+
+    def learning(self) -> AbstractContextManager[None]:
+        """Inside this block the model computes with what is trained."""
+        return applied(self.model, self.adapter)
+
+    def loss(self, row: PackedRow) -> Tensor:
+        """The sum of a row's losses, whose gradient reaches what is trained."""
+        return self.language_model.packed(row).total
+
+    def checkpointed_state(self) -> dict[str, Any]:
+        """What a checkpoint holds of an M-step under way, by parameter of the module that has this policy."""
+        return {f"policy.lora.{i}": tensor.detach() for i, tensor in enumerate(self.lora)}
+
+    def load_checkpointed_state(self, state: Mapping[str, Any], *, fitting: bool) -> dict[str, Any]:
+        """Take up such a state, checked before, where a fit goes on; returns what of it Lightning shall load."""
+        return dict(state)
+
+    def shard(self, mesh: DeviceMesh, options: ShardingOptions) -> None:
+        """Spread the weights over the ranks of a mesh [groups, ranks of a group]; the LoRAs stay on every rank."""
+        self.sharded = ShardedModel(self.model, mesh, options)
+
+    def train_together(self) -> None:
+        """Be ready for the M-step. All ranks call it at the same point, as they do :meth:`compute`."""
+        if self.sharded is not None:
+            self.sharded.train()
+            _ = self.language_model.packed  # checks the model once, in passes that all ranks must make together
+
+    def compute(self) -> None:
+        """Be ready for everything else."""
+        if self.sharded is not None:
+            _ = self.language_model.packed
+            self.sharded.compute()
 
     @property
     def adapter(self) -> LoraAdapter:
@@ -67,13 +119,19 @@ class Policy(nn.Module):
 
         Going back means loading the base again and replaying: subtracting an update is not exact.
         """
-        if num_rounds < self.num_rounds:
-            self._restore_base()
-        for adapter in self.merged[self.num_rounds : num_rounds]:
-            self.language_model.merge(adapter)
+        if num_rounds == self.num_rounds:
+            return
+        with self._weights_open():
+            if num_rounds < self.num_rounds:
+                self._restore_base()
+            for adapter in self.merged[self.num_rounds : num_rounds]:
+                self.language_model.merge(adapter)
         self.num_rounds = num_rounds
 
-    def merged_states(self) -> list[LoraState]:
+    def _weights_open(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.sharded is None else self.sharded.opened()
+
+    def merged_states(self) -> list[dict[str, Any]]:
         """The merged LoRAs as plain tensors, for a checkpoint."""
         return [
             {
@@ -84,7 +142,7 @@ class Policy(nn.Module):
             for adapter in self.merged
         ]
 
-    def load_merged_states(self, states: Sequence[LoraState]) -> None:
+    def load_merged_states(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Become the policy whose merged LoRAs are these.
 
         Raises :class:`ModelError` when they are another model's, misshapen or not finite; nothing is changed then.
@@ -107,8 +165,24 @@ class Policy(nn.Module):
         """Raise :class:`ModelError` unless a checkpoint's parameters are this policy's LoRA, and finite."""
         _check_tensors(state, {f"{prefix}lora.{i}": tuple(tensor.shape) for i, tensor in enumerate(self.lora)})
 
-    def export(self, folder: Path, kind: Literal["adapter", "merged"]) -> None:
-        """Write the policy as a standard folder: a PEFT adapter of the base model, or a full model.
+    def whole_weights(self, *, keep: bool) -> dict[str, Tensor]:
+        """The merged weights by name, for :meth:`export`. A collective where they are sharded.
+
+        Gathered one by one; on a rank that does not ``keep`` them each is dropped again.
+        """
+        if self.sharded is None:
+            return dict(self.model.state_dict()) if keep else {}
+        with self._weights_open():
+            buffers = self.model.state_dict().keys() - dict(self.model.named_parameters(remove_duplicate=False)).keys()
+            kept = {name: self.model.get_buffer(name).cpu() for name in buffers}
+            for name, parameter in self.model.named_parameters():
+                weight = whole(parameter)
+                if keep:
+                    kept[name] = weight.cpu()
+        return kept if keep else {}
+
+    def export(self, folder: Path, kind: Literal["adapter", "merged"], weights: Mapping[str, Tensor]) -> None:
+        """Write the policy as a standard folder: a PEFT adapter of the base model, or a full model of the given weights.
 
         The adapter's update is the sum of all rounds', so its rank grows with the rounds.
         """
@@ -117,7 +191,7 @@ class Policy(nn.Module):
             return
         config = self.model.generation_config
         self.model.generation_config = self.language_model.original_generation_config
-        self.model.save_pretrained(folder)
+        self.model.save_pretrained(folder, state_dict=dict(weights))
         self.model.generation_config = config
         self.language_model.tokenizer.save_pretrained(folder)
 
@@ -131,7 +205,7 @@ class Policy(nn.Module):
         base: LanguageModel = self.pretrained.load()
         for name in self.module_names:
             weight = self.model.get_submodule(name).weight
-            weight.copy_(base.model.get_submodule(name).weight.to(weight.dtype))
+            here(weight).copy_(rows_here(base.model.get_submodule(name).weight, weight))
         self.language_model.merged = ()
         self.num_rounds = 0
 

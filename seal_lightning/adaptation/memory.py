@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import psutil
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from seal_lightning.packed.cross_entropy import chunk_rows
 
@@ -80,11 +81,14 @@ def memory_needs(
 
 def _kept_for_backward(model: nn.Module, adapter_tensors: Sequence[Tensor], probe: Callable[[], object]) -> int:
     """Bytes of the distinct storages that autograd saves, weights aside."""
-    weights = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers(), *adapter_tensors)}
+    weights = _places(model) | {tensor.untyped_storage().data_ptr() for tensor in adapter_tensors}
+    sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
     kept: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
+        if sharded and storage.data_ptr() not in weights:
+            weights.update(_places(model))  # a sharded layer's weights are somewhere else each time they are gathered
         if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
@@ -94,3 +98,9 @@ def _kept_for_backward(model: nn.Module, adapter_tensors: Sequence[Tensor], prob
         total = sum(kept.values())
     del result
     return total
+
+
+def _places(model: nn.Module) -> set[int]:
+    """Where the weights are that are whole now."""
+    held = (tensor for tensor in (*model.parameters(), *model.buffers()) if not isinstance(tensor, DTensor))
+    return {tensor.untyped_storage().data_ptr() for tensor in held}

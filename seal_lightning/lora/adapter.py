@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from seal_lightning.errors import ConfigError, shown
+from seal_lightning.lora.weights import here, rows_here
 from seal_lightning.types import Adapter, AdapterSpec
 
 
@@ -93,25 +94,30 @@ def init_adapter(
     Weights are float32 (float64 on a float64 model) on the model's device; the generator must be a CPU one.
     """
     weights = {}
+    device = next(model.parameters()).device  # the embeddings': those of the layers may be offloaded
     for name in modules if modules is not None else target_modules(model, spec):
         weight = model.get_submodule(name).weight
         fan_out, fan_in = linear_shape(model.get_submodule(name), name)
         dtype = torch.promote_types(weight.dtype, torch.float32)
         a = torch.empty(spec.rank, fan_in, dtype=dtype)
         nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
-        weights[name] = (a.to(weight.device), torch.zeros(fan_out, spec.rank, dtype=dtype, device=weight.device))
+        weights[name] = (a.to(device), torch.zeros(fan_out, spec.rank, dtype=dtype, device=device))
     return LoraAdapter(spec=spec, weights=weights)
 
 
 @torch.no_grad()
 def merge(model: PreTrainedModel, adapter: LoraAdapter) -> None:
-    """Add the adapter's update to the weights for good, computed in float32 (or wider): bf16 merges drift."""
+    """Add the adapter's update to the weights for good, computed in float32 (or wider): bf16 merges drift.
+
+    Of a sharded weight each rank makes the whole update and adds its own rows: no communication, and the same bits.
+    """
     for name, (a, b) in adapter.weights.items():
         module = model.get_submodule(name)
-        wide = torch.promote_types(torch.promote_types(module.weight.dtype, a.dtype), torch.float32)
-        update = (b.to(wide) @ a.to(wide) * adapter.scaling).to(module.weight.device)
-        merged = module.weight.to(wide) + (update if isinstance(module, nn.Linear) else update.T)
-        module.weight.copy_(merged.to(module.weight.dtype))
+        weight = here(module.weight)
+        wide = torch.promote_types(torch.promote_types(weight.dtype, a.dtype), torch.float32)
+        update = b.to(wide) @ a.to(wide) * adapter.scaling
+        rows = rows_here(update if isinstance(module, nn.Linear) else update.T, module.weight).to(weight.device)
+        weight.copy_((weight.to(wide) + rows).to(weight.dtype))
 
 
 def joined(adapters: Sequence[LoraAdapter]) -> LoraAdapter:
