@@ -83,6 +83,10 @@ class FullPolicy(Policy):
             self.model.requires_grad_(False)
         super().compute()
 
+    def joined_rank(self, num_rounds: int) -> int:
+        """None: rounds are whole weights."""
+        return 0
+
     def merge_round(self) -> None:
         """End a round: keep its weights as the run's folder. A collective where they are sharded.
 

@@ -97,6 +97,10 @@ class Policy(nn.Module):
         """This round's LoRA; before its first M-step its update is zero."""
         return LoraAdapter(spec=self.spec, weights=self._by_name(list(self.lora)))
 
+    def joined_rank(self, num_rounds: int) -> int:
+        """The rank of the LoRA that so many rounds make together; 0 where no LoRA does."""
+        return num_rounds * self.spec.rank
+
     def merge_round(self) -> None:
         """End a round: merge its LoRA into the weights and start a fresh one in the same parameters.
 
