@@ -122,7 +122,7 @@ class HeldOutSteps(LightningModule):
 
     def _check_engines(self, edit_rank: int) -> None:
         policy = self.loaded_policy
-        num_merges = self.rounds if self.trainer.state.fn == "fit" else len(policy.merged)
+        num_merges = self.rounds if self.trainer.state.fn == "fit" else policy.num_finished
         of_policy, learner_engine = policy.joined_rank(num_merges), self.attempting.engine
         if learner_engine is self.engine:
             self.engine.check(of_policy + edit_rank)
