@@ -12,6 +12,7 @@ from torch import Tensor
 from seal_lightning.batches import RowBatch
 from seal_lightning.errors import RunError
 from seal_lightning.lora import applied
+from seal_lightning.packed import checkpointed_if
 from seal_lightning.reinforcement import num_trained_tokens, pack_rows
 from seal_lightning.schedule import learning_rate_factor
 
@@ -50,7 +51,9 @@ def _backward(module: SealModule, batch: RowBatch) -> Tensor:
     total = torch.zeros((), device=module.device)
     for i, row in enumerate(packed):
         last = i == len(packed) - 1
-        with nullcontext() if last else _no_gradient_sync(module), applied(policy.model, policy.adapter):
+        keeping_inputs = checkpointed_if(module.gradient_checkpointing, policy.model)
+        synced = nullcontext() if last else _no_gradient_sync(module)
+        with synced, keeping_inputs, applied(policy.model, policy.adapter):
             loss = policy.language_model.packed(row).total * weight
             module.manual_backward(loss)
         total += loss.detach()

@@ -59,6 +59,8 @@ class SealModule(HeldOutSteps):
         candidates_per_call: ≥ 1, how many edits the inner loop is given at once; they are stored together when all are
             examined.
         max_tokens_per_pass: ≥ 1, tokens of one forward pass of the M-step.
+        gradient_checkpointing: whether the M-step's decoder layers keep their inputs only and are computed again in the
+            backward pass; the inner loop has a setting of its own.
         test_edits: ≥ 1, self-edits a held-out task in ``seal test``; scores are means over them.
         test_conditions: which conditions ``seal test`` measures, each an adaptation a task; None is all.
         test_rounds: after how many rounds policies are tested, 0 being the pretrained one; None is all there are. Without 0
@@ -90,6 +92,7 @@ class SealModule(HeldOutSteps):
         num_repeats: int = 3,
         candidates_per_call: int = 48,
         max_tokens_per_pass: int = 4096,
+        gradient_checkpointing: bool = False,
         test_edits: int = 1,
         test_conditions: tuple[ConditionName, ...] | None = None,
         test_rounds: tuple[int, ...] | None = None,
@@ -118,6 +121,7 @@ class SealModule(HeldOutSteps):
         self.num_repeats = num_repeats
         self.candidates_per_call = candidates_per_call
         self.max_tokens_per_pass = max_tokens_per_pass
+        self.gradient_checkpointing = gradient_checkpointing
         self.test_edits = test_edits
         self.test_conditions = test_conditions
         self.test_rounds = test_rounds
