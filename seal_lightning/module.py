@@ -31,6 +31,7 @@ from seal_lightning.loops import SelfEditLoop, restart_e_step
 from seal_lightning.m_step import take_step
 from seal_lightning.policy import Policy
 from seal_lightning.pretrained import Pretrained
+from seal_lightning.quantization import check_device
 from seal_lightning.random_state import random_state, restore_random_state
 from seal_lightning.rewards import LikelihoodReward
 from seal_lightning.seams import Domain, Engine, Grader, InnerLoop, Reward, Writer
@@ -161,6 +162,8 @@ class SealModule(HeldOutSteps):
             self.self_edit_loop.attach()
 
     def _load(self) -> None:
+        if self._trainer is not None and any(p is not None and p.quantization for p in (self.pretrained, self.student)):
+            check_device(self.trainer.strategy.root_device)
         self.policy = Policy(self.pretrained, self.policy_adapter, self.seed)
         learner_engine = self.engine if self.student is None else deepcopy(self.engine)
         self.engine.bind(self.policy.language_model)

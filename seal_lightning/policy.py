@@ -1,5 +1,6 @@
 """The policy: a frozen base, the LoRA of each past round merged into it, and the LoRA this round's M-step trains.
 
+To a base in 4 bits nothing is added: past rounds' updates are kept beside it, so that each is exact.
 A checkpoint holds the LoRAs, not the base: replaying the merges on the pretrained weights gives the policy of any round,
 bit for bit on the CPU.
 """
@@ -14,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from seal_lightning import lora
-from seal_lightning.errors import ModelError, shown
+from seal_lightning.errors import ConfigError, ModelError, shown
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import LoraAdapter, init_adapter, joined, save_adapter, target_modules
 from seal_lightning.pretrained import Pretrained
+from seal_lightning.quantization import is_quantized
 from seal_lightning.seeds import derive_seed
 from seal_lightning.types import AdapterSpec
 
@@ -111,8 +113,10 @@ class Policy(nn.Module):
     def export(self, folder: Path, kind: Literal["adapter", "merged"]) -> None:
         """Write the policy as a standard folder: a PEFT adapter of the base model, or a full model.
 
-        The adapter's update is the sum of all rounds', so its rank grows with the rounds.
+        The adapter's update is the sum of all rounds', so its rank grows with the rounds. Raises what
+        :meth:`check_export` does.
         """
+        self.check_export(kind)
         if kind == "adapter":
             save_adapter(joined(self.merged), folder, base_model=self.pretrained.location())
             return
@@ -122,6 +126,14 @@ class Policy(nn.Module):
         self.model.generation_config = config
         self.language_model.tokenizer.save_pretrained(folder)
 
+    def check_export(self, kind: Literal["adapter", "merged"]) -> None:
+        """Raise :class:`ConfigError` for a full model of a base in 4 bits: its rounds are not in its weights."""
+        if kind == "merged" and is_quantized(self.model):
+            raise ConfigError(
+                "PolicyExport.kind: 'merged' is not allowed with a model in 4 bits, to whose weights nothing can be added; "
+                "take 'adapter' (PEFT can merge it into the full base), or set model.pretrained.quantization to null"
+            )
+
     def _fresh(self) -> LoraAdapter:
         """This round's LoRA as it starts, made from the seed and the round."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "policy", len(self.merged)))
@@ -129,10 +141,13 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def _restore_base(self) -> None:
-        base: LanguageModel = self.pretrained.load()
-        for name in self.module_names:
-            weight = self.model.get_submodule(name).weight
-            weight.copy_(base.model.get_submodule(name).weight.to(weight.dtype))
+        lora.put_beside(self.model, {})
+        added_to = [name for name in self.module_names if lora.takes_additions(self.model.get_submodule(name))]
+        if added_to:
+            base: LanguageModel = self.pretrained.load()
+            for name in added_to:
+                weight = self.model.get_submodule(name).weight
+                weight.copy_(base.model.get_submodule(name).weight.to(weight.dtype))
         self.num_rounds = 0
 
     def _by_name(self, tensors: list[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:

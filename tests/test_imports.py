@@ -24,6 +24,7 @@ LEVELS: list[set[str]] = [
         "lora",
         "frozen_linear",
         "out_of_memory",
+        "quantization",
         "schedule",
         "batches",
         "distributed",

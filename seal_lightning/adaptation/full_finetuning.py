@@ -23,6 +23,7 @@ from seal_lightning.out_of_memory import is_out_of_memory
 from seal_lightning.packed import TokenizedSequence, UnadaptedStates, checkpointed_if, pack
 from seal_lightning.packed.checkpointing import decoder_layers
 from seal_lightning.packed.rows import grouped_within
+from seal_lightning.quantization import is_quantized
 from seal_lightning.schedule import learning_rate_factor
 from seal_lightning.seams import InnerLoop
 from seal_lightning.types import AdaptationPlan, Adapted, Diverged
@@ -54,7 +55,14 @@ class FullFinetuning(InnerLoop):
         self.gradient_checkpointing = gradient_checkpointing
 
     def bind(self, language_model: LanguageModel) -> None:
-        """Finetune this model from now on. Raises :class:`ConfigError` where it cannot be checkpointed and shall."""
+        """Finetune this model from now on. Raises :class:`ConfigError` where it cannot be checkpointed and shall, or is
+        quantised."""
+        if is_quantized(language_model.model):
+            raise ConfigError(
+                "model.inner_loop: FullFinetuning is not allowed with a model in 4 bits, whose weights cannot be trained. "
+                "Set model.pretrained.quantization (of a student: model.student.quantization) to null, or take LoRA "
+                "(seal_lightning.adaptation.BatchedInnerLoop)"
+            )
         if self.gradient_checkpointing:
             decoder_layers(language_model.model)
         self.language_model = language_model

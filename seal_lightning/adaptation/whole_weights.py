@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from seal_lightning import lora
 from seal_lightning.errors import ModelError
 from seal_lightning.language_model import LanguageModel
-from seal_lightning.lora import LoraAdapter
+from seal_lightning.lora import LoraAdapter, kept_beside, put_beside
 from seal_lightning.types import Adapter, WholeModel
 
 
@@ -25,10 +25,12 @@ def scratch_weights(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     Yields the weights as they were, by name, on the CPU.
     """
     before = {name: parameter.detach().cpu().clone() for name, parameter in model.named_parameters()}
+    beside = kept_beside(model)
     try:
         yield before
     finally:
         _write(model, before)
+        put_beside(model, beside)
 
 
 class FinetunedWeights(WholeModel):

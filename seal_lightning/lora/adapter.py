@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from seal_lightning.errors import ConfigError, shown
+from seal_lightning.lora.beside import merge_beside, takes_additions
 from seal_lightning.types import Adapter, AdapterSpec
 
 
@@ -105,9 +106,15 @@ def init_adapter(
 
 @torch.no_grad()
 def merge(model: PreTrainedModel, adapter: LoraAdapter) -> None:
-    """Add the adapter's update to the weights for good, computed in float32 (or wider): bf16 merges drift."""
+    """Add the adapter's update to the weights for good, computed in float32 (or wider): bf16 merges drift.
+
+    Beside weights of 4 bits it is kept as it is.
+    """
     for name, (a, b) in adapter.weights.items():
         module = model.get_submodule(name)
+        if not takes_additions(module):
+            merge_beside(module, a, b * adapter.scaling)
+            continue
         wide = torch.promote_types(torch.promote_types(module.weight.dtype, a.dtype), torch.float32)
         update = (b.to(wide) @ a.to(wide) * adapter.scaling).to(module.weight.device)
         merged = module.weight.to(wide) + (update if isinstance(module, nn.Linear) else update.T)

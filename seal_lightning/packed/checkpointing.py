@@ -34,7 +34,7 @@ def checkpointed(model: PreTrainedModel, generators: Sequence[torch.Generator] =
 
     Args:
         model: whose decoder layers are computed again.
-        generators: those that the layers draw from; they draw the same again.
+        generators: those that the layers draw from, made for this pass; they draw the same again.
 
     Raises :class:`ConfigError` for a model without layers that transformers would checkpoint.
     """
@@ -92,16 +92,10 @@ class _Recomputation:
         self._states = [generator.get_state() for generator in generators]
 
     def __enter__(self) -> None:
-        self._later = [generator.get_state() for generator in self._generators]
-        _set_states(self._generators, self._states)
+        for generator, state in zip(self._generators, self._states, strict=True):
+            generator.set_state(state)
         self._block = self._packed()
         self._block.__enter__()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._block.__exit__(None, None, None)
-        _set_states(self._generators, self._later)
-
-
-def _set_states(generators: Sequence[torch.Generator], states: Sequence[torch.Tensor]) -> None:
-    for generator, state in zip(generators, states, strict=True):
-        generator.set_state(state)

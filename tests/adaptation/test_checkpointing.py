@@ -49,17 +49,6 @@ def test_with_dropout_and_with_lower_layers_left_out_too(tiny64: LanguageModel, 
     assert both_ways(tiny64, replace(SPEC, dropout=0.3, layers=layers)) <= 1e-12
 
 
-def test_dropout_s_generators_end_where_they_would_have(tiny64: LanguageModel) -> None:
-    """What is drawn again must not move what is drawn next."""
-    plan = plan_of(adapter=replace(SPEC, dropout=0.3), optimizer=OptimizerSpec(num_epochs=2, batch_size=5))
-    few, many = [], []
-    for results, tokens in ((few, 10), (many, 2048)):
-        loop = BatchedInnerLoop(max_tokens_per_pass=tokens, gradient_checkpointing=True)
-        loop.bind(tiny64)
-        results += tensors(loop.adapt([plan], [1])[0])
-    assert max(float((a - b).abs().max()) for a, b in zip(few, many, strict=True)) <= 1e-12
-
-
 def test_with_anchored_texts(tiny64: LanguageModel) -> None:
     held = TrainingSequence(segments=(Segment(text="The stone 9 is black.", trained=True),))
     plan = replace(plan_of(), anchor=AnchorSpec(sequences=(held,), weight=0.5, batch_size=1))
