@@ -164,7 +164,7 @@ class SealModule(HeldOutSteps):
     def _load(self) -> None:
         if self._trainer is not None and any(p is not None and p.quantization for p in (self.pretrained, self.student)):
             check_device(self.trainer.strategy.root_device)
-        self.policy = Policy(self.pretrained, self.policy_adapter, self.seed)
+        self.policy = Policy(self.pretrained, self.policy_adapter, self.seed, together=self._trainer is not None)
         learner_engine = self.engine if self.student is None else deepcopy(self.engine)
         self.engine.bind(self.policy.language_model)
         self.learner = self._learner(self.policy)
@@ -193,7 +193,7 @@ class SealModule(HeldOutSteps):
         """The model that is adapted and examined."""
         if self.student is None:
             return policy.language_model
-        student = self.student.load()
+        student = self.student.load(together=self._trainer is not None)
         self.student_model = student.model  # a submodule, so that it goes where the policy goes
         return student
 

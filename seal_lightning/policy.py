@@ -29,12 +29,12 @@ LoraState = dict[str, Tensor]
 class Policy(nn.Module):
     """LM_θ. Its only trainable parameters are the current round's LoRA; they live on through every merge."""
 
-    def __init__(self, pretrained: Pretrained, spec: AdapterSpec, seed: int) -> None:
+    def __init__(self, pretrained: Pretrained, spec: AdapterSpec, seed: int, *, together: bool = False) -> None:
         super().__init__()
         self.pretrained = pretrained
         self.spec = spec
         self.seed = seed
-        self.language_model = pretrained.load()
+        self.language_model = pretrained.load(together=together)
         self.model = self.language_model.model
         self.module_names = target_modules(self.model, spec)
         self.merged: list[LoraAdapter] = []

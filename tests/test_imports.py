@@ -36,7 +36,7 @@ LEVELS: list[set[str]] = [
     },
     {"records", "journal", "checkpoints", "interruption", "config_file"},
     {"rundir", "checkpoint_io", "run_lock"},
-    {"packed"},
+    {"packed", "shared_loading"},
     {"language_model"},
     {"pretrained", "attempt_store"},
     {"policy", "reporting"},
