@@ -105,7 +105,7 @@ def _kept_for_backward(model: nn.Module, adapter_tensors: Sequence[Tensor], prob
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # an output kept with its graph would be a cycle, and all of the pass would live on
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         result = probe()  # kept alive until all is counted, so that no storage is counted twice under a new tenant

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from dataclasses import replace
 from typing import Any
@@ -587,6 +588,21 @@ def test_the_plan_knows_of_gradient_checkpointing() -> None:
         of[checkpointing] = loop._memory_needs(plan_of().adapter)
     assert of[True].per_token < 0.2 * of[False].per_token
     assert replace(of[True], per_token=0) == replace(of[False], per_token=0)
+
+
+def test_counting_leaves_nothing_behind(tiny: LanguageModel) -> None:
+    """The pass that is counted is gone at once, not when the garbage is collected."""
+    loop = inner_loop(tiny)
+    loop._memory_needs(AdapterSpec(rank=2))  # the model's own check comes first
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(isinstance(found, Tensor) for found in gc.get_objects())
+        loop._memory_needs(AdapterSpec(rank=4))
+        after = sum(isinstance(found, Tensor) for found in gc.get_objects())
+    finally:
+        gc.enable()
+    assert after <= before
 
 
 def test_a_result_keeps_no_gradient_alive(tiny: LanguageModel) -> None:
