@@ -17,9 +17,10 @@ PACKAGE = "seal_lightning"
 
 LEVELS: list[set[str]] = [
     {"errors"},
-    {"types", "seeds", "names", "estimates"},
+    {"types", "seeds", "names", "estimates", "device_memory"},
     {
         "chat_frames",
+        "decoder_sizes",
         "edit_json",
         "lora",
         "frozen_linear",

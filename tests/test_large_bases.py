@@ -10,10 +10,11 @@ import torch
 from fakes import weights_hash
 from test_end_to_end import attempts, buffer, config, final_loras, fit
 
+from seal_lightning import m_step
 from seal_lightning.adaptation import BatchedInnerLoop
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import applied, init_adapter, merge
-from seal_lightning.packed import TokenizedSequence, pack
+from seal_lightning.packed import TokenizedSequence, checkpointed_if, pack
 from seal_lightning.policy import Policy
 from seal_lightning.pretrained import Pretrained
 from seal_lightning.types import (
@@ -40,9 +41,15 @@ def run(tmp_path: Path, folder: Path, name: str, pretrained: dict[str, Any] | No
     return tmp_path / name
 
 
-def test_gradient_checkpointing_changes_no_run(tiny_folder: Path, tmp_path: Path) -> None:
+def test_gradient_checkpointing_changes_no_run(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = run(tmp_path, tiny_folder, "plain")
+    used: list[bool] = []
+    monkeypatch.setattr(m_step, "checkpointed_if", lambda *args: used.append(args[0]) or checkpointed_if(*args))
     saving = run(tmp_path, tiny_folder, "saving", inner_loop=CHECKPOINTED, gradient_checkpointing=True)
+    assert used
+    assert all(used)
     for round_index in (0, 1):
         assert buffer(plain, round_index) == buffer(saving, round_index)
     for of_plain, of_saving in zip(final_loras(plain), final_loras(saving), strict=True):
