@@ -120,7 +120,7 @@ def m_step(decoder: Decoder, work: Work, ranks: int = 1) -> Needed:
     return Needed(
         weights=base_weights(decoder, work),
         states=adapter * (4 if ranks == 1 else 5),
-        activations=_activations(decoder, work, work.policy_rank),
+        activations=_activations(decoder, work, work.policy_rank, by_autograd=True),
     )
 
 
@@ -167,26 +167,30 @@ def kv_cache(decoder: Decoder, size: int) -> int:
     return 2 * decoder.layers * decoder.kv_heads * decoder.head_dim * size
 
 
-def kept_per_token(decoder: Decoder, size: int, rank: int) -> int:
+def kept_per_token(decoder: Decoder, size: int, rank: int, *, by_autograd: bool = False) -> int:
     """What a layer keeps of a token for its backward pass.
 
     (2s + 8) E + 4s I + 3s Q + 2s G + 4 H + 28 R: two norms' inputs in float32 and their outputs; four tensors of the MLP;
     queries, what attention gives and the same before the output layer; keys and values; attention's normaliser; A x of seven
     LoRAs in float32. Linear layers keep nothing else: their weights are frozen.
+
+    The M-step's LoRA goes through autograd, which keeps the seven inputs in float32 again where the base is narrower: 4 (5 E +
+    Q + I) more.
     """
     d, s = decoder, size
     q, g = d.heads * d.head_dim, d.kv_heads * d.head_dim
-    return (2 * s + 8) * d.hidden + 4 * s * d.intermediate + 3 * s * q + 2 * s * g + 4 * d.heads + 28 * rank
+    widened = 4 * (5 * d.hidden + q + d.intermediate) if by_autograd and s < 4 else 0
+    return (2 * s + 8) * d.hidden + 4 * s * d.intermediate + 3 * s * q + 2 * s * g + 4 * d.heads + 28 * rank + widened
 
 
-def _kept(decoder: Decoder, work: Work, rank: int) -> float:
+def _kept(decoder: Decoder, work: Work, rank: int, *, by_autograd: bool = False) -> float:
     """Of a pass: all layers' (with checkpointing their inputs), and once more a layer's, for gradients on their way."""
-    layer = kept_per_token(decoder, work.size, rank)
+    layer = kept_per_token(decoder, work.size, rank, by_autograd=by_autograd)
     if work.checkpointing:
         return work.tokens * (decoder.layers * work.size * decoder.hidden + 2 * layer)
     return work.tokens * (decoder.layers * layer + layer)
 
 
-def _activations(decoder: Decoder, work: Work, rank: int) -> float:
+def _activations(decoder: Decoder, work: Work, rank: int, *, by_autograd: bool = False) -> float:
     chunk = min(_CHUNK_ELEMENTS[work.device], work.tokens * decoder.vocabulary)
-    return _kept(decoder, work, rank) + chunk * (8 if work.size == 4 else 8 + work.size)
+    return _kept(decoder, work, rank, by_autograd=by_autograd) + chunk * (8 if work.size == 4 else 8 + work.size)

@@ -24,6 +24,8 @@ from seal_lightning.device_memory import (
     sharded,
 )
 from seal_lightning.language_model import LanguageModel
+from seal_lightning.lora import applied, init_adapter
+from seal_lightning.packed import TokenizedSequence, pack
 from seal_lightning.types import AdapterSpec
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "memory.md").read_text(encoding="utf-8")
@@ -94,6 +96,25 @@ def test_it_agrees_with_what_is_counted_on_a_model(biased: bool, dtype: torch.dt
         last_norm = 4 * decoder.hidden  # otherwise made up for by the first, whose input needs no gradient
         expected = decoder.layers * dtype.itemsize * decoder.hidden + layer + last_norm
     assert needs.per_token / memory._TRANSIENT == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_agrees_with_what_the_m_step_keeps(dtype: torch.dtype) -> None:
+    decoder = small(biased=False)
+    language_model = made(decoder, dtype)
+    spec = AdapterSpec(rank=8, target_modules="all-linear")
+    adapter = init_adapter(language_model.model, spec, torch.Generator().manual_seed(1))
+    weights = [tensor.requires_grad_(True) for tensor in adapter.tensors()]
+    sequence = TokenizedSequence(token_ids=tuple(range(5, 69)), trained=(False, *[True] * 63))
+    row, forward = pack([sequence], torch.device("cpu")), language_model.packed
+
+    def step() -> object:
+        with applied(language_model.model, adapter):
+            return forward(row)
+
+    kept = memory._kept_for_backward(language_model.model, weights, step) / 64
+    expected = decoder.layers * kept_per_token(decoder, dtype.itemsize, 8, by_autograd=True)
+    assert kept == pytest.approx(expected, rel=0.05)
 
 
 def test_the_page_has_the_table_the_code_makes() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from fakes import weights_hash
+from fakes import ToyDomain, weights_hash
 from torch import nn
 
 from seal_lightning import lora
@@ -17,6 +19,7 @@ from seal_lightning.adaptation.whole_weights import scratch_weights
 from seal_lightning.errors import ConfigError
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import applied, init_adapter, load_adapter, merge
+from seal_lightning.module import SealModule
 from seal_lightning.packed import TokenizedSequence, checkpointed, pack
 from seal_lightning.policy import Policy
 from seal_lightning.pretrained import Pretrained
@@ -198,3 +201,16 @@ def random_adapter(language_model: LanguageModel, seed: int) -> lora.LoraAdapter
     for tensor in adapter.tensors():
         tensor.add_(torch.randn(tensor.shape, generator=generator) * 0.05)
     return adapter
+
+
+@pytest.mark.parametrize("whose", ["pretrained", "student"])
+def test_a_run_on_another_device_is_refused_before_anything_is_read(
+    tiny_folder: Path, whose: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Pretrained(source=str(tiny_folder))
+    models = {"pretrained": plain, whose: replace(plain, quantization="nf4")}
+    module = SealModule(ToyDomain(), **models)
+    module._trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("mps")))  # type: ignore[assignment]
+    monkeypatch.setattr(Pretrained, "load", lambda self, **_: pytest.fail("it was read"))
+    with pytest.raises(ConfigError, match="'nf4' is not allowed on mps"):
+        module.configure_model()
