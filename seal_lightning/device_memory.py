@@ -174,12 +174,13 @@ def kept_per_token(decoder: Decoder, size: int, rank: int, *, by_autograd: bool 
     queries, what attention gives and the same before the output layer; keys and values; attention's normaliser; A x of seven
     LoRAs in float32. Linear layers keep nothing else: their weights are frozen.
 
-    The M-step's LoRA goes through autograd, which keeps the seven inputs in float32 again where the base is narrower: 4 (5 E +
-    Q + I) more.
+    The M-step's LoRA goes through autograd, which keeps the seven inputs in float32 where the base is narrower: 4 (5 E + Q
+    + I) in place of s (2 E + Q + I).
     """
     d, s = decoder, size
     q, g = d.heads * d.head_dim, d.kv_heads * d.head_dim
-    widened = 4 * (5 * d.hidden + q + d.intermediate) if by_autograd and s < 4 else 0
+    own, shared = 5 * d.hidden + q + d.intermediate, 2 * d.hidden + q + d.intermediate
+    widened = 4 * own - s * shared if by_autograd and s < 4 else 0
     return (2 * s + 8) * d.hidden + 4 * s * d.intermediate + 3 * s * q + 2 * s * g + 4 * d.heads + 28 * rank + widened
 
 
