@@ -23,6 +23,10 @@ class PolicyExport(Callback):
     def __init__(self, kind: Literal["adapter", "merged"] = "adapter") -> None:
         self.kind: Literal["adapter", "merged"] = kind
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse what could not be written, before anything is computed. Raises :class:`ConfigError`."""
+        cast(SealModule, pl_module).loaded_policy.check_export(self.kind)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Export when an M-step ended."""
         module = cast(SealModule, pl_module)

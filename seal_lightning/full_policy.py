@@ -30,10 +30,10 @@ class FullPolicy(Policy):
 
     A checkpoint holds weights within an M-step only; between them they are those of the last folder.
 
-    Raises :class:`ConfigError` for weights of less than float32.
+    Raises :class:`ConfigError` for weights of less than float32, and of 4 bits.
     """
 
-    def __init__(self, pretrained: Pretrained, seed: int) -> None:
+    def __init__(self, pretrained: Pretrained, seed: int, *, together: bool = False) -> None:
         nn.Module.__init__(self)
         if pretrained.dtype in ("bfloat16", "float16"):
             raise ConfigError(
@@ -41,7 +41,12 @@ class FullPolicy(Policy):
                 "weights as coarse as that are lost. Set float32; layers may compute in less (trainer.strategy."
                 "compute_dtype of configs/trainer/fsdp.yaml)"
             )
-        self._load(pretrained, seed)
+        if pretrained.quantization is not None:
+            raise ConfigError(
+                f"model.pretrained.quantization: {pretrained.quantization} is not allowed with model.policy_adapter: null: "
+                "codes of 4 bits cannot be trained. Set it to null, or train a LoRA"
+            )
+        self._load(pretrained, seed, together=together)
         self.folders: list[Path] = []
         """Of each finished round."""
         self._between_rounds = True

@@ -19,6 +19,7 @@ from seal_lightning.errors import DataError, ModelError, shown
 from seal_lightning.frozen_linear import freeze_linears
 from seal_lightning.lora import LoraAdapter, merge
 from seal_lightning.packed import PackedForward
+from seal_lightning.quantization import keep_layout
 from seal_lightning.types import ChatMessage, Prompt
 
 _REMEMBERED_TEXTS = 4096
@@ -35,6 +36,7 @@ class LanguageModel:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model = model.eval().requires_grad_(False)
         freeze_linears(self.model)
+        keep_layout(self.model)
         self.tokenizer = tokenizer
         self._frames = ChatFrames(tokenizer)
         self._plain_ids = lru_cache(maxsize=_REMEMBERED_TEXTS)(self._tokenized)

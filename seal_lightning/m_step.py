@@ -11,6 +11,7 @@ from torch import Tensor
 
 from seal_lightning.batches import RowBatch
 from seal_lightning.errors import RunError
+from seal_lightning.packed import checkpointed_if
 from seal_lightning.reinforcement import num_trained_tokens, pack_rows
 from seal_lightning.schedule import learning_rate_factor
 from seal_lightning.sharding import clip_gradients
@@ -52,13 +53,9 @@ def _backward(module: SealModule, batch: RowBatch) -> Tensor:
     total = torch.zeros((), device=module.device)
     for i in range(num_passes):
         row, counts = packed[i % len(packed)], float(i < len(packed))
-        last = i == num_passes - 1
-        checkpointed = nullcontext() if policy.sharded is None else policy.sharded.checkpointed()
-        with (
-            nullcontext() if last else _no_gradient_sync(module),
-            policy.learning(),
-            checkpointed,
-        ):
+        keeping_inputs = checkpointed_if(module.gradient_checkpointing, policy.model)
+        synced = nullcontext() if i == num_passes - 1 else _no_gradient_sync(module)
+        with synced, keeping_inputs, policy.learning():
             loss = policy.loss(row) * (weight * counts)
             module.manual_backward(loss)
         total = total + loss.detach()  # not in place: the loss may be wider

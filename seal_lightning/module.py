@@ -33,6 +33,7 @@ from seal_lightning.loops import SelfEditLoop, restart_e_step
 from seal_lightning.m_step import take_step
 from seal_lightning.policy import Policy
 from seal_lightning.pretrained import Pretrained
+from seal_lightning.quantization import check_device
 from seal_lightning.random_state import random_state, restore_random_state
 from seal_lightning.rewards import LikelihoodReward
 from seal_lightning.rundir import RunDir
@@ -63,6 +64,8 @@ class SealModule(HeldOutSteps):
         candidates_per_call: ≥ 1, how many edits the inner loop is given at once; they are stored together when all are
             examined.
         max_tokens_per_pass: ≥ 1, tokens of one forward pass of the M-step.
+        gradient_checkpointing: whether the M-step's decoder layers keep their inputs only and are computed again in the
+            backward pass; the inner loop has a setting of its own.
         test_edits: ≥ 1, self-edits a held-out task in ``seal test``; scores are means over them.
         test_conditions: which conditions ``seal test`` measures, each an adaptation a task; None is all.
         test_rounds: after how many rounds policies are tested, 0 being the pretrained one; None is all there are. Without 0
@@ -94,6 +97,7 @@ class SealModule(HeldOutSteps):
         num_repeats: int = 3,
         candidates_per_call: int = 48,
         max_tokens_per_pass: int = 4096,
+        gradient_checkpointing: bool = False,
         test_edits: int = 1,
         test_conditions: tuple[ConditionName, ...] | None = None,
         test_rounds: tuple[int, ...] | None = None,
@@ -122,6 +126,7 @@ class SealModule(HeldOutSteps):
         self.num_repeats = num_repeats
         self.candidates_per_call = candidates_per_call
         self.max_tokens_per_pass = max_tokens_per_pass
+        self.gradient_checkpointing = gradient_checkpointing
         self.test_edits = test_edits
         self.test_conditions = test_conditions
         self.test_rounds = test_rounds
@@ -171,10 +176,13 @@ class SealModule(HeldOutSteps):
             self.self_edit_loop.attach()
 
     def _load(self) -> None:
+        if self._trainer is not None and any(p is not None and p.quantization for p in (self.pretrained, self.student)):
+            check_device(self.trainer.strategy.root_device)
+        together = self._trainer is not None
         if self.policy_adapter is None:
-            self.policy = FullPolicy(self.pretrained, self.seed)
+            self.policy = FullPolicy(self.pretrained, self.seed, together=together)
         else:
-            self.policy = Policy(self.pretrained, self.policy_adapter, self.seed)
+            self.policy = Policy(self.pretrained, self.policy_adapter, self.seed, together=together)
         self.policy.run_dir = self.run_dir if self._trainer is None else RunDir.of(self.trainer).path
         learner_engine = self.engine if self.student is None else deepcopy(self.engine)
         self.engine.bind(self.policy.language_model)
@@ -204,7 +212,7 @@ class SealModule(HeldOutSteps):
         """The model that is adapted and examined."""
         if self.student is None:
             return policy.language_model
-        student = self.student.load()
+        student = self.student.load(together=self._trainer is not None)
         self.student_model = student.model  # a submodule, so that it goes where the policy goes
         return student
 

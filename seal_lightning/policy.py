@@ -1,5 +1,6 @@
 """The policy: a frozen base, the LoRA of each past round merged into it, and the LoRA this round's M-step trains.
 
+To a base in 4 bits nothing is added: past rounds' updates are kept beside it, so that each is exact.
 A checkpoint holds the LoRAs, not the base: replaying the merges on the pretrained weights gives the policy of any round,
 bit for bit on the CPU.
 """
@@ -15,12 +16,22 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from seal_lightning.errors import ModelError, shown
+from seal_lightning.errors import ConfigError, ModelError, shown
 from seal_lightning.language_model import LanguageModel
-from seal_lightning.lora import LoraAdapter, applied, init_adapter, joined, save_adapter, target_modules
+from seal_lightning.lora import (
+    LoraAdapter,
+    applied,
+    init_adapter,
+    joined,
+    put_beside,
+    save_adapter,
+    takes_additions,
+    target_modules,
+)
 from seal_lightning.lora.weights import here, rows_here, whole
 from seal_lightning.packed import PackedRow
 from seal_lightning.pretrained import Pretrained
+from seal_lightning.quantization import is_quantized
 from seal_lightning.seeds import derive_seed
 from seal_lightning.sharding import ShardedModel, ShardingOptions
 from seal_lightning.types import AdapterSpec
@@ -31,19 +42,19 @@ LoraState = dict[str, Tensor]
 class Policy(nn.Module):
     """LM_θ. Its only trainable parameters are the current round's LoRA; they live on through every merge."""
 
-    def __init__(self, pretrained: Pretrained, spec: AdapterSpec, seed: int) -> None:
+    def __init__(self, pretrained: Pretrained, spec: AdapterSpec, seed: int, *, together: bool = False) -> None:
         super().__init__()
-        self._load(pretrained, seed)
+        self._load(pretrained, seed, together=together)
         self.spec = spec
         self.module_names = target_modules(self.model, spec)
         self.merged: list[LoraAdapter] = []
         """The LoRA of each finished round."""
         self.lora = nn.ParameterList([nn.Parameter(tensor) for tensor in self._fresh().tensors()])
 
-    def _load(self, pretrained: Pretrained, seed: int) -> None:
+    def _load(self, pretrained: Pretrained, seed: int, *, together: bool) -> None:
         self.pretrained = pretrained
         self.seed = seed
-        self.language_model = pretrained.load()
+        self.language_model = pretrained.load(together=together)
         self.model = self.language_model.model
         self.num_rounds = 0
         """How many finished rounds are in the weights: all, except while an earlier policy is looked at."""
@@ -188,8 +199,10 @@ class Policy(nn.Module):
     def export(self, folder: Path, kind: Literal["adapter", "merged"], weights: Mapping[str, Tensor]) -> None:
         """Write the policy as a standard folder: a PEFT adapter of the base model, or a full model of the given weights.
 
-        The adapter's update is the sum of all rounds', so its rank grows with the rounds.
+        The adapter's update is the sum of all rounds', so its rank grows with the rounds. Raises what
+        :meth:`check_export` does.
         """
+        self.check_export(kind)
         if kind == "adapter":
             save_adapter(joined(self.merged), folder, base_model=self.pretrained.location())
             return
@@ -199,6 +212,14 @@ class Policy(nn.Module):
         self.model.generation_config = config
         self.language_model.tokenizer.save_pretrained(folder)
 
+    def check_export(self, kind: Literal["adapter", "merged"]) -> None:
+        """Raise :class:`ConfigError` for a full model of a base in 4 bits: its rounds are not in its weights."""
+        if kind == "merged" and is_quantized(self.model):
+            raise ConfigError(
+                "PolicyExport.kind: 'merged' is not allowed with a model in 4 bits, to whose weights nothing can be added; "
+                "take 'adapter' (PEFT can merge it into the full base), or set model.pretrained.quantization to null"
+            )
+
     def _fresh(self) -> LoraAdapter:
         """This round's LoRA as it starts, made from the seed and the round."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "policy", len(self.merged)))
@@ -206,10 +227,13 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def _restore_base(self) -> None:
-        base: LanguageModel = self.pretrained.load()
-        for name in self.module_names:
-            weight = self.model.get_submodule(name).weight
-            here(weight).copy_(rows_here(base.model.get_submodule(name).weight, weight))
+        put_beside(self.model, {})
+        added_to = [name for name in self.module_names if takes_additions(self.model.get_submodule(name))]
+        if added_to:
+            base: LanguageModel = self.pretrained.load()
+            for name in added_to:
+                weight = self.model.get_submodule(name).weight
+                here(weight).copy_(rows_here(base.model.get_submodule(name).weight, weight))
         self.language_model.merged = ()
         self.num_rounds = 0
 

@@ -28,7 +28,6 @@ class ShardedStrategy(ModelParallelStrategy):
         ranks_per_copy: ≥ 1, over how many ranks one copy of the layers is spread; the number of ranks must be a multiple.
             None: over all.
         whole_replicas: whether the E-step, validation and tests have all weights on each rank.
-        activation_checkpointing: whether the M-step computes each layer again in its backward pass.
         cpu_offload: whether the shards are in the host's memory.
         compute_dtype: what layers compute in; None is the type of the weights.
         process_group_backend: nccl, gloo; None goes by the device.
@@ -39,7 +38,6 @@ class ShardedStrategy(ModelParallelStrategy):
         self,
         ranks_per_copy: int | None = None,
         whole_replicas: Literal["auto", "always", "never"] = "auto",
-        activation_checkpointing: bool = False,
         cpu_offload: bool = False,
         compute_dtype: Literal["bfloat16", "float16", "float32"] | None = None,
         process_group_backend: str | None = None,
@@ -51,7 +49,6 @@ class ShardedStrategy(ModelParallelStrategy):
         self.ranks_per_copy = ranks_per_copy
         self.options = ShardingOptions(
             whole_replicas=whole_replicas,
-            activation_checkpointing=activation_checkpointing,
             cpu_offload=cpu_offload,
             compute_dtype=compute_dtype,
         )
@@ -150,13 +147,19 @@ def spread(policy: Policy, strategy: Strategy, num_ranks: int, in_place: InnerLo
         num_ranks: of the run.
         in_place: an inner loop that trains the policy's own weights, if that is how it adapts.
 
-    Raises :class:`ConfigError` for an inner loop that cannot, and for all weights on several ranks without sharding.
+    Raises :class:`ConfigError` for an inner loop and for weights that cannot, and for all weights on several ranks without
+    sharding.
     """
     if isinstance(strategy, ShardedStrategy):
         if in_place is not None:
             raise ConfigError(
                 f"model.inner_loop: {type(in_place).__name__} is not allowed with a sharded policy: it trains all weights, "
                 "on each rank others. Take seal_lightning.adaptation.BatchedInnerLoop, or configs/trainer/ddp.yaml"
+            )
+        if policy.pretrained.quantization is not None:
+            raise ConfigError(
+                f"model.pretrained.quantization: {policy.pretrained.quantization} is not allowed with ShardedStrategy: FSDP "
+                "cannot spread codes of 4 bits. Set it to null, or take configs/trainer/ddp.yaml"
             )
         policy.shard(strategy.mesh, strategy.options)
     elif num_ranks > 1 and isinstance(policy, FullPolicy):

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, TypeVar, cast
 
 import psutil
@@ -32,13 +31,11 @@ from torch.distributed.fsdp import (
     fully_shard,
 )
 from torch.distributed.tensor import DTensor
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from seal_lightning import interruption
 from seal_lightning.errors import ConfigError
 from seal_lightning.lora.weights import here
-from seal_lightning.packed.attention import attending_again
 from seal_lightning.serving import Serving, prefetch_below
 
 T = TypeVar("T")
@@ -55,8 +52,6 @@ class ShardingOptions:
     whole_replicas: Literal["auto", "always", "never"] = "auto"
     """Whether the E-step, validation and tests gather all weights on each rank; ``auto``: where they take no more than
     :data:`WHOLE_FRACTION` of its memory."""
-    activation_checkpointing: bool = False
-    """Whether the M-step keeps only what enters each layer, and computes the rest again in the backward pass."""
     cpu_offload: bool = False
     """Whether the shards are in the host's memory."""
     compute_dtype: Literal["bfloat16", "float16", "float32"] | None = None
@@ -164,18 +159,6 @@ class ShardedModel:
 
     # --- the M-step
 
-    @contextmanager
-    def checkpointed(self) -> Iterator[None]:
-        """Inside this block layers keep their inputs only, if the options say so; the backward pass must be inside too."""
-        layers = cast("list[nn.Module]", self.layers) if self.options.activation_checkpointing else []
-        for layer in layers:
-            layer.forward = partial(_recomputed, self.model, layer.forward)
-        try:
-            yield
-        finally:
-            for layer in layers:
-                del layer.forward
-
     @torch.no_grad()
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
         """The mean over all ranks of the gradients of parameters that are not sharded (FSDP2 sees to the others).
@@ -229,15 +212,6 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
         f"model.pretrained: {type(model).__name__} has no list of its {number} layers, so it cannot be sharded; use "
         "configs/trainer/ddp.yaml, or another model"
     )
-
-
-def _recomputed(model: PreTrainedModel, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    again = attending_again(model)
-
-    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), again()
-
-    return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, preserve_rng_state=False, **kwargs)
 
 
 def weight_bytes(model: PreTrainedModel, options: ShardingOptions) -> int:

@@ -17,14 +17,16 @@ PACKAGE = "seal_lightning"
 
 LEVELS: list[set[str]] = [
     {"errors"},
-    {"types", "seeds", "shared_store", "names", "estimates"},
+    {"types", "seeds", "shared_store", "names", "estimates", "device_memory"},
     {
         "chat_frames",
+        "decoder_sizes",
         "edit_json",
         "endpoints",
         "lora",
         "frozen_linear",
         "out_of_memory",
+        "quantization",
         "schedule",
         "batches",
         "distributed",
@@ -37,7 +39,7 @@ LEVELS: list[set[str]] = [
     },
     {"records", "journal", "checkpoints", "interruption", "config_file"},
     {"rundir", "checkpoint_io", "run_lock", "apart"},
-    {"packed", "serving"},
+    {"packed", "serving", "shared_loading"},
     {"sharding", "language_model"},
     {"pretrained", "attempt_store"},
     {"policy", "reporting"},

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from seal_lightning.errors import ModelError
 from seal_lightning.language_model import LanguageModel
-from seal_lightning.lora import LoraAdapter
+from seal_lightning.lora import LoraAdapter, kept_beside, put_beside
 from seal_lightning.types import Adapter, WholeModel
 
 
@@ -25,11 +25,13 @@ def scratch_weights(language_model: LanguageModel) -> Iterator[dict[str, Tensor]
     """
     model, merged = language_model.model, language_model.merged
     before = {name: parameter.detach().cpu().clone() for name, parameter in model.named_parameters()}
+    beside = kept_beside(model)
     try:
         yield before
     finally:
         _write(model, before)
         language_model.merged = merged
+        put_beside(model, beside)
 
 
 class FinetunedWeights(WholeModel):

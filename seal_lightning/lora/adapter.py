@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from seal_lightning.errors import ConfigError, shown
+from seal_lightning.lora.beside import merge_beside, takes_additions
 from seal_lightning.lora.weights import here, rows_here
 from seal_lightning.types import Adapter, AdapterSpec
 
@@ -109,10 +110,14 @@ def init_adapter(
 def merge(model: PreTrainedModel, adapter: LoraAdapter) -> None:
     """Add the adapter's update to the weights for good, computed in float32 (or wider): bf16 merges drift.
 
-    Of a sharded weight each rank makes the whole update and adds its own rows: no communication, and the same bits.
+    Of a sharded weight each rank makes the whole update and adds its own rows: no communication, and the same bits. Beside
+    weights of 4 bits it is kept as it is.
     """
     for name, (a, b) in adapter.weights.items():
         module = model.get_submodule(name)
+        if not takes_additions(module):
+            merge_beside(module, a, b * adapter.scaling)
+            continue
         weight = here(module.weight)
         wide = torch.promote_types(torch.promote_types(weight.dtype, a.dtype), torch.float32)
         update = b.to(wide) @ a.to(wide) * adapter.scaling

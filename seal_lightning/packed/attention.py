@@ -44,18 +44,18 @@ _layout: ContextVar[_Layout] = ContextVar("packed_layout")
 @contextmanager
 def packed_attention(model: PreTrainedModel, lengths: Sequence[int], device: torch.device) -> Iterator[None]:
     """Inside this block the model attends within sequences of these lengths, packed in one row."""
-    with _attending(model, _laid_out(lengths, device)):
+    with _attending_by(model, _laid_out(lengths, device)):
         yield
 
 
-def attending_again(model: PreTrainedModel) -> Callable[[], AbstractContextManager[None]]:
-    """Makes blocks in which the model attends as it does now: a layer that is recomputed in the backward pass needs one."""
+def packed_again(model: PreTrainedModel) -> Callable[[], AbstractContextManager[None]]:
+    """Makes blocks like the one this is called in, for later and for other threads."""
     layout = _layout.get()
-    return lambda: _attending(model, layout)
+    return lambda: _attending_by(model, layout)
 
 
 @contextmanager
-def _attending(model: PreTrainedModel, layout: _Layout) -> Iterator[None]:
+def _attending_by(model: PreTrainedModel, layout: _Layout) -> Iterator[None]:
     configured = model.config._attn_implementation
     token = _layout.set(layout)
     model.config._attn_implementation = NAME

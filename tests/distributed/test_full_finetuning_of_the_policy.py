@@ -69,8 +69,9 @@ def test_alone(alone: Path, tiny_folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("whole_replicas", ["always", "never"])
 def test_equals_one_process(whole_replicas: str, alone: Path, tiny_folder: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "two"
-    options = {"whole_replicas": whole_replicas, "activation_checkpointing": whole_replicas == "always"}
-    fit_on_two(tmp_path, full(tiny_folder, run_dir, options))
+    settings = full(tiny_folder, run_dir, {"whole_replicas": whole_replicas})
+    settings["model"]["gradient_checkpointing"] = whole_replicas == "always"
+    fit_on_two(tmp_path, settings)
     assert_same(run_dir, alone)
     losses = torch.tensor([seen(run_dir, rank)["losses"] for rank in (0, 1)], dtype=torch.float64).mean(0)
     assert losses.tolist() == pytest.approx(seen(alone)["losses"], abs=1e-9)

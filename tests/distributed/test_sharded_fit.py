@@ -122,8 +122,8 @@ def test_adapters_on_upper_layers(whole_replicas: str, tiny_folder: Path, tmp_pa
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_bfloat16(dtype: str, tiny_folder: Path, tmp_path: Path) -> None:
     """Weights of bfloat16 under a LoRA; and float32 weights that all train while layers compute in bfloat16."""
-    options: dict[str, Any] = {"whole_replicas": "always", "activation_checkpointing": True}
-    more: dict[str, Any] = {"rounds": 1}
+    options: dict[str, Any] = {"whole_replicas": "always"}
+    more: dict[str, Any] = {"rounds": 1, "gradient_checkpointing": True}
     if dtype == "float32":
         options["compute_dtype"] = "bfloat16"
         more |= {"policy_adapter": None, "reinforce": {"learning_rate": 0.002, "num_epochs": 3, "batch_size": 3}}
@@ -141,7 +141,7 @@ def test_bfloat16(dtype: str, tiny_folder: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_one_rank(alone: Path, tiny_folder: Path, tmp_path: Path) -> None:
     """As on a machine with one GPU."""
-    settings = settings_of(tiny_folder, tmp_path / "run", {"activation_checkpointing": True})
+    settings = settings_of(tiny_folder, tmp_path / "run", {}, gradient_checkpointing=True)
     settings["trainer"]["devices"] = 1
     fit_on_two(tmp_path, settings, num_ranks=1)
     assert_same(tmp_path / "run", alone, num_ranks=1)
@@ -150,8 +150,8 @@ def test_one_rank(alone: Path, tiny_folder: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_options_change_nothing_but_memory(alone: Path, tiny_folder: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "frugal"
-    options = {"whole_replicas": "always", "activation_checkpointing": True, "cpu_offload": True}
-    fit_on_two(tmp_path, settings_of(tiny_folder, run_dir, options))
+    options = {"whole_replicas": "always", "cpu_offload": True}
+    fit_on_two(tmp_path, settings_of(tiny_folder, run_dir, options, gradient_checkpointing=True))
     assert_same(run_dir, alone)
 
 
