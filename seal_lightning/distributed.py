@@ -8,6 +8,7 @@ collective together.
 from __future__ import annotations
 
 import json
+import os
 import queue
 import threading
 import time
@@ -25,6 +26,9 @@ T = TypeVar("T")
 
 _LOOK_EVERY_S = 0.25
 _ANSWER_WITHIN_S = 2.0
+_PULSE_EVERY_S = 2.0
+_DEAD_WITHOUT_PULSE_S = 60.0
+"""A thread of its own gives the pulse, also while the rank computes: without it the process or its host is gone."""
 _num_boards = 0
 
 
@@ -43,7 +47,8 @@ class Board:
     Args:
         rank: this process.
         num_ranks: of the run.
-        timeout_s: a rank that gives no sign of life for so long is lost.
+        timeout_s: a rank that gives no sign of life for so long is lost; one whose process or host is gone, after a
+            minute at most.
     """
 
     def __init__(self, rank: int, num_ranks: int, timeout_s: float) -> None:
@@ -56,11 +61,15 @@ class Board:
         self._looked = 0.0
         self._beats = 0
         self._num_meetings: Counter[str] = Counter()
-        self._lives = {other: ("", time.monotonic()) for other in range(num_ranks) if other != rank}
+        others = [other for other in range(num_ranks) if other != rank]
+        self._lives = {other: ("", time.monotonic()) for other in others}
+        self._pulses = {other: ("", time.monotonic()) for other in others}
         self._lives_looked = time.monotonic()
         if num_ranks > 1:
             _num_boards += 1  # the same on every rank: each makes one a run
-            self._store = _Store(f"seal_lightning/{_num_boards}", timeout_s)
+            # torchrun may keep one store for all restarts, with the notes of those that ended before.
+            start = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}of{num_ranks}"
+            self._store = _Store(f"seal_lightning/{start}/{_num_boards}", f"pulse/{rank}", timeout_s)
 
     def post(self, note: Note) -> None:
         """Leave a note, unless there is one already."""
@@ -99,6 +108,7 @@ class Board:
             others = [f"left/{rank}" for rank in range(1, self.num_ranks)]
             while self.rank == 0 and not self._store.check(others) and time.monotonic() < deadline:
                 time.sleep(_LOOK_EVERY_S / 5)
+        self._store.close()
 
     def meet(self, purpose: str, give_up: Callable[[], bool], timeout_s: float | None = None) -> bool:
         """Wait for all ranks; True when all are there, on every one of them, and False where one gave up before.
@@ -126,20 +136,30 @@ class Board:
             time.sleep(_LOOK_EVERY_S / 5)
 
     def _check_lives(self) -> None:
-        """Raise :class:`RankLost` for a rank that has given no sign of life for too long."""
-        assert self._store is not None
-        if time.monotonic() - self._lives_looked < 1.0:
+        """Raise :class:`RankLost` for a rank that has given no sign of life for too long, or has no pulse any more."""
+        if time.monotonic() - self._lives_looked < max(1.0, self.num_ranks / 8):
             return
         self._lives_looked = time.monotonic()
-        for rank, (beats, since) in self._lives.items():
-            key = f"alive/{rank}"
-            found = self._store.get(key).decode() if self._store.check([key]) else ""
-            if found != beats:
-                self._lives[rank] = (found, time.monotonic())
-            elif time.monotonic() - since > self.timeout_s:
+        dead_after_s = min(_DEAD_WITHOUT_PULSE_S, self.timeout_s)
+        for rank in self._lives:
+            if self._silent_s(self._lives, "alive", rank) > self.timeout_s:
                 raise RankLost(
                     f"rank {rank} has given no sign of life for {self.timeout_s:.0f} s: it was killed, stopped or hangs"
                 )
+            if self._silent_s(self._pulses, "pulse", rank) > dead_after_s and self._pulses[rank][0]:
+                raise RankLost(
+                    f"rank {rank} can no longer be reached, for {dead_after_s:.0f} s: it was killed or stopped, or its host "
+                    "is down or cut off"
+                )
+
+    def _silent_s(self, known: dict[int, tuple[str, float]], name: str, rank: int) -> float:
+        """For how long a rank's counter of that name has stood still, in seconds."""
+        assert self._store is not None
+        key = f"{name}/{rank}"
+        found = self._store.get(key).decode() if self._store.check([key]) else ""
+        if found != known[rank][0]:
+            known[rank] = (found, time.monotonic())
+        return time.monotonic() - known[rank][1]
 
 
 def gather_objects(local: list[T]) -> list[T]:
@@ -156,6 +176,11 @@ def is_connection_lost(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or (dist.is_initialized() and "gloo" in str(error))
 
 
+def is_no_meeting(error: RuntimeError) -> bool:
+    """Whether the ranks never came together: their process group could not be made."""
+    return not dist.is_initialized() and (isinstance(error, dist.DistError) or "gloo" in str(error).lower())
+
+
 def described(note: Note) -> str:
     """A note in a sentence."""
     if note.kind == "stop":
@@ -169,13 +194,15 @@ class _Store:
     A call to it never ends when the process that keeps it is stopped; here it raises :class:`RankLost` after a while.
     """
 
-    def __init__(self, prefix: str, timeout_s: float) -> None:
+    def __init__(self, prefix: str, pulse: str, timeout_s: float) -> None:
         self._store = dist.distributed_c10d.PrefixStore(prefix, dist.distributed_c10d._get_default_store())
-        self.timeout_s = timeout_s
+        self._pulse = pulse
+        self.timeout_s = min(timeout_s, _DEAD_WITHOUT_PULSE_S)  # it answers at once, whatever its rank computes
         self._lost: RankLost | None = None
-        self._calls: queue.SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...]]] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...]] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        threading.Thread(target=self._serve, daemon=True, name="seal-board").start()
+        self._thread = threading.Thread(target=self._serve, daemon=True, name="seal-board")
+        self._thread.start()
 
     def set(self, key: str, value: str) -> None:
         self._ask(self._store.set, key, value)
@@ -189,6 +216,11 @@ class _Store:
     def compare_set(self, key: str, expected: str, value: str) -> bytes:
         return bytes(self._ask(self._store.compare_set, key, expected, value))
 
+    def close(self) -> None:
+        """Ask no more; a thread that is within a call when the process ends would take it down."""
+        self._calls.put(None)
+        self._thread.join(_ANSWER_WITHIN_S)
+
     def _ask(self, call: Callable[..., Any], *arguments: Any) -> Any:
         if self._lost is not None:
             raise self._lost
@@ -198,7 +230,7 @@ class _Store:
         except queue.Empty:
             answer = None
             self._lost = RankLost(
-                f"rank 0 has given no sign of life for {self.timeout_s:.0f} s: it was stopped or hangs"
+                f"rank 0 has given no sign of life for {self.timeout_s:.0f} s: it was stopped, or its host is down or cut off"
             )
         if isinstance(answer, dist.DistError):
             self._lost = RankLost("rank 0 can no longer be reached: it was killed or its machine is down")
@@ -209,8 +241,19 @@ class _Store:
         return answer
 
     def _serve(self) -> None:
+        beat = 0.0
         while True:
-            call, arguments = self._calls.get()
+            if time.monotonic() - beat > _PULSE_EVERY_S:
+                beat = time.monotonic()
+                with suppress(Exception):  # who asks next is told
+                    self._store.add(self._pulse, 1)
+            try:
+                asked = self._calls.get(timeout=_PULSE_EVERY_S)
+            except queue.Empty:
+                continue
+            if asked is None:
+                return
+            call, arguments = asked
             try:
                 answer = call(*arguments)
             except Exception as error:  # noqa: BLE001 - raised where it was asked

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from seal_lightning.adaptation import BatchedInnerLoop
+from seal_lightning.agreement import of_weights, require_agreement
 from seal_lightning.attempting import Attempting
 from seal_lightning.batches import RowBatch, TaskBatch
 from seal_lightning.distributed import gather_objects
@@ -158,6 +159,8 @@ class SealModule(HeldOutSteps):
 
     def _load(self) -> None:
         self.policy = Policy(self.pretrained, self.policy_adapter, self.seed)
+        model = self.policy.language_model
+        require_agreement({"model.pretrained": of_weights(model.model, model.tokenizer.get_vocab())})
         learner_engine = self.engine if self.student is None else deepcopy(self.engine)
         self.engine.bind(self.policy.language_model)
         self.learner = self._learner(self.policy)
