@@ -26,11 +26,18 @@ class Host:
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def run(
-        self, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+        self,
+        command: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        own_files: str | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start a command here; what it prints goes to a file."""
+        """Start a command here; what it prints goes to a file. ``own_files`` mounts what only this host has."""
         log.parent.mkdir(parents=True, exist_ok=True)
-        named = ["unshare", "--uts", "sh", "-c", f'hostname {self.name}; exec "$@"', "sh"]
+        names = log.parent / f"hosts.{self.name}"  # torchrun asks for the addresses of its own name
+        names.write_text(f"127.0.0.1 localhost\n{self.address} {self.name}\n")
+        own = f'hostname {self.name} && mount --bind {names} /etc/hosts && {own_files or "true"} && exec "$@"'
+        named = ["unshare", "--uts", "--mount", "sh", "-c", own, "sh"]
         known = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": os.pathsep.join(map(str, (TESTS / "faults", TESTS, TESTS.parent))),

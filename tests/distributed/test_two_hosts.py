@@ -106,6 +106,7 @@ def test_a_host_dies(death: str, victim: int, hosts: tuple[Host, Host], tiny_fol
     run_dir = tmp_path / "run"
     limits = settings(tiny_folder, run_dir)
     limits["trainer"]["strategy"]["init_args"]["timeout"] = "0:00:15"
+    limits["data"] = {"train": limits["data"]["train"], "tasks_per_batch": 1}
     limits["data"]["train"]["init_args"]["num_tasks"] = 16
     fit = ["fit", "-c", str(write(tmp_path, limits))]
     started = start(hosts, fit, tmp_path / "fit", SLOW)
@@ -141,6 +142,7 @@ def test_torchrun_goes_on_with_the_host_that_is_left(
     run_dir = tmp_path / "run"
     limits = settings(tiny_folder, run_dir)
     limits["trainer"]["strategy"]["init_args"]["timeout"] = "0:00:15"
+    limits["data"] = {"train": limits["data"]["train"], "tasks_per_batch": 1}
     limits["data"]["train"]["init_args"]["num_tasks"] = 16
     fit = ["fit", "-c", str(write(tmp_path, limits)), "--resume", "auto"]
     environment = SLOW | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
