@@ -38,21 +38,24 @@ class SharedRunDir(Callback):
         mine = folder / f".rank{trainer.global_rank}-{uuid.uuid4().hex}.{os.getpid()}.tmp"
         try:
             problem = _left(mine)
-            notes = interruption.gather([(socket.gethostname(), mine.name, problem)])
-            _refuse(folder, [(rank, host, problem) for rank, (host, _, problem) in enumerate(notes)])
-            names = [name for _, name, _ in notes]
-            missing = _missing(folder, names if trainer.is_global_zero else names[:1], self.wait_s)
-            unseen = interruption.gather([missing])
+            met = interruption.gather([(socket.gethostname(), str(folder), mine.name, problem)])
+            _refuse([(rank, host, where, problem) for rank, (host, where, _, problem) in enumerate(met)])
+            names = [name for _, _, name, _ in met]
+            unseen = interruption.gather(
+                [_missing(folder, names if trainer.is_global_zero else names[:1], self.wait_s)]
+            )
         finally:
             with suppress(OSError):
                 mine.unlink()
-        apart = {names.index(name) for name in unseen[0]} | {rank for rank, name in enumerate(unseen) if name}
-        seen = "its files are not those that rank 0"
-        _refuse(folder, [(rank, notes[rank][0], f"{seen} (host {notes[0][0]}) sees there") for rank in sorted(apart)])
+        apart = {names.index(name) for name in unseen[0]} | {
+            rank for rank, missed in enumerate(unseen) if rank and missed
+        }
+        problem = f"what it and rank 0 (host {met[0][0]}) write there, the other one does not see"
+        _refuse([(rank, *met[rank][:2], problem) for rank in sorted(apart)])
 
 
-def _refuse(folder: Path, problems: Sequence[tuple[int, str, str]]) -> None:
-    for rank, host, problem in problems:
+def _refuse(problems: Sequence[tuple[int, str, str, str]]) -> None:
+    for rank, host, folder, problem in problems:
         if problem:
             raise RunError(
                 f"the run directory {folder} is not shared with rank {rank} (host {host}): {problem}. Nothing was started. "
