@@ -27,6 +27,8 @@ ELASTIC = [
     "--monitor-interval=0.2",
 ]
 SLOW = {"SEAL_TEST_FAULT": "slow:"}
+OWN_STORES = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+"""As docs/multinode.md has it."""
 
 
 def settings(model: Path, run_dir: Path) -> dict:
@@ -145,9 +147,9 @@ def test_torchrun_goes_on_with_the_host_that_is_left(
     limits["data"] = {"train": limits["data"]["train"], "tasks_per_batch": 1}
     limits["data"]["train"]["init_args"]["num_tasks"] = 16
     fit = ["fit", "-c", str(write(tmp_path, limits)), "--resume", "auto"]
-    environment = SLOW | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     started = [
-        host.torchrun(ELASTIC, fit, tmp_path / "fit" / f"{rank}.log", **environment) for rank, host in enumerate(hosts)
+        host.torchrun(ELASTIC, fit, tmp_path / "fit" / f"{rank}.log", **SLOW, **OWN_STORES)
+        for rank, host in enumerate(hosts)
     ]
     wait_until(lambda: len(acknowledged(run_dir)) >= 6 or started[0].poll() is not None, 90)
     assert started[0].poll() is None, printed(tmp_path / "fit")
@@ -160,3 +162,24 @@ def test_torchrun_goes_on_with_the_host_that_is_left(
     assert {a.attempt_id: a for a in tried if a.attempt_id in stored} == stored
     assert sorted(acknowledged(run_dir)) == sorted(a.attempt_id for r in (0, 1) for a in attempts(run_dir, r))
     assert (run_dir / "checkpoints" / "round1-m_step.ckpt").exists()
+
+
+@pytest.mark.slow
+def test_torchrun_takes_in_a_host_that_comes_later(hosts: tuple[Host, Host], tiny_folder: Path, tmp_path: Path) -> None:
+    """Elastic: one host starts, is told to stop when the second comes, and both go on from the journal."""
+    run_dir = tmp_path / "run"
+    limits = settings(tiny_folder, run_dir)
+    limits["data"] = {"train": limits["data"]["train"], "tasks_per_batch": 1}
+    limits["data"]["train"]["init_args"]["num_tasks"] = 60
+    fit = ["fit", "-c", str(write(tmp_path, limits)), "--model.rounds", "1", "--resume", "auto"]
+    logs = [tmp_path / "fit" / f"{rank}.log" for rank in (0, 1)]
+    first = hosts[0].torchrun(ELASTIC, fit, logs[0], **SLOW, **OWN_STORES)
+    wait_until(lambda: len(acknowledged(run_dir)) >= 6 or first.poll() is not None, 90)
+    assert first.poll() is None, printed(tmp_path / "fit")
+    second = hosts[1].torchrun(ELASTIC, fit, logs[1], **SLOW, **OWN_STORES)
+    assert ended([first, second], 240) == [0, 0], printed(tmp_path / "fit")
+    assert "stopped by SIGTERM" in logs[0].read_text()
+    assert len(list((run_dir / "round_0").glob("attempts*"))) == 2, "both have tried edits"
+    tried = [a.attempt_id for a in attempts(run_dir, 0)]
+    assert len(tried) == len(set(tried)) == 60 * 3
+    assert sorted(acknowledged(run_dir)) == sorted(tried), "nothing was made twice"
