@@ -114,7 +114,7 @@ def of_weights(model: nn.Module, vocabulary: Mapping[str, int]) -> Part:
     step = max(1, len(whole) // _SAMPLED_TENSORS)
     parts = {
         "configuration": content_digest(json.loads(json.dumps(kept, default=str))),
-        "tokens": content_digest(sorted(vocabulary.items())),
+        "tokens": content_digest(json.dumps(dict(vocabulary), sort_keys=True)),
         "tensors": str(len(whole)),
     }
     return parts | {name: _tensor_digest(tensor) for name, tensor in whole[::step]}

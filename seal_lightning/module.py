@@ -159,8 +159,9 @@ class SealModule(HeldOutSteps):
 
     def _load(self) -> None:
         self.policy = Policy(self.pretrained, self.policy_adapter, self.seed)
-        model = self.policy.language_model
-        require_agreement({"model.pretrained": of_weights(model.model, model.tokenizer.get_vocab())})
+        if self._trainer is not None and self.trainer.world_size > 1:
+            model = self.policy.language_model
+            require_agreement({"model.pretrained": of_weights(model.model, model.tokenizer.get_vocab())})
         learner_engine = self.engine if self.student is None else deepcopy(self.engine)
         self.engine.bind(self.policy.language_model)
         self.learner = self._learner(self.policy)

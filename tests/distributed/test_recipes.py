@@ -21,7 +21,7 @@ PAGES = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "do
 BLOCKS = [block.replace("\\\n", " ") for page in PAGES for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL)]
 LINES = [line.split(" #")[0] for block in BLOCKS for line in block.splitlines()]
 INLINE = [line for page in PAGES for line in re.findall(r"`(torchrun … [^`]+)`", page)]
-TORCHRUN = [line for line in LINES if line.startswith("torchrun ")]
+TORCHRUN = [part.strip() for line in LINES for part in line.split("&&") if part.strip().startswith("torchrun ")]
 FAKE = {
     "srun": 'trap "exit 143" TERM; echo $$ > srun.pid; echo "$@" > srun.said; for i in $(seq 100); do sleep 0.1; done',
     "scancel": 'echo "$@" > scancel.said; kill -TERM $(cat srun.pid)',
@@ -33,6 +33,7 @@ def test_there_are_lines_to_check() -> None:
     assert len(TORCHRUN) >= 4
     assert any("--nnodes=1:4" in line for line in TORCHRUN)
     assert len([line for line in LINES if line.startswith("sbatch ")]) >= 2
+    assert all("export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in page for page in PAGES)
 
 
 @pytest.mark.parametrize("line", [*TORCHRUN, *(line.replace("…", "--nnodes=2") for line in INLINE)])
