@@ -12,6 +12,7 @@ from seal_lightning.callbacks.policy_export import PolicyExport
 from seal_lightning.callbacks.prediction_writer import SelfEditFile
 from seal_lightning.callbacks.progress import SealProgressBar
 from seal_lightning.callbacks.rank_agreement import RankAgreement
+from seal_lightning.callbacks.rank_report import RankReport
 from seal_lightning.callbacks.rest_em_buffer import RestEmBuffer
 from seal_lightning.callbacks.reward_filter import AboveThreshold, BestOfK, Improves, RewardFilter, TopFraction
 from seal_lightning.callbacks.round_report import RoundReport
@@ -33,6 +34,7 @@ __all__ = [
     "PhaseCheckpoint",
     "PolicyExport",
     "RankAgreement",
+    "RankReport",
     "RestEmBuffer",
     "RewardFilter",
     "RoundReport",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import subprocess
 import time
-from datetime import timedelta
 from typing import Any, cast
 
 import torch.distributed as dist
@@ -15,12 +14,10 @@ from lightning.pytorch.strategies.launchers.subprocess_script import _Subprocess
 
 from seal_lightning import interruption
 from seal_lightning.callbacks.phase_checkpoint import PhaseCheckpoint
-from seal_lightning.distributed import Board, described
+from seal_lightning.distributed import Board, described, silence_allowed_s
 from seal_lightning.errors import StopRequested
 from seal_lightning.module import SealModule
 
-_DEFAULT_TIMEOUT = timedelta(minutes=30)
-"""torch's own for process groups."""
 _CHILDREN_END_WITHIN_S = 8.0
 
 
@@ -37,8 +34,8 @@ class GracefulStop(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the ranks a board to leave notes on."""
         self._begun = True
-        timeout = getattr(trainer.strategy, "_timeout", None) or _DEFAULT_TIMEOUT
-        interruption.begin(Board(trainer.global_rank, trainer.world_size, timeout.total_seconds()))
+        timeout_s = silence_allowed_s(trainer.strategy)
+        interruption.begin(Board(trainer.global_rank, trainer.world_size, timeout_s))
         interruption.listen()
         # Lightning's own handler enters a collective, in which the other ranks may not be; it calls ours behind it.
         trainer._signal_connector._sigterm_notifier_fn = lambda *_: None  # type: ignore[method-assign]

@@ -41,7 +41,9 @@ class RestEmBuffer(Callback):
         if not module.in_e_step:
             return
         data = cast(SealDataModule, trainer.datamodule)  # type: ignore[attr-defined]
-        attempts = {a.attempt_id: a for a in interruption.gather(module.self_edit_loop.store.all())}
+        with module.attempting.time_split.spent("idle"):  # all ranks are waited for
+            gathered = interruption.gather(module.self_edit_loop.store.all())
+        attempts = {attempt.attempt_id: attempt for attempt in gathered}
         candidates = group_candidates(attempts.values(), data.train_tasks())
         assert self.filter is not None
         tasks = {task.task_id: task for task in data.train_tasks()}

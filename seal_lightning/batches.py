@@ -16,10 +16,23 @@ from seal_lightning.types import BufferRow, Task
 
 
 class TaskBatch:
-    """Some tasks; none where another rank has one more. (No dataclass: Lightning would copy its fields.)"""
+    """Some tasks; none where another rank has one more. (No dataclass: Lightning would copy its fields.)
 
-    def __init__(self, tasks: Sequence[Task]) -> None:
+    Args:
+        tasks: of this batch.
+        index: its place in the epoch, from 0.
+        num_tasks_left: of the epoch from this batch on; by default this is the last one.
+    """
+
+    def __init__(self, tasks: Sequence[Task], index: int = 0, num_tasks_left: int | None = None) -> None:
         self.tasks = list(tasks)
+        self.index = index
+        self.num_tasks_left = len(self.tasks) if num_tasks_left is None else num_tasks_left
+
+    @property
+    def is_last(self) -> bool:
+        """Whether no task comes after this batch."""
+        return self.num_tasks_left == len(self.tasks)
 
 
 BatchT = TypeVar("BatchT")
@@ -30,7 +43,7 @@ class _Dealt(Generic[ItemT, BatchT]):
     """Items in batches, in the data's order; whole batches are dealt out to the ranks, and every rank has as many.
 
     Which items share a batch does not depend on the number of ranks, as long as each has a batch: what is computed together
-    moves roundings, so a run that goes on with another number of ranks still ends with the same bits.
+    moves roundings.
     """
 
     batch: Callable[[Sequence[ItemT]], BatchT]
@@ -57,9 +70,38 @@ class _Dealt(Generic[ItemT, BatchT]):
 
 
 class TaskBatches(_Dealt[Task, TaskBatch]):
-    """Tasks in batches."""
+    """Tasks in batches, dealt out."""
 
     batch = TaskBatch
+
+
+class SharedTaskBatches:
+    """All tasks in batches, on every rank alike: the ranks agree among themselves who does what.
+
+    Args:
+        tasks: in the order in which they are begun.
+        sizes: of the batches; they add up to the number of tasks.
+    """
+
+    def __init__(self, tasks: Sequence[Task], sizes: Sequence[int]) -> None:
+        self.batches: list[TaskBatch] = []
+        start = 0
+        for index, size in enumerate(sizes):
+            self.batches.append(TaskBatch(tasks[start : start + size], index, len(tasks) - start))
+            start += size
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[TaskBatch]:
+        return iter(self.batches)
+
+    def state_dict(self) -> dict[str, int]:
+        """Nothing: a resumed E-step starts at its first batch and skips what is stored."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Nothing to load."""
 
 
 class EpisodeBatch:

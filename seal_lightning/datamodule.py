@@ -7,12 +7,13 @@ from typing import Any, Literal, cast
 
 from lightning.pytorch import LightningDataModule
 
-from seal_lightning.batches import EpisodeBatches, RowBatches, TaskBatches
+from seal_lightning.batches import EpisodeBatches, RowBatches, SharedTaskBatches, TaskBatches
 from seal_lightning.errors import ConfigError, DataError, RunError, shown
 from seal_lightning.module import SealModule
 from seal_lightning.records import from_plain, to_plain
 from seal_lightning.seams import TaskSource
 from seal_lightning.types import BufferRow, Task
+from seal_lightning.work_sharing import batch_sizes, by_falling_cost
 
 MAX_TASK_ID = 200
 """Characters."""
@@ -72,11 +73,11 @@ class SealDataModule(LightningDataModule):
         """The tasks of the E-step."""
         return self.tasks("train")
 
-    def train_dataloader(self) -> TaskBatches | RowBatches:
+    def train_dataloader(self) -> SharedTaskBatches | RowBatches:
         """The tasks in even epochs, the buffer in odd ones (called anew for each)."""
         module = self._module
         if module.in_e_step:
-            return self._batches("train")
+            return self._shared_batches(module)
         if not self.buffer:
             raise RunError(
                 f"the buffer of round {module.round_index} is empty: there is nothing for the M-step to learn"
@@ -114,6 +115,12 @@ class SealDataModule(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
         self.buffer = from_plain(state_dict["buffer"], BufferRow)
+
+    def _shared_batches(self, module: SealModule) -> SharedTaskBatches:
+        """The E-step's tasks; for several ranks what takes longest comes first, and the last batches are small."""
+        tasks, several = self.train_tasks(), self._world_size > 1
+        order = by_falling_cost(module.domain, tasks) if several else tasks
+        return SharedTaskBatches(order, batch_sizes(len(tasks), self.tasks_per_batch, self._world_size))
 
     def _batches(self, name: str) -> TaskBatches:
         return TaskBatches(self._tasks[name], self.tasks_per_batch, self._rank, self._world_size)

@@ -8,27 +8,25 @@ collective together.
 from __future__ import annotations
 
 import json
-import os
-import queue
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
 import torch.distributed as dist
 
+from seal_lightning import shared_store
 from seal_lightning.errors import RankLost, shown
+from seal_lightning.shared_store import SharedStore
 
 T = TypeVar("T")
 
+_DEFAULT_TIMEOUT = timedelta(minutes=30)
 _LOOK_EVERY_S = 0.25
 _ANSWER_WITHIN_S = 2.0
-_PULSE_EVERY_S = 2.0
-_DEAD_WITHOUT_PULSE_S = 60.0
-"""A thread of its own gives the pulse, also while the rank computes: without it the process or its host is gone."""
 _num_boards = 0
 
 
@@ -57,7 +55,7 @@ class Board:
         self.num_ranks = num_ranks
         self.timeout_s = timeout_s
         self._note: Note | None = None
-        self._store: _Store | None = None
+        self._store: SharedStore | None = None
         self._looked = 0.0
         self._beats = 0
         self._num_meetings: Counter[str] = Counter()
@@ -67,9 +65,7 @@ class Board:
         self._lives_looked = time.monotonic()
         if num_ranks > 1:
             _num_boards += 1  # the same on every rank: each makes one a run
-            # torchrun may keep one store for all restarts, with the notes of those that ended before.
-            start = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}of{num_ranks}"
-            self._store = _Store(f"seal_lightning/{start}/{_num_boards}", f"pulse/{rank}", timeout_s)
+            self._store = SharedStore(f"seal_lightning/{_num_boards}", timeout_s, pulse=f"pulse/{rank}")
 
     def post(self, note: Note) -> None:
         """Leave a note, unless there is one already."""
@@ -140,7 +136,7 @@ class Board:
         if time.monotonic() - self._lives_looked < max(1.0, self.num_ranks / 8):
             return
         self._lives_looked = time.monotonic()
-        dead_after_s = min(_DEAD_WITHOUT_PULSE_S, self.timeout_s)
+        dead_after_s = min(shared_store.DEAD_WITHOUT_PULSE_S, self.timeout_s)
         for rank in self._lives:
             if self._silent_s(self._lives, "alive", rank) > self.timeout_s:
                 raise RankLost(
@@ -171,6 +167,12 @@ def gather_objects(local: list[T]) -> list[T]:
     return [item for items in lists for item in items or []]
 
 
+def silence_allowed_s(strategy: Any) -> float:
+    """How long a rank may give no sign of life: the strategy's ``timeout``, or torch's own for process groups."""
+    timeout: timedelta = getattr(strategy, "_timeout", None) or _DEFAULT_TIMEOUT
+    return timeout.total_seconds()
+
+
 def is_connection_lost(error: RuntimeError) -> bool:
     """Whether a collective failed because of another rank: a type of its own with NCCL, a message with gloo."""
     return isinstance(error, dist.DistError) or (dist.is_initialized() and "gloo" in str(error))
@@ -186,76 +188,3 @@ def described(note: Note) -> str:
     if note.kind == "stop":
         return f"stopped by {note.reason} (rank {note.rank})"
     return f"rank {note.rank} failed first: {shown(note.reason, 400)}"
-
-
-class _Store:
-    """The store that the default process group was made with, asked by a thread of its own.
-
-    A call to it never ends when the process that keeps it is stopped; here it raises :class:`RankLost` after a while.
-    """
-
-    def __init__(self, prefix: str, pulse: str, timeout_s: float) -> None:
-        self._store = dist.distributed_c10d.PrefixStore(prefix, dist.distributed_c10d._get_default_store())
-        self._pulse = pulse
-        self.timeout_s = min(timeout_s, _DEAD_WITHOUT_PULSE_S)  # it answers at once, whatever its rank computes
-        self._lost: RankLost | None = None
-        self._calls: queue.SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...]] | None] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._serve, daemon=True, name="seal-board")
-        self._thread.start()
-
-    def set(self, key: str, value: str) -> None:
-        self._ask(self._store.set, key, value)
-
-    def get(self, key: str) -> bytes:
-        return bytes(self._ask(self._store.get, key))
-
-    def check(self, keys: list[str]) -> bool:
-        return bool(self._ask(self._store.check, keys))
-
-    def compare_set(self, key: str, expected: str, value: str) -> bytes:
-        return bytes(self._ask(self._store.compare_set, key, expected, value))
-
-    def close(self) -> None:
-        """Ask no more; a thread that is within a call when the process ends would take it down."""
-        self._calls.put(None)
-        self._thread.join(_ANSWER_WITHIN_S)
-
-    def _ask(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        if self._lost is not None:
-            raise self._lost
-        self._calls.put((call, arguments))
-        try:
-            answer = self._answers.get(timeout=self.timeout_s)
-        except queue.Empty:
-            answer = None
-            self._lost = RankLost(
-                f"rank 0 has given no sign of life for {self.timeout_s:.0f} s: it was stopped, or its host is down or cut off"
-            )
-        if isinstance(answer, dist.DistError):
-            self._lost = RankLost("rank 0 can no longer be reached: it was killed or its machine is down")
-        if self._lost is not None:
-            raise self._lost
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    def _serve(self) -> None:
-        beat = 0.0
-        while True:
-            if time.monotonic() - beat > _PULSE_EVERY_S:
-                beat = time.monotonic()
-                with suppress(Exception):  # who asks next is told
-                    self._store.add(self._pulse, 1)
-            try:
-                asked = self._calls.get(timeout=_PULSE_EVERY_S)
-            except queue.Empty:
-                continue
-            if asked is None:
-                return
-            call, arguments = asked
-            try:
-                answer = call(*arguments)
-            except Exception as error:  # noqa: BLE001 - raised where it was asked
-                answer = error
-            self._answers.put(answer)

@@ -6,21 +6,40 @@ restored with every checkpoint. ``tests/test_loops.py`` holds Lightning to what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loops.loop import _Loop
 from lightning.pytorch.loops.progress import _Progress
 
+from seal_lightning import interruption
 from seal_lightning.attempt_store import AttemptStore
 from seal_lightning.attempting import Attempting, Computed, InBackground
+from seal_lightning.attempting.further_exams import SetExam
+from seal_lightning.batches import TaskBatch
+from seal_lightning.distributed import silence_allowed_s
 from seal_lightning.errors import RankLost, RunError, StopRequested
 from seal_lightning.seeds import attempt_id
 from seal_lightning.types import Attempt, ExamScores, SelfEdit, Task
+from seal_lightning.work_sharing import SharedWork, call_sizes
+
+_LOOK_EVERY_S = 0.05
 
 _Slot = tuple[Task, int, int]
 """A task, an edit index and a repeat: what becomes a trial once the edit is written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Written:
+    """What trying a batch's edits needs, whoever tries them."""
+
+    edits: Mapping[tuple[str, int], SelfEdit]
+    before: Mapping[str, ExamScores]
+    further: Mapping[str, Mapping[str, SetExam]]
 
 
 class SelfEditLoop(_Loop):
@@ -31,7 +50,7 @@ class SelfEditLoop(_Loop):
         attempting: how edits are proposed and tried.
         num_edits: k, self-edits a task.
         num_repeats: inner seeds an edit.
-        candidates_per_call: trials the inner loop gets at once; stored together, so a kill loses at most so many, and as
+        candidates_per_call: trials the inner loop gets at once at most; stored together, so a kill loses so many, and as
             many again where a judge elsewhere is asked about them meanwhile.
     """
 
@@ -47,7 +66,10 @@ class SelfEditLoop(_Loop):
         self.open_store: Callable[[int], AttemptStore] = lambda round_index: AttemptStore(None)
         """Where a round's attempts are kept; in memory unless a callback says otherwise."""
         self.store = AttemptStore(None)
-        self._store_round: int | None = None
+        self._round = -1
+        self._others: list[TaskBatch] = []
+        """Batches of this round, so far, that other ranks have."""
+        self._work: SharedWork = None  # type: ignore[assignment]  # made when the ranks have met
         self._judging: tuple[InBackground[list[Attempt]], Callable[[list[Attempt]], None]] | None = None
         """A chunk that is judged while the next one is adapted, and what is to be done with its attempts."""
 
@@ -59,56 +81,114 @@ class SelfEditLoop(_Loop):
         # for another, and GracefulStop hears signals on any.
         epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
-    def run(self, tasks: Sequence[Task], round_index: int, on_attempt: Callable[[Attempt], None]) -> None:
-        """Make every attempt at these tasks that is not stored yet; ``on_attempt`` hears of each that is stored.
+    def run(self, batch: TaskBatch, round_index: int, on_attempt: Callable[[Attempt], None]) -> None:
+        """Make every attempt of the epoch that is not stored and that no other rank makes.
 
+        Called with each of the epoch's batches, on every rank. Who comes first writes a batch's edits and begins to try them;
+        with the last batch, a rank that is free helps the others. ``on_attempt`` hears of each attempt that is stored here.
         Where judges are asked in the background, the last chunk may be stored by the next call, or by :meth:`finish`.
         """
-        if self._store_round != round_index:
-            self.finish()
-            self.store.close()
-            self.store, self._store_round = self.open_store(round_index), round_index
-        slots = [
-            (task, index, repeat)
-            for task in tasks
-            for index in range(self.num_edits)
-            for repeat in range(self.num_repeats)
-        ]
-        chunks = [chunk for chunk in _chunks(slots, self.candidates_per_call) if self._missing(chunk, round_index)]
-        if not chunks:
-            return
+        if self._round != round_index:
+            self._begin_round(round_index)
         try:
-            self._try(tasks, chunks, round_index, on_attempt)
+            with self.attempting.time_split.spent("communicate"):
+                mine = self._work.take(self._name(batch)) == 0
+            if mine:
+                self._own(batch, on_attempt)
+            else:
+                self._others.append(batch)
+            if batch.is_last:
+                self._help(on_attempt)
         except (StopRequested, RankLost):
             raise
         except Exception:
             self.finish()  # what was computed before is kept, whatever came of this
             raise
 
-    def _try(
-        self,
-        tasks: Sequence[Task],
-        chunks: Sequence[list[_Slot]],
-        round_index: int,
-        on_attempt: Callable[[Attempt], None],
-    ) -> None:
+    def _begin_round(self, round_index: int) -> None:
+        self.finish()
+        self.store.close()
+        self.store, self._round, self._others = self.open_store(round_index), round_index, []
+        if self._work is None:
+            self._work = SharedWork.of_run(silence_allowed_s(self.trainer.strategy))
+
+    def _own(self, batch: TaskBatch, on_attempt: Callable[[Attempt], None]) -> None:
+        """Write a batch's edits, hand them out, and try them as long as others leave some."""
         # Edits are written for the whole batch, and a chunk that was cut short is tried as a whole: what is computed
         # beside what moves roundings, and a resumed run shall end with the same bits.
-        edits = self._edits(tasks, round_index)
-        before = self._before(tasks)
-        further = self.attempting.set_exams(tasks, round_index, self.store.all())
-        for chunk in chunks:
-            missing = self._missing(chunk, round_index)
+        written = self._write(batch) if any(self._missing(chunk) for chunk in self._chunks(batch)) else None
+        with self.attempting.time_split.spent("communicate"):
+            self._work.publish(self._name(batch), written)
+        self._try(batch, on_attempt)
+
+    def _write(self, batch: TaskBatch) -> _Written:
+        edits = self._edits(batch.tasks)
+        before = self._before(batch.tasks)
+        further = self.attempting.set_exams(batch.tasks, self._round, self.store.all())
+        return _Written(edits=edits, before=before, further=further)
+
+    def _try(self, batch: TaskBatch, on_attempt: Callable[[Attempt], None]) -> None:
+        """Try chunks of a batch whose edits are written, until none is left."""
+        chunks = self._chunks(batch)
+        while (chunk := self._next(batch, chunks)) is not None:
+            slots, written = chunk
+            missing = self._missing(slots)
+            if written is None or not missing:
+                continue
             trials = [
-                self.attempting.trial(task, edits[task.task_id, index], round_index, repeat)
-                for task, index, repeat in chunk
+                self.attempting.trial(task, written.edits[task.task_id, index], self._round, repeat)
+                for task, index, repeat in slots
             ]
             for _ in missing:
                 self.attempt_progress.increment_ready()
                 self.attempt_progress.increment_started()
-            computed = self.attempting.compute(trials, before, further=further)
+            computed = self.attempting.compute(trials, written.before, further=written.further)
             self.finish()
             self._judge(computed, missing, on_attempt)
+
+    def _next(self, batch: TaskBatch, chunks: list[list[_Slot]]) -> tuple[list[_Slot], _Written | None] | None:
+        """A chunk that no rank has, with what was written for its batch; None when there is none."""
+        name = self._name(batch)
+        with self.attempting.time_split.spent("communicate"):
+            number = self._work.take(f"{name}/chunks")
+            if number >= len(chunks):
+                self._work.let_go(name)
+                return None
+            written = self._work.fetch(name)
+            if self._work.take(f"{name}/fetched") == len(chunks) - 1:
+                self._work.forget(name)
+        return chunks[number], written
+
+    def _help(self, on_attempt: Callable[[Attempt], None]) -> None:
+        """Try what is left of the batches that other ranks have; wait where their edits are still being written."""
+        unfinished = self._others[::-1]  # those begun last have most left
+        while unfinished:
+            ready = []
+            with self.attempting.time_split.spent("communicate"):
+                ready = [batch for batch in unfinished if self._work.is_published(self._name(batch))]
+            for batch in ready:
+                self._try(batch, on_attempt)
+            unfinished = [batch for batch in unfinished if batch not in ready]
+            if unfinished and not ready:
+                with self.attempting.time_split.spent("idle"):
+                    interruption.check()
+                    time.sleep(_LOOK_EVERY_S)
+
+    def _name(self, batch: TaskBatch) -> str:
+        return f"round {self._round}/batch {batch.index}"
+
+    def _chunks(self, batch: TaskBatch) -> list[list[_Slot]]:
+        """A batch's attempts as they are given to the inner loop; the same on every rank."""
+        slots = [
+            (task, index, repeat)
+            for task in batch.tasks
+            for index in range(self.num_edits)
+            for repeat in range(self.num_repeats)
+        ]
+        left = batch.num_tasks_left * self.num_edits * self.num_repeats
+        sizes = call_sizes(len(slots), left=left, most=self.candidates_per_call, num_ranks=self._work.num_ranks)
+        rest = iter(slots)
+        return [list(islice(rest, size)) for size in sizes]
 
     def _judge(self, computed: Computed, missing: set[str], on_attempt: Callable[[Attempt], None]) -> None:
         """Have a chunk judged and its missing attempts stored; now, or while the next is adapted."""
@@ -124,35 +204,39 @@ class SelfEditLoop(_Loop):
         if self.attempting.judges_in_background:
             self._judging = InBackground(lambda: self.attempting.judged(computed)), store
         else:
-            store(self.attempting.judged(computed))
+            with self.attempting.time_split.spent("judge"):
+                attempts = self.attempting.judged(computed)
+            store(attempts)
 
     def finish(self) -> None:
         """Wait for the judges, and store what they were asked about. Raises what they raised."""
         if self._judging is not None:
             (judging, store), self._judging = self._judging, None
-            store(judging.result())
+            with self.attempting.time_split.spent("judge"):
+                attempts = judging.result()
+            store(attempts)
 
-    def _missing(self, chunk: list[_Slot], round_index: int) -> set[str]:
+    def _missing(self, chunk: Sequence[_Slot]) -> set[str]:
         """The attempt ids of a chunk that are not stored.
 
         Raises :class:`RunError` when one was stored with another seed: it belongs to another run.
         """
         missing = set()
         for task, index, repeat in chunk:
-            name = attempt_id(round_index, task.task_id, index, repeat)
+            name = attempt_id(self._round, task.task_id, index, repeat)
             stored = self.store.get(name)
             if stored is None:
                 missing.add(name)
-            elif stored.seed != self.attempting.trial_seed(task.task_id, index, round_index, repeat):
+            elif stored.seed != self.attempting.trial_seed(task.task_id, index, self._round, repeat):
                 raise RunError(
                     f"{self.store.folder}: the attempt {name} was made with another seed than model.seed gives. Nothing was "
                     "changed. Go on with the seed it was begun with, or start a new run in another directory (--run_dir)"
                 )
         return missing
 
-    def _edits(self, tasks: Sequence[Task], round_index: int) -> dict[tuple[str, int], SelfEdit]:
+    def _edits(self, tasks: Sequence[Task]) -> dict[tuple[str, int], SelfEdit]:
         """The tasks' edits by (task id, edit index); where an edit was tried before, it is the stored one."""
-        edits = {(e.task_id, e.edit_index): e for e in self.attempting.propose(tasks, self.num_edits, round_index)}
+        edits = {(e.task_id, e.edit_index): e for e in self.attempting.propose(tasks, self.num_edits, self._round)}
         stored = {(a.task_id, a.edit.edit_index): a.edit for a in self.store.all()}
         return edits | {key: edit for key, edit in stored.items() if key in edits}
 
@@ -177,8 +261,3 @@ def restart_e_step(checkpoint: dict[str, Any]) -> None:
         progress["current"][counter] = 0
         progress["total"][counter] = before_epoch
     progress["is_last_batch"] = False
-
-
-def _chunks(slots: list[_Slot], size: int) -> Iterator[list[_Slot]]:
-    for start in range(0, len(slots), size):
-        yield slots[start : start + size]

@@ -237,11 +237,12 @@ class SealModule(HeldOutSteps):
     def training_step(self, batch: TaskBatch | RowBatch, batch_idx: int) -> dict[str, Tensor] | None:
         """A batch of tasks goes through the self-edit loop; a batch of buffer rows is one optimiser step."""
         if isinstance(batch, TaskBatch):
-            self.self_edit_loop.run(batch.tasks, self.round_index, self._announce)
+            self.self_edit_loop.run(batch, self.round_index, self._announce)
             if self.trainer.is_last_batch:  # here and not at the epoch's end: callbacks come before that
                 self.self_edit_loop.finish()
             return None
-        loss = take_step(self, batch)
+        with self.attempting.time_split.spent("reinforce"):
+            loss = take_step(self, batch)
         self.log("m_step/loss", loss, sync_dist=True, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
         if self.trainer.is_last_batch:  # here and not at the epoch's end: validation runs before that
             self.loaded_policy.merge_round()

@@ -341,10 +341,9 @@ def test_an_empty_buffer_ends_the_run_with_an_error(
     assert len(attempts(run_dir, 0)) == 12
 
 
-def launch(settings: dict, tmp_path: Path) -> None:
-    path = tmp_path / f"{Path(settings['run_dir']).name}.yaml"
-    path.write_text(yaml.safe_dump(settings))
-    command = [sys.executable, "-m", "seal_lightning", "fit", "-c", str(path)]
+def launch(tmp_path: Path, *args: str) -> None:
+    """`seal` in a process of its own, which starts the other ranks."""
+    command = [sys.executable, "-m", "seal_lightning", *args]
     environment = {"PYTHONPATH": f"{TESTS}:{TESTS.parent}", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -354,11 +353,13 @@ def launch(settings: dict, tmp_path: Path) -> None:
 def test_two_processes_end_as_one(tiny_folder: Path, uninterrupted: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "two"
     settings = config(tiny_folder, run_dir)
-    settings["trainer"] |= {"devices": 2, "strategy": "ddp"}
     # One validation task: a rank without any must not wait for, or be waited for by, the other.
     settings["data"]["validation"] = {"class_path": "fakes.ToyTasks", "init_args": {"num_tasks": 1, "offset": 20}}
     settings["trainer"]["callbacks"].append({"class_path": "interruptions.SavePolicyOfRank"})
-    launch(settings, tmp_path)
+    path = tmp_path / "two.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    overlay = str(TESTS.parent / "configs" / "trainer" / "ddp.yaml")
+    launch(tmp_path, "fit", "-c", str(path), "-c", overlay, "--trainer.accelerator", "cpu", "--trainer.devices", "2")
     ranks = [torch.load(run_dir / f"policy.rank{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert ranks[0].keys() == ranks[1].keys()
     assert all(torch.equal(ranks[0][key], ranks[1][key]) for key in ranks[0])
@@ -375,3 +376,27 @@ def test_two_processes_end_as_one(tiny_folder: Path, uninterrupted: Path, tmp_pa
             assert ours.reward == pytest.approx(theirs.reward, abs=1e-9)
     for ours, theirs in zip(final_loras(run_dir), final_loras(uninterrupted), strict=True):
         assert all(torch.allclose(ours[key], theirs[key], atol=1e-8) for key in ours)
+    launch(tmp_path, "test", "--run", str(run_dir))
+    assert main(["test", "--run", str(uninterrupted)]) == 0
+    shared, alone = (
+        json.loads(sorted((folder / "results").glob("test*.json"))[0].read_text())
+        for folder in (run_dir, uninterrupted)
+    )
+    assert shared["world_size"] == 2
+    for ours, theirs in zip(shared["table"], alone["table"], strict=True):
+        assert (ours["condition"], ours["round"]) == (theirs["condition"], theirs["round"])
+        assert ours["log_prob"]["mean"] == pytest.approx(theirs["log_prob"]["mean"], abs=1e-7)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.slow
+def test_one_process_with_nccl(tiny_folder: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "nccl"
+    settings = config(tiny_folder, run_dir)
+    settings["model"]["pretrained"]["dtype"] = "float32"
+    path = tmp_path / "nccl.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    overlay = str(TESTS.parent / "configs" / "trainer" / "ddp.yaml")
+    options = ["--trainer.accelerator", "gpu", "--trainer.devices", "1"]
+    launch(tmp_path, "fit", "-c", str(path), "-c", overlay, *options)
+    assert len(attempts(run_dir, 1)) > 0

@@ -17,7 +17,7 @@ PACKAGE = "seal_lightning"
 
 LEVELS: list[set[str]] = [
     {"errors"},
-    {"types", "seeds", "names", "estimates"},
+    {"types", "seeds", "shared_store", "names", "estimates"},
     {
         "chat_frames",
         "edit_json",
@@ -32,6 +32,7 @@ LEVELS: list[set[str]] = [
         "quiet",
         "random_state",
         "retention",
+        "time_split",
         "wheels",
     },
     {"records", "journal", "checkpoints", "interruption", "config_file"},
@@ -43,7 +44,7 @@ LEVELS: list[set[str]] = [
     {"policy", "reporting"},
     {"seams"},
     {"domains", "generation", "adaptation", "grading", "rewards", "judges"},  # peers
-    {"attempting", "prompt_lengths", "reinforcement"},
+    {"attempting", "prompt_lengths", "reinforcement", "work_sharing"},
     {"evaluation", "loops"},
     {"hooks"},
     {"held_out_steps", "m_step"},

@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 
 from seal_lightning.attempt_store import AttemptStore
 from seal_lightning.attempting import Attempting
+from seal_lightning.batches import TaskBatch
 from seal_lightning.grading import LocalRules
 from seal_lightning.loops import SelfEditLoop, restart_e_step
 from seal_lightning.module import SealModule
@@ -36,7 +37,7 @@ def test_progress_is_saved_and_restored_with_the_trainers_loops(attempting: Atte
     first = trainer()
     loop = SelfEditLoop(first, attempting, num_edits=2, num_repeats=1, candidates_per_call=1)
     loop.attach()
-    loop.run(ToyTasks(1).load(), 0, lambda attempt: None)
+    loop.run(TaskBatch(ToyTasks(1).load()), 0, lambda attempt: None)
     state = first.fit_loop.state_dict()
     assert state["epoch_loop.self_edit_loop.attempt_progress"]["total"]["completed"] == 2
 
@@ -60,15 +61,15 @@ def test_what_is_stored_is_not_tried_again(attempting: Attempting) -> None:
     tried: list[Attempt] = []
     loop = SelfEditLoop(trainer(), attempting, num_edits=2, num_repeats=2, candidates_per_call=3)
     tasks = ToyTasks(2).load()
-    loop.run(tasks[:1], 0, tried.append)
+    loop.run(TaskBatch(tasks[:1], 0), 0, tried.append)
     assert len(tried) == 4
-    loop.run(tasks, 0, tried.append)
+    loop.run(TaskBatch(tasks, 1), 0, tried.append)
     assert [a.attempt_id for a in tried] == [
         f"r0-stone-{task}-e{edit}-s{repeat}" for task in (0, 1) for edit in (0, 1) for repeat in (0, 1)
     ]
-    loop.run(tasks, 0, tried.append)
+    loop.run(TaskBatch(tasks, 2), 0, tried.append)
     assert len(tried) == 8
-    loop.run(tasks, 1, tried.append)
+    loop.run(TaskBatch(tasks), 1, tried.append)
     assert len(tried) == 16
     assert {a.edit.seed for a in tried[:8]}.isdisjoint({a.edit.seed for a in tried[8:]})
 
@@ -77,13 +78,13 @@ def test_a_stored_edit_is_the_edit_of_its_other_repeats(attempting: Attempting) 
     """A resume may sample in batches of another composition; what was tried stays what is tried."""
     first = SelfEditLoop(trainer(), attempting, num_edits=1, num_repeats=1, candidates_per_call=1)
     tried: list[Attempt] = []
-    first.run(ToyTasks(1).load(), 0, tried.append)
+    first.run(TaskBatch(ToyTasks(1).load()), 0, tried.append)
     told = replace(tried[0], edit=replace(tried[0].edit, text="told otherwise"))
     store = AttemptStore(None)
     store.add(told)
     second = SelfEditLoop(trainer(), attempting, num_edits=2, num_repeats=2, candidates_per_call=1)
     second.open_store = lambda round_index: store
-    second.run(ToyTasks(1).load(), 0, tried.append)
+    second.run(TaskBatch(ToyTasks(1).load()), 0, tried.append)
     assert [(a.edit.edit_index, a.repeat) for a in tried[1:]] == [(0, 1), (1, 0), (1, 1)]
     assert [a.edit.text == "told otherwise" for a in tried[1:]] == [True, False, False]
 
@@ -121,7 +122,7 @@ def test_a_chunk_that_was_cut_short_is_made_again_as_a_whole(attempting: Attempt
     """What is computed beside what moves roundings: only so are the missing attempts the same to the last bit."""
     tasks, made = ToyTasks(2).load(), []
     loop = SelfEditLoop(trainer(), attempting, num_edits=2, num_repeats=1, candidates_per_call=3)
-    loop.run(tasks, 0, made.append)
+    loop.run(TaskBatch(tasks), 0, made.append)
     store, again = AttemptStore(None), []
     for stored in (made[0], made[3]):
         store.add(stored)
@@ -130,7 +131,7 @@ def test_a_chunk_that_was_cut_short_is_made_again_as_a_whole(attempting: Attempt
     attempting.compute = lambda trials, *rest, **more: calls.append(len(trials)) or compute(trials, *rest, **more)  # type: ignore
     resumed = SelfEditLoop(trainer(), attempting, num_edits=2, num_repeats=1, candidates_per_call=3)
     resumed.open_store = lambda round_index: store
-    resumed.run(tasks, 0, again.append)
+    resumed.run(TaskBatch(tasks), 0, again.append)
     assert calls == [3]  # the second chunk, of one, is stored whole
     timeless = {"adapt_seconds": 0.0, "examine_seconds": 0.0}
     assert [replace(a, **timeless) for a in again] == [replace(a, **timeless) for a in made[1:3]]

@@ -12,6 +12,7 @@ from seal_lightning.attempting.judging import Computed, Draft, Judging
 from seal_lightning.errors import MalformedEdit
 from seal_lightning.seams import AnyDomain, Engine, Grader, InnerLoop, Reward, Writer
 from seal_lightning.seeds import attempt_id, derive_seed
+from seal_lightning.time_split import TimeSplit
 from seal_lightning.types import (
     AdaptationPlan,
     Adapted,
@@ -62,6 +63,7 @@ class Attempting:
         self.grader = grader
         self.reward = reward
         self.seed = seed
+        self.time_split = TimeSplit()
 
     # --- what is tried
 
@@ -79,7 +81,8 @@ class Attempting:
             for task in tasks
             for index in range(num_edits)
         }
-        return (writer or self.writer).write(tasks, num_edits, seeds)
+        with self.time_split.spent("propose"):
+            return (writer or self.writer).write(tasks, num_edits, seeds)
 
     def trial(self, task: Task, edit: SelfEdit, round_index: int, repeat: int) -> Trial:
         """An edit to be tried, with the inner loop's seed made from its names."""
@@ -111,7 +114,8 @@ class Attempting:
         """By task id, what the reward needs of the tasks' own exams without adaptation; nothing where it needs nothing."""
         if not self.reward.needs:
             return {}
-        exams = self.examine([(task, None) for task in tasks], self.reward.needs)
+        with self.time_split.spent("examine"):
+            exams = self.examine([(task, None) for task in tasks], self.reward.needs)
         return {task.task_id: exam for task, exam in zip(tasks, exams, strict=True)}
 
     def set_exams(
@@ -128,7 +132,8 @@ class Attempting:
             for task in tasks
             for name in self.reward.examiners
         }
-        return self._further.set(tasks, seeds, already_set(attempts), self.grader)
+        with self.time_split.spent("examine"):
+            return self._further.set(tasks, seeds, already_set(attempts), self.grader)
 
     @property
     def _exams(self) -> Exams:
@@ -225,7 +230,8 @@ class Attempting:
         further: Mapping[str, Mapping[str, SetExam]],
     ) -> None:
         """Adapt on each plan, examine what came of it, and tell the drafts."""
-        outcomes = self.inner_loop.adapt(list(plans.values()), [trials[i].seed for i in plans])
+        with self.time_split.spent("adapt"):
+            outcomes = self.inner_loop.adapt(list(plans.values()), [trials[i].seed for i in plans])
         adapted: dict[int, Adapter] = {}
         for (i, plan), outcome in zip(plans.items(), outcomes, strict=True):
             num_tokens = outcome.num_tokens if isinstance(outcome, Adapted) else 0
@@ -238,7 +244,8 @@ class Attempting:
                 drafts[i] = replace(drafts[i], attempt=replace(made, final_loss=outcome.losses[-1]))
         start = time.perf_counter()
         sittings = [self._sittings(trials[i].task, adapter, needs, further) for i, adapter in adapted.items()]
-        exams = self._exams.sat_where_it_fits(sittings)
+        with self.time_split.spent("examine"):
+            exams = self._exams.sat_where_it_fits(sittings)
         seconds = (time.perf_counter() - start) / max(len(adapted), 1)
         for i, sat in zip(adapted, exams, strict=True):
             if sat is None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from seal_lightning.reporting.blocks import Block, Section, Table, capped, without_empty_columns
-from seal_lightning.reporting.runs import StoredRun
+from seal_lightning.reporting.runs import Round, StoredRun
 from seal_lightning.reporting.test_files import StoredTest
 from seal_lightning.reporting.test_tables import protocol_name
 from seal_lightning.reporting.text import label, shown_bytes, shown_seconds
+from seal_lightning.time_split import ACTIVITIES, straggler, time_shares
+from seal_lightning.types import RankPhase
 
 
 def costs_section(runs: Sequence[StoredRun]) -> Section:
@@ -34,6 +36,15 @@ def costs_section(runs: Sequence[StoredRun]) -> Section:
                 "carries its share. Writing the edits and the M-step are not in them.",
             )
         )
+    phases = [_phase_row(run, found, ranks) for run in runs for found in run.rounds for ranks in found.phases]
+    if phases:
+        headings = ("phase", "ranks", "seconds", "attempts a minute", *(*ACTIVITIES, "other"), "slowest rank")
+        shown_headings, shown_rows = without_empty_columns(headings, phases)
+        note = (
+            "Shares of all ranks' time; of a phase that was gone on with, since then. Slowest rank: by how much of the "
+            "mean it was busy longer."
+        )
+        blocks.append(Table(title="Phases", headings=shown_headings, rows=capped(shown_rows), note=note))
     tests = [_test_row(run, test) for run in runs for test in run.tests]
     if tests:
         headings = ("test", "results", "adapting", "tokens trained", "whole test", "peak memory", "device")
@@ -56,6 +67,19 @@ def _round_row(run: StoredRun, place: int) -> tuple[str, ...]:
         shown_seconds(adapting),
         shown_seconds(sum(t.examine_seconds for t in found.attempts)),
         f"{tokens / adapting:,.0f}" if adapting > 0 else "–",
+    )
+
+
+def _phase_row(run: StoredRun, found: Round, ranks: Sequence[RankPhase]) -> tuple[str, ...]:
+    seconds, attempts = max(one.seconds for one in ranks), sum(one.num_attempts for one in ranks)
+    shares = time_shares(ranks)
+    return (
+        f"{run.name}, round {found.index}, {'E-step' if ranks[0].phase == 'e_step' else 'M-step'}",
+        f"{len(ranks):,}",
+        f"{seconds:,.1f}",
+        f"{60 * attempts / seconds:,.1f}" if attempts and seconds > 0 else "–",
+        *(f"{shares[name]:.1%}" if name in shares else "–" for name in (*ACTIVITIES, "other")),
+        f"+{straggler(ranks):.0%}" if len(ranks) > 1 else "–",
     )
 
 

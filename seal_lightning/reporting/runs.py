@@ -14,7 +14,7 @@ from seal_lightning.estimates import Estimate, clustered
 from seal_lightning.records import RecordFile
 from seal_lightning.reporting.test_files import StoredTest, read_test, test_files
 from seal_lightning.rundir import RunDir
-from seal_lightning.types import Attempt, AttemptStatus, BufferRow, Prompt
+from seal_lightning.types import Attempt, AttemptStatus, BufferRow, Prompt, RankPhase
 from seal_lightning.types.bounds import mean
 
 MAX_TESTS = 12
@@ -75,6 +75,8 @@ class Round:
     """The rewards of the edits the M-step learned from."""
     prompts: dict[str, str] = field(default_factory=dict)
     """What the policy was asked, by task; of tasks an edit was kept of."""
+    phases: tuple[tuple[RankPhase, ...], ...] = ()
+    """The E-step's ranks, then the M-step's, where they are known."""
 
     @property
     def status_counts(self) -> Counter[AttemptStatus]:
@@ -173,11 +175,13 @@ def _round(index: int, folder: Path) -> Round:
         for attempt in journal.read():
             tried.setdefault(attempt.attempt_id, _tried(attempt))
     rows = RecordFile(folder / "accepted.jsonl", BufferRow).read()
+    phases = [RecordFile(folder / f"ranks.{phase}.jsonl", RankPhase).read() for phase in ("e_step", "m_step")]
     return Round(
         index=index,
         attempts=tuple(tried.values()),
         kept={(row.task_id, row.edit_index): row.reward for row in rows},
         prompts={row.task_id: _prompt_text(row.prompt)[:KEPT_CHARACTERS] for row in rows},
+        phases=tuple(tuple(ranks) for ranks in phases if ranks),
     )
 
 

@@ -1,4 +1,4 @@
-"""The records that travel through SEAL; read its six files and you know the system.
+"""The records that travel through SEAL; read its files and you know the system.
 
     task ─ propose ─▶ self-edit ─ plan ─▶ adaptation plan ─ adapt ─▶ adapter ─ examine ─▶ attempt ─ filter ─▶ buffer
 
@@ -34,6 +34,7 @@ from seal_lightning.types.examining import (
     VerdictStatus,
 )
 from seal_lightning.types.judging import JudgeCounts, Judgement, JudgeQuestion
+from seal_lightning.types.monitoring import RankPhase
 from seal_lightning.types.planning import (
     AdaptationPlan,
     Adapted,
@@ -81,6 +82,7 @@ __all__ = [
     "PlanSummary",
     "Prompt",
     "QuestionScore",
+    "RankPhase",
     "Rating",
     "RewardScore",
     "SamplingSpec",

@@ -14,6 +14,7 @@ from lightning.pytorch import Trainer
 from seal_lightning import interruption
 from seal_lightning.attempt_store import AttemptStore
 from seal_lightning.attempting import Attempting, InBackground
+from seal_lightning.batches import TaskBatch
 from seal_lightning.errors import RunError, StopRequested
 from seal_lightning.grading import LocalRules
 from seal_lightning.loops import SelfEditLoop
@@ -99,8 +100,8 @@ def make(tiny_folder: Path):
 def e_step(loop: SelfEditLoop, num_batches: int = 2) -> list[Attempt]:
     """A task a batch, two chunks a task."""
     told: list[Attempt] = []
-    for task in ToyTasks(num_batches).load():
-        loop.run([task], 0, told.append)
+    for index, task in enumerate(ToyTasks(num_batches).load()):
+        loop.run(TaskBatch([task], index), 0, told.append)
     loop.finish()
     return told
 
@@ -174,9 +175,9 @@ def test_an_error_of_the_judge_stops_the_run_and_keeps_what_was_before(make) -> 
     loop = make(sum_of(judge))
     told: list[Attempt] = []
     tasks = ToyTasks(2).load()
-    loop.run(tasks[:1], 0, told.append)
+    loop.run(TaskBatch(tasks[:1], 0), 0, told.append)
     with pytest.raises(RunError, match="the judge is down"):
-        loop.run(tasks[1:], 0, told.append)
+        loop.run(TaskBatch(tasks[1:], 1), 0, told.append)
     assert [a.attempt_id for a in told] == ["r0-stone-0-e0-s0", "r0-stone-0-e1-s0"]
     assert loop.store.all() == told
     whole = [replace(a, **TIMELESS) for a in e_step(make(sum_of(Remote())))]
@@ -223,7 +224,7 @@ def test_what_was_judged_is_kept_when_the_next_batch_fails_early(make, monkeypat
     """Before anything of it is adapted: its edits cannot be written."""
     loop = make(sum_of(Remote()))
     first, second = ToyTasks(2).load()
-    loop.run([first], 0, lambda attempt: None)
+    loop.run(TaskBatch([first], 0), 0, lambda attempt: None)
     assert len(loop.store.all()) < 2, "the last chunk is still judged"
 
     def fails(*args: object) -> None:
@@ -231,5 +232,5 @@ def test_what_was_judged_is_kept_when_the_next_batch_fails_early(make, monkeypat
 
     monkeypatch.setattr(loop, "_edits", fails)
     with pytest.raises(RuntimeError, match="no memory to write edits"):
-        loop.run([second], 0, lambda attempt: None)
+        loop.run(TaskBatch([second], 1), 0, lambda attempt: None)
     assert len(loop.store.all()) == 2

@@ -13,7 +13,7 @@ import torch
 from fakes import ToyTasks
 from torch.distributed import HashStore
 
-from seal_lightning import agreement, distributed, interruption, launching
+from seal_lightning import agreement, distributed, interruption, launching, shared_store
 from seal_lightning.agreement import RanksDiffer, content_digest, installed, of_settings, of_tasks, of_weights
 from seal_lightning.distributed import Board
 from seal_lightning.errors import ConfigError, RankLost
@@ -125,9 +125,9 @@ def test_what_slurm_must_not_say(changed: dict[str, str | None], said: str) -> N
 
 def test_a_rank_that_computes_has_a_pulse_and_one_that_is_gone_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     store = HashStore()
-    monkeypatch.setattr(distributed.dist.distributed_c10d, "_get_default_store", lambda: store)
-    monkeypatch.setattr(distributed, "_PULSE_EVERY_S", 0.1)
-    monkeypatch.setattr(distributed, "_DEAD_WITHOUT_PULSE_S", 2.5)
+    monkeypatch.setattr(shared_store.dist.distributed_c10d, "_get_default_store", lambda: store)
+    monkeypatch.setattr(shared_store, "PULSE_EVERY_S", 0.1)
+    monkeypatch.setattr(shared_store, "DEAD_WITHOUT_PULSE_S", 2.5)
     boards = []
     for rank in (0, 1):
         monkeypatch.setattr(distributed, "_num_boards", 100)

@@ -27,6 +27,7 @@ from reporting.stored_runs import (
     write_test,
 )
 
+from seal_lightning.records import RecordFile
 from seal_lightning.reporting.blocks import Block, Chart, Paragraph, Report, SideBySide, Table
 from seal_lightning.reporting.forgetting import forgetting_section
 from seal_lightning.reporting.markdown import markdown_text
@@ -37,6 +38,7 @@ from seal_lightning.reporting.runs import StoredRun, read_run
 from seal_lightning.reporting.settings import are_seeds_of_one, differing_settings, settings_section
 from seal_lightning.reporting.text import label, visible
 from seal_lightning.rundir import RunDir
+from seal_lightning.types import RankPhase
 
 
 def read(path: Path) -> StoredRun:
@@ -76,6 +78,24 @@ class Page(HTMLParser):
 
 
 # --- numbers ------------------------------------------------------------------------------------------------------------
+
+
+def test_where_the_ranks_time_went(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    split = {"propose": 5.0, "adapt": 10.0, "examine": 5.0, "idle": 0.0, "other": 0.0}
+    idle = {"propose": 2.0, "adapt": 4.0, "examine": 2.0, "idle": 12.0, "other": 0.0}
+    ranks = [
+        RankPhase(rank=rank, host="h", phase="e_step", seconds=20.0, split=spent, num_attempts=3)
+        for rank, spent in enumerate((split, idle))
+    ]
+    RecordFile(run / "round_0" / "ranks.e_step.jsonl", RankPhase).write(ranks)
+    found = table(make_report([read(run)]), "Phases")
+    cells = dict(zip(found.headings, found.rows[0], strict=True))
+    assert cells["phase"] == "run, round 0, E-step"
+    assert (cells["ranks"], cells["seconds"], cells["attempts a minute"]) == ("2", "20.0", "18.0")
+    assert (cells["propose"], cells["adapt"], cells["idle"]) == ("17.5%", "35.0%", "30.0%")
+    assert cells["slowest rank"] == "+43%"
+    assert "judge" not in cells
 
 
 def test_rewards_by_round(tmp_path: Path) -> None:
