@@ -7,6 +7,7 @@ from typing import Literal, cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from seal_lightning.durable import placing_folder
+from seal_lightning.full_policy import FullPolicy
 from seal_lightning.module import SealModule
 from seal_lightning.rundir import RunDir
 
@@ -22,9 +23,19 @@ class PolicyExport(Callback):
     def __init__(self, kind: Literal["adapter", "merged"] = "adapter") -> None:
         self.kind: Literal["adapter", "merged"] = kind
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse what could not be written, before anything is computed. Raises :class:`ConfigError`."""
+        cast(SealModule, pl_module).loaded_policy.check_export(self.kind)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Export when an M-step ended."""
         module = cast(SealModule, pl_module)
-        if not module.in_e_step and trainer.is_global_zero:
+        if module.in_e_step:
+            return
+        policy = module.loaded_policy
+        if isinstance(policy, FullPolicy):
+            return  # which keeps its rounds as such folders
+        weights = policy.whole_weights(keep=trainer.is_global_zero) if self.kind == "merged" else {}
+        if trainer.is_global_zero:
             with placing_folder(RunDir.of(trainer).round(module.round_index) / "policy") as folder:
-                module.loaded_policy.export(folder, self.kind)
+                policy.export(folder, self.kind, weights)

@@ -101,7 +101,7 @@ class SealDataModule(LightningDataModule):
         module = self._module
         episodes = module.test_episodes
         at_once = module.protocol.num_at_once(self.tasks_per_batch)
-        rank, world_size = (0, 1) if module.protocol.spread else (self._rank, self._world_size)
+        rank, world_size = (0, 1) if module.protocol.spread else (module.work_rank, module.work_size)
         return [EpisodeBatches(episodes, at_once, rank, world_size) for _ in module.tested_rounds]
 
     def predict_dataloader(self) -> TaskBatches:
@@ -118,12 +118,13 @@ class SealDataModule(LightningDataModule):
 
     def _shared_batches(self, module: SealModule) -> SharedTaskBatches:
         """The E-step's tasks; for several ranks what takes longest comes first, and the last batches are small."""
-        tasks, several = self.train_tasks(), self._world_size > 1
-        order = by_falling_cost(module.domain, tasks) if several else tasks
-        return SharedTaskBatches(order, batch_sizes(len(tasks), self.tasks_per_batch, self._world_size))
+        tasks, ranks = self.train_tasks(), module.work_size
+        order = by_falling_cost(module.domain, tasks) if ranks > 1 else tasks
+        return SharedTaskBatches(order, batch_sizes(len(tasks), self.tasks_per_batch, ranks))
 
     def _batches(self, name: str) -> TaskBatches:
-        return TaskBatches(self._tasks[name], self.tasks_per_batch, self._rank, self._world_size)
+        module = self._module
+        return TaskBatches(self._tasks[name], self.tasks_per_batch, module.work_rank, module.work_size)
 
     @property
     def _module(self) -> SealModule:

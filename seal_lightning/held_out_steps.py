@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from lightning.pytorch import LightningModule
 
@@ -24,15 +25,18 @@ from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import load_adapter, target_modules
 from seal_lightning.policy import Policy
 from seal_lightning.prompt_lengths import check_prompts_fit
-from seal_lightning.seams import AnyDomain, InnerLoop, Writer
+from seal_lightning.seams import AnyDomain, Engine, InnerLoop, Writer
 from seal_lightning.seeds import derive_seed
 from seal_lightning.types import Attempt, AttemptStatus, Measurement
+
+T = TypeVar("T")
 
 
 class HeldOutSteps(LightningModule):
     """The half of :class:`SealModule` that measures; its attributes are set there."""
 
     domain: AnyDomain
+    engine: Engine
     inner_loop: InnerLoop
     attempting: Attempting
     attempting_held_out: Attempting
@@ -40,6 +44,7 @@ class HeldOutSteps(LightningModule):
     learner: LanguageModel
     protocol: Protocol
     num_edits: int
+    rounds: int
     seed: int
     test_edits: int
     test_conditions: tuple[ConditionName, ...] | None
@@ -59,6 +64,44 @@ class HeldOutSteps(LightningModule):
         """The current round, from 0."""
         raise NotImplementedError
 
+    # --- who does what
+
+    @property
+    def work_rank(self) -> int:
+        """Which part of the tasks this process sees to: its rank, or its group's number where groups compute as one."""
+        return self._work[0]
+
+    @property
+    def work_size(self) -> int:
+        """In how many parts tasks are dealt out: to the ranks, or to groups of ranks that compute as one."""
+        return self._work[1]
+
+    @property
+    def _work(self) -> tuple[int, int]:
+        sharded = self.loaded_policy.sharded
+        if sharded is None or sharded.whole_replicas:
+            return self.trainer.global_rank, self.trainer.world_size
+        return sharded.group_index, sharded.num_groups
+
+    def compute(self) -> None:
+        """Before anything but an M-step is computed; all ranks call it, at the same point."""
+        self.loaded_policy.compute()
+
+    def led(self, work: Callable[[], T]) -> T | None:
+        """The work's result; None on a rank that only hands another one its weights."""
+        sharded = self.loaded_policy.sharded
+        if sharded is None:
+            return work()
+        with nullcontext() if sharded.computes else self.attempting.time_split.spent("communicate"):
+            return sharded.led(work)
+
+    def gather(self, local: list[T]) -> list[T]:
+        """The lists of all ranks, joined, in work that is :meth:`led`. A collective of the ranks that compute."""
+        sharded = self.loaded_policy.sharded
+        return interruption.gather(local) if sharded is None else sharded.gather(local)
+
+    # --- what is done
+
     def check_fit(self, *names: str) -> None:
         """Refuse tasks and adapters that do not fit the model: :class:`DataError`, :class:`ConfigError`."""
         for name in names:
@@ -67,6 +110,7 @@ class HeldOutSteps(LightningModule):
             policy = self.loaded_policy.language_model
             check_prompts_fit(self.domain, tasks, policy, learner=self.learner, in_context=in_context)
         specs = self.domain.adapter_specs()
+        self._check_engines(max((spec.rank for spec in specs), default=0) if self.inner_loop.uses_adapter_spec else 0)
         if self.inner_loop.uses_adapter_spec:
             for spec in specs:
                 target_modules(self.learner.model, spec)
@@ -76,14 +120,27 @@ class HeldOutSteps(LightningModule):
                 "all weights. Leave the format's layers out, or take another model.inner_loop. Nothing was computed"
             )
 
+    def _check_engines(self, edit_rank: int) -> None:
+        policy = self.loaded_policy
+        num_merges = self.rounds if self.trainer.state.fn == "fit" else policy.num_finished
+        of_policy, learner_engine = policy.joined_rank(num_merges), self.attempting.engine
+        if learner_engine is self.engine:
+            self.engine.check(of_policy + edit_rank)
+        else:
+            self.engine.check(of_policy)
+            learner_engine.check(edit_rank)
+
     def on_validation_epoch_start(self) -> None:
         """Forget an earlier validation."""
         self._validated: list[Attempt] = []
 
     def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
         """One self-edit a held-out task, tried once; the inner seed is the same after every round."""
-        if not batch.tasks:
-            return
+        self.compute()
+        if batch.tasks:
+            self.led(lambda: self._validate(batch))
+
+    def _validate(self, batch: TaskBatch) -> None:
         edits = self.attempting_held_out.propose(batch.tasks, 1, "validation")
         before = self.attempting.before(batch.tasks)
         further = self.attempting.set_exams(batch.tasks, "validation", self._validated)
@@ -107,8 +164,19 @@ class HeldOutSteps(LightningModule):
             self.log("validation/reward", sum(rewards) / len(rewards))
 
     def on_test_start(self) -> None:
-        """Forget an earlier test; refuse tasks that do not fit the model. Raises :class:`DataError`."""
+        """Forget an earlier test; refuse tasks that do not fit the model. Raises :class:`DataError`.
+
+        Raises :class:`ConfigError` for a protocol that merges into weights that no rank holds.
+        """
         self.check_fit("test")
+        sharded = self.loaded_policy.sharded
+        own = self.learner is self.loaded_policy.language_model
+        if self.protocol.merges and own and sharded is not None and not sharded.whole_replicas:
+            raise ConfigError(
+                f"model.protocol: {type(self.protocol).__name__} merges each step into the weights, which is not offered "
+                "while they are spread over ranks. Set trainer.strategy.whole_replicas to always if they fit one device, "
+                "or take another protocol"
+            )
         evaluation = self._new_evaluation()
         evaluation.check(self.trainer.datamodule.tasks("test"))  # type: ignore[attr-defined]
         self.held_out = HeldOutTest(evaluation, self.test_episodes, self.tested_rounds).to(self.device)
@@ -126,8 +194,8 @@ class HeldOutSteps(LightningModule):
             writers=self.test_writers,
             adapters=adapters,
             learner=self.learner,
-            share=(self.trainer.global_rank, self.trainer.world_size),
-            gather=interruption.gather,
+            share=(self.work_rank, self.work_size),
+            gather=self.gather,
             needs=self.test_needs,
         )
 
@@ -139,7 +207,7 @@ class HeldOutSteps(LightningModule):
     @property
     def tested_rounds(self) -> list[int]:
         """See :func:`rounds_to_test`."""
-        return rounds_to_test(self.test_rounds, len(self.loaded_policy.merged))
+        return rounds_to_test(self.test_rounds, self.loaded_policy.num_finished)
 
     @property
     def _conditions(self) -> Collection[str]:
@@ -149,7 +217,8 @@ class HeldOutSteps(LightningModule):
         """Every condition of one policy round on a batch of held-out episodes; see :class:`Evaluation`."""
         round_index = self.tested_rounds[dataloader_idx]
         self.loaded_policy.go_to(round_index)
-        self.held_out.examine(batch.episodes, round_index)
+        self.compute()
+        self.led(lambda: self.held_out.examine(batch.episodes, round_index))
 
     def on_test_epoch_end(self) -> None:
         """Gather every rank's results and hand them to the callbacks."""
@@ -160,8 +229,9 @@ class HeldOutSteps(LightningModule):
 
     def on_test_end(self) -> None:
         """Be the trained policy again."""
-        self.loaded_policy.go_to(len(self.loaded_policy.merged))
+        self.loaded_policy.go_to(self.loaded_policy.num_finished)
 
     def predict_step(self, batch: TaskBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Self-edits for given tasks with what each means as a plan; nothing is trained."""
-        return written_edits(self.attempting_held_out, batch.tasks, self.num_edits)
+        self.compute()
+        return self.led(lambda: written_edits(self.attempting_held_out, batch.tasks, self.num_edits)) or []

@@ -17,7 +17,9 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from seal_lightning.chat_frames import ChatFrames
 from seal_lightning.errors import DataError, ModelError, shown
 from seal_lightning.frozen_linear import freeze_linears
+from seal_lightning.lora import LoraAdapter, merge
 from seal_lightning.packed import PackedForward
+from seal_lightning.quantization import keep_layout
 from seal_lightning.types import ChatMessage, Prompt
 
 _REMEMBERED_TEXTS = 4096
@@ -34,9 +36,15 @@ class LanguageModel:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model = model.eval().requires_grad_(False)
         freeze_linears(self.model)
+        keep_layout(self.model)
         self.tokenizer = tokenizer
         self._frames = ChatFrames(tokenizer)
         self._plain_ids = lru_cache(maxsize=_REMEMBERED_TEXTS)(self._tokenized)
+        self.merged: tuple[LoraAdapter, ...] | None = ()
+        """The LoRAs that are in the weights beside what was pretrained, oldest first; None: other changes are in them.
+
+        Who asks a copy of the pretrained model elsewhere needs them to ask what this one has become.
+        """
         self.original_generation_config = model.generation_config
         eos = self._end_ids(model, tokenizer)
         if not eos:
@@ -51,6 +59,12 @@ class LanguageModel:
         of_model = getattr(model.generation_config, "eos_token_id", None)
         ids = list(of_model) if isinstance(of_model, (list, tuple)) else [of_model]
         return tuple(dict.fromkeys(i for i in [*ids, tokenizer.eos_token_id] if i is not None))
+
+    def merge(self, adapter: LoraAdapter) -> None:
+        """Make an adapter's update the weights' own."""
+        merge(self.model, adapter)
+        if self.merged is not None:
+            self.merged = (*self.merged, adapter)
 
     @property
     def device(self) -> torch.device:

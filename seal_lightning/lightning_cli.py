@@ -37,7 +37,7 @@ from seal_lightning.checkpoint_io import AtomicCheckpointIO
 from seal_lightning.datamodule import SealDataModule
 from seal_lightning.distributed import is_connection_lost, is_no_meeting
 from seal_lightning.durable import write_bytes
-from seal_lightning.errors import ConfigError, RankLost, RunError
+from seal_lightning.errors import ConfigError, RankLost, RunError, shown
 from seal_lightning.module import SealModule
 from seal_lightning.out_of_memory import is_out_of_memory
 from seal_lightning.run_options import AUTO, chosen_checkpoint, expand_run_options
@@ -53,6 +53,8 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "log_every_n_steps": 1,
 }
 """What E-steps and M-steps as epochs need: a loader for each phase, validation after each M-step, gradients in tests."""
+
+_OTHER_SHARDING = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
 
 
 def default_callbacks() -> list[Callback]:
@@ -94,6 +96,17 @@ class RunConfig(SaveConfigCallback):
             write_bytes(run.path / "config.yaml", text.encode())
         elif _comparable(yaml.safe_load(text)) != _comparable(run.settings()):
             write_bytes(run.next_config, text.encode())
+
+
+def _check_strategy(strategy: Any) -> None:
+    """Raise :class:`ConfigError` for one that spreads models over ranks and does not know how ours works."""
+    name = strategy if isinstance(strategy, str) else getattr(strategy, "class_path", type(strategy).__name__)
+    if name.startswith(("fsdp", "deepspeed")) or name.rsplit(".", 1)[-1] in _OTHER_SHARDING:
+        raise ConfigError(
+            f"trainer.strategy: {shown(name)} is not allowed: it does not know what an E-step does with a sharded policy. "
+            "Use `-c configs/trainer/fsdp.yaml` (seal_lightning.sharded_strategy.ShardedStrategy), or ddp where the model "
+            "fits one device. Nothing was computed"
+        )
 
 
 def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
@@ -140,6 +153,7 @@ class SealCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with our callbacks and TensorBoard, unless the configuration names its own of a kind."""
         config = self.config[self.subcommand]
+        _check_strategy(config.trainer.strategy)
         named = {callback.class_path.rsplit(".", 1)[-1] for callback in config.trainer.callbacks or ()}
         settings = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_none=False))
         start = [RankAgreement(settings), StartingPoint(config.get("ckpt_path"), newest=self.resume == AUTO)]

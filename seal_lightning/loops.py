@@ -52,12 +52,20 @@ class SelfEditLoop(_Loop):
         num_repeats: inner seeds an edit.
         candidates_per_call: trials the inner loop gets at once at most; stored together, so a kill loses so many, and as
             many again where a judge elsewhere is asked about them meanwhile.
+        num_ranks: that share the work; groups of ranks that compute as one count once.
     """
 
     def __init__(
-        self, trainer: Trainer, attempting: Attempting, num_edits: int, num_repeats: int, candidates_per_call: int
+        self,
+        trainer: Trainer,
+        attempting: Attempting,
+        num_edits: int,
+        num_repeats: int,
+        candidates_per_call: int,
+        num_ranks: int = 1,
     ) -> None:
         super().__init__(trainer)
+        self.num_ranks = num_ranks
         self.attempting = attempting
         self.num_edits = num_edits
         self.num_repeats = num_repeats
@@ -110,7 +118,7 @@ class SelfEditLoop(_Loop):
         self.store.close()
         self.store, self._round, self._others = self.open_store(round_index), round_index, []
         if self._work is None:
-            self._work = SharedWork.of_run(silence_allowed_s(self.trainer.strategy))
+            self._work = SharedWork.of_run(self.num_ranks, silence_allowed_s(self.trainer.strategy))
 
     def _own(self, batch: TaskBatch, on_attempt: Callable[[Attempt], None]) -> None:
         """Write a batch's edits, hand them out, and try them as long as others leave some."""

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from seal_lightning.batches import RowBatch
 from seal_lightning.errors import RunError
-from seal_lightning.lora import applied
+from seal_lightning.packed import checkpointed_if
 from seal_lightning.reinforcement import num_trained_tokens, pack_rows
 from seal_lightning.schedule import learning_rate_factor
+from seal_lightning.sharding import clip_gradients
 
 if TYPE_CHECKING:
     from seal_lightning.module import SealModule
@@ -26,7 +27,8 @@ def take_step(module: SealModule, batch: RowBatch) -> Tensor:
     """
     policy, optimizer = module.loaded_policy, cast(torch.optim.Optimizer, module.optimizers())
     total = _backward(module, batch)
-    norm = torch.nn.utils.clip_grad_norm_(policy.lora.parameters(), module.reinforce.max_grad_norm or math.inf)
+    trained = [parameter for group in policy.trained() for parameter in group]
+    norm = clip_gradients(trained, module.reinforce.max_grad_norm or math.inf)
     if not torch.isfinite(norm):
         raise RunError(
             f"the M-step's gradient became {norm.item()} at step {batch.step} of round {module.round_index}; attempts "
@@ -47,14 +49,27 @@ def _backward(module: SealModule, batch: RowBatch) -> Tensor:
     rows = batch.rows or batch.all_rows[:1]  # a rank without a row still takes part, with weight 0
     weight = module.trainer.world_size / num_tokens if batch.rows else 0.0
     packed = pack_rows(rows, policy.language_model, module.max_tokens_per_pass)
+    num_passes = len(packed) if policy.sharded is None else _most_passes(module, batch)
     total = torch.zeros((), device=module.device)
-    for i, row in enumerate(packed):
-        last = i == len(packed) - 1
-        with nullcontext() if last else _no_gradient_sync(module), applied(policy.model, policy.adapter):
-            loss = policy.language_model.packed(row).total * weight
+    for i in range(num_passes):
+        row, counts = packed[i % len(packed)], float(i < len(packed))
+        keeping_inputs = checkpointed_if(module.gradient_checkpointing, policy.model)
+        synced = nullcontext() if i == num_passes - 1 else _no_gradient_sync(module)
+        with synced, keeping_inputs, policy.learning():
+            loss = policy.loss(row) * (weight * counts)
             module.manual_backward(loss)
-        total += loss.detach()
+        total = total + loss.detach()  # not in place: the loss may be wider
+    if policy.sharded is not None:
+        policy.sharded.average_gradients([parameter for group in policy.trained() for parameter in group])
     return total
+
+
+def _most_passes(module: SealModule, batch: RowBatch) -> int:
+    """How many passes the rank with most of them makes: on sharded layers every pass is a collective of all ranks."""
+    num_ranks = module.trainer.world_size
+    shares = [batch.all_rows[rank::num_ranks] for rank in range(num_ranks)]
+    model, limit = module.loaded_policy.language_model, module.max_tokens_per_pass
+    return max(len(pack_rows(share, model, limit)) for share in shares if share)
 
 
 def _no_gradient_sync(module: SealModule) -> AbstractContextManager[None]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from copy import copy, deepcopy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -23,6 +24,7 @@ from seal_lightning.evaluation.exams import MeasurementName, measurements
 from seal_lightning.evaluation.held_out import check_conditions
 from seal_lightning.evaluation.matrix import MatrixEstimate
 from seal_lightning.evaluation.protocols import Protocol, SinglePassage
+from seal_lightning.full_policy import FullPolicy
 from seal_lightning.generation import PolicyWriter, TransformersEngine
 from seal_lightning.grading import LocalRules
 from seal_lightning.held_out_steps import HeldOutSteps
@@ -32,9 +34,12 @@ from seal_lightning.loops import SelfEditLoop, restart_e_step
 from seal_lightning.m_step import take_step
 from seal_lightning.policy import Policy
 from seal_lightning.pretrained import Pretrained
+from seal_lightning.quantization import check_device
 from seal_lightning.random_state import random_state, restore_random_state
 from seal_lightning.rewards import LikelihoodReward
+from seal_lightning.rundir import RunDir
 from seal_lightning.seams import Domain, Engine, Grader, InnerLoop, Reward, Writer
+from seal_lightning.sharded_strategy import spread
 from seal_lightning.types import AdapterSpec, Attempt, OptimizerSpec, SamplingSpec
 
 POLICY_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -51,7 +56,7 @@ class SealModule(HeldOutSteps):
         inner_loop: plans to adapters; many side by side by default.
         engine: asks the policy and its adapted copies; in this process by default.
         sampling: how self-edits are sampled; held-out tasks are met without its ``choice_temperature``, which explores.
-        policy_adapter: the LoRA that an M-step trains and merges.
+        policy_adapter: the LoRA that an M-step trains and merges; None trains all weights.
         reinforce: the M-step: ``num_epochs`` passes over the buffer in batches of ``batch_size`` rows over all ranks.
         rounds: ≥ 1, E-steps and M-steps.
         num_edits: k ≥ 1, self-edits a task.
@@ -60,6 +65,8 @@ class SealModule(HeldOutSteps):
         candidates_per_call: ≥ 1, how many edits the inner loop is given at once; they are stored together when all are
             examined.
         max_tokens_per_pass: ≥ 1, tokens of one forward pass of the M-step.
+        gradient_checkpointing: whether the M-step's decoder layers keep their inputs only and are computed again in the
+            backward pass; the inner loop has a setting of its own.
         test_edits: ≥ 1, self-edits a held-out task in ``seal test``; scores are means over them.
         test_conditions: which conditions ``seal test`` measures, each an adaptation a task; None is all.
         test_rounds: after how many rounds policies are tested, 0 being the pretrained one; None is all there are. Without 0
@@ -83,7 +90,7 @@ class SealModule(HeldOutSteps):
         inner_loop: InnerLoop | None = None,
         engine: Engine | None = None,
         sampling: SamplingSpec = SamplingSpec(),  # noqa: B008
-        policy_adapter: AdapterSpec = AdapterSpec(rank=64, alpha=128, target_modules=POLICY_TARGETS),  # noqa: B008
+        policy_adapter: AdapterSpec | None = AdapterSpec(rank=64, alpha=128, target_modules=POLICY_TARGETS),  # noqa: B008
         reinforce: OptimizerSpec = OptimizerSpec(learning_rate=3e-4, num_epochs=2, batch_size=10),  # noqa: B008
         rounds: int = 2,
         num_edits: int = 5,
@@ -91,6 +98,7 @@ class SealModule(HeldOutSteps):
         num_repeats: int = 3,
         candidates_per_call: int = 48,
         max_tokens_per_pass: int = 4096,
+        gradient_checkpointing: bool = False,
         test_edits: int = 1,
         test_conditions: tuple[ConditionName, ...] | None = None,
         test_rounds: tuple[int, ...] | None = None,
@@ -119,6 +127,7 @@ class SealModule(HeldOutSteps):
         self.num_repeats = num_repeats
         self.candidates_per_call = candidates_per_call
         self.max_tokens_per_pass = max_tokens_per_pass
+        self.gradient_checkpointing = gradient_checkpointing
         self.test_edits = test_edits
         self.test_conditions = test_conditions
         self.test_rounds = test_rounds
@@ -129,6 +138,8 @@ class SealModule(HeldOutSteps):
         self.student = student
         self.seed = seed
         self.policy: Policy | None = None
+        self.run_dir: Path | None = None
+        """Where the run keeps its files, if there is no trainer to say so."""
         self.test_matrices: dict[str, list[MatrixEstimate]] = {}
         """By score, what the last test found over its episodes."""
         self._check_settings()
@@ -151,14 +162,29 @@ class SealModule(HeldOutSteps):
         """Load the policy, once; each fit has a self-edit loop of its own."""
         if self.policy is None:
             self._load()
+            if self._trainer is not None:
+                in_place = None if self.student is not None or self.inner_loop.uses_adapter_spec else self.inner_loop
+                spread(self.loaded_policy, self.trainer.strategy, self.trainer.world_size, in_place)
         if self._trainer is not None and self.trainer.state.fn == "fit":
             self.self_edit_loop = SelfEditLoop(
-                self.trainer, self.attempting, self.num_edits, self.num_repeats, self.candidates_per_call
+                self.trainer,
+                self.attempting,
+                self.num_edits,
+                self.num_repeats,
+                self.candidates_per_call,
+                self.work_size,
             )
             self.self_edit_loop.attach()
 
     def _load(self) -> None:
-        self.policy = Policy(self.pretrained, self.policy_adapter, self.seed)
+        if self._trainer is not None and any(p is not None and p.quantization for p in (self.pretrained, self.student)):
+            check_device(self.trainer.strategy.root_device)
+        together = self._trainer is not None
+        if self.policy_adapter is None:
+            self.policy = FullPolicy(self.pretrained, self.seed, together=together)
+        else:
+            self.policy = Policy(self.pretrained, self.policy_adapter, self.seed, together=together)
+        self.policy.run_dir = self.run_dir if self._trainer is None else RunDir.of(self.trainer).path
         if self._trainer is not None and self.trainer.world_size > 1:
             model = self.policy.language_model
             require_agreement({"model.pretrained": of_weights(model.model, model.tokenizer.get_vocab())})
@@ -190,14 +216,14 @@ class SealModule(HeldOutSteps):
         """The model that is adapted and examined."""
         if self.student is None:
             return policy.language_model
-        student = self.student.load()
+        student = self.student.load(together=self._trainer is not None)
         self.student_model = student.model  # a submodule, so that it goes where the policy goes
         return student
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW on the policy's LoRA; learning rate and clipping are set step by step (manual optimisation)."""
+        """AdamW on the policy's LoRA, or its weights; learning rate and clipping go step by step (manual optimisation)."""
         return torch.optim.AdamW(
-            self.loaded_policy.lora.parameters(),
+            [{"params": group} for group in self.loaded_policy.trained()],
             lr=self.reinforce.learning_rate,
             weight_decay=self.reinforce.weight_decay,
         )
@@ -237,16 +263,19 @@ class SealModule(HeldOutSteps):
     def training_step(self, batch: TaskBatch | RowBatch, batch_idx: int) -> dict[str, Tensor] | None:
         """A batch of tasks goes through the self-edit loop; a batch of buffer rows is one optimiser step."""
         if isinstance(batch, TaskBatch):
-            self.self_edit_loop.run(batch, self.round_index, self._announce)
+            self.compute()
+            self.led(lambda: self.self_edit_loop.run(batch, self.round_index, self._announce))
             if self.trainer.is_last_batch:  # here and not at the epoch's end: callbacks come before that
                 self.self_edit_loop.finish()
             return None
+        self.loaded_policy.train_together()
         with self.attempting.time_split.spent("reinforce"):
             loss = take_step(self, batch)
         self.log("m_step/loss", loss, sync_dist=True, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
         if self.trainer.is_last_batch:  # here and not at the epoch's end: validation runs before that
             self.loaded_policy.merge_round()
             cast(torch.optim.Optimizer, self.optimizers()).state.clear()
+            self.compute()
         return {"loss": loss}
 
     def _announce(self, attempt: Attempt) -> None:
@@ -256,9 +285,8 @@ class SealModule(HeldOutSteps):
     # --- checkpoints
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """The current round's LoRA only; the base comes from where it was pretrained."""
-        state = super().state_dict(*args, **kwargs)
-        return {name: value for name, value in state.items() if name.startswith("policy.lora.")}
+        """What the M-step under way trains; the base comes from where it was pretrained."""
+        return self.loaded_policy.checkpointed_state()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the merged LoRAs of past rounds, where the run is, and every rank's random generators. A collective."""
@@ -278,9 +306,11 @@ class SealModule(HeldOutSteps):
         """
         if not isinstance(checkpoint.get("seal"), dict) or "state_dict" not in checkpoint:
             raise RunError("the checkpoint is not one of a SEAL run: it has no merged LoRAs. Nothing was changed")
-        self.loaded_policy.check_state(checkpoint["state_dict"], prefix="policy.")
-        self.loaded_policy.load_merged_states(checkpoint["seal"]["merged"])
-        if self._trainer is not None and self.trainer.state.fn == "fit":
+        policy, fitting = self.loaded_policy, self._trainer is not None and self.trainer.state.fn == "fit"
+        policy.check_state(checkpoint["state_dict"], prefix="policy.")
+        policy.load_merged_states(checkpoint["seal"]["merged"])
+        checkpoint["state_dict"] = policy.load_checkpointed_state(checkpoint["state_dict"], fitting=fitting)
+        if fitting:
             states = checkpoint["seal"]["random_states"]
             if self.trainer.global_rank < len(states):
                 restore_random_state(states[self.trainer.global_rank])

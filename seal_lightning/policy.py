@@ -1,5 +1,6 @@
 """The policy: a frozen base, the LoRA of each past round merged into it, and the LoRA this round's M-step trains.
 
+To a base in 4 bits nothing is added: past rounds' updates are kept beside it, so that each is exact.
 A checkpoint holds the LoRAs, not the base: replaying the merges on the pretrained weights gives the policy of any round,
 bit for bit on the CPU.
 """
@@ -7,18 +8,32 @@ bit for bit on the CPU.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
-from seal_lightning import lora
-from seal_lightning.errors import ModelError, shown
+from seal_lightning.errors import ConfigError, ModelError, shown
 from seal_lightning.language_model import LanguageModel
-from seal_lightning.lora import LoraAdapter, init_adapter, joined, save_adapter, target_modules
+from seal_lightning.lora import (
+    LoraAdapter,
+    applied,
+    init_adapter,
+    joined,
+    put_beside,
+    save_adapter,
+    takes_additions,
+    target_modules,
+)
+from seal_lightning.lora.weights import here, rows_here, whole
+from seal_lightning.packed import PackedRow
 from seal_lightning.pretrained import Pretrained
+from seal_lightning.quantization import is_quantized
 from seal_lightning.seeds import derive_seed
+from seal_lightning.sharding import ShardedModel, ShardingOptions
 from seal_lightning.types import AdapterSpec
 
 LoraState = dict[str, Tensor]
@@ -27,24 +42,75 @@ LoraState = dict[str, Tensor]
 class Policy(nn.Module):
     """LM_θ. Its only trainable parameters are the current round's LoRA; they live on through every merge."""
 
-    def __init__(self, pretrained: Pretrained, spec: AdapterSpec, seed: int) -> None:
+    def __init__(self, pretrained: Pretrained, spec: AdapterSpec, seed: int, *, together: bool = False) -> None:
         super().__init__()
-        self.pretrained = pretrained
+        self._load(pretrained, seed, together=together)
         self.spec = spec
-        self.seed = seed
-        self.language_model = pretrained.load()
-        self.model = self.language_model.model
         self.module_names = target_modules(self.model, spec)
         self.merged: list[LoraAdapter] = []
         """The LoRA of each finished round."""
-        self.num_rounds = 0
-        """How many of them are in the weights: all, except while an earlier policy is looked at."""
         self.lora = nn.ParameterList([nn.Parameter(tensor) for tensor in self._fresh().tensors()])
+
+    def _load(self, pretrained: Pretrained, seed: int, *, together: bool) -> None:
+        self.pretrained = pretrained
+        self.seed = seed
+        self.language_model = pretrained.load(together=together)
+        self.model = self.language_model.model
+        self.num_rounds = 0
+        """How many finished rounds are in the weights: all, except while an earlier policy is looked at."""
+        self.sharded: ShardedModel | None = None
+        self.run_dir: Path | None = None
+        """Where the run keeps its files."""
+
+    @property
+    def num_finished(self) -> int:
+        """How many rounds are over."""
+        return len(self.merged)
+
+    def trained(self) -> list[list[nn.Parameter]]:
+        """What an M-step trains, in groups that an optimiser may step together."""
+        return [list(self.lora)]
+
+    def learning(self) -> AbstractContextManager[None]:
+        """Inside this block the model computes with what is trained."""
+        return applied(self.model, self.adapter)
+
+    def loss(self, row: PackedRow) -> Tensor:
+        """The sum of a row's losses, whose gradient reaches what is trained."""
+        return self.language_model.packed(row).total
+
+    def checkpointed_state(self) -> dict[str, Any]:
+        """What a checkpoint holds of an M-step under way, by parameter of the module that has this policy."""
+        return {f"policy.lora.{i}": tensor.detach() for i, tensor in enumerate(self.lora)}
+
+    def load_checkpointed_state(self, state: Mapping[str, Any], *, fitting: bool) -> dict[str, Any]:
+        """Take up such a state, checked before, where a fit goes on; returns what of it Lightning shall load."""
+        return dict(state)
+
+    def shard(self, mesh: DeviceMesh, options: ShardingOptions) -> None:
+        """Spread the weights over the ranks of a mesh [groups, ranks of a group]; the LoRAs stay on every rank."""
+        self.sharded = ShardedModel(self.model, mesh, options)
+
+    def train_together(self) -> None:
+        """Be ready for the M-step. All ranks call it at the same point, as they do :meth:`compute`."""
+        if self.sharded is not None:
+            self.sharded.train()
+            _ = self.language_model.packed  # checks the model once, in passes that all ranks must make together
+
+    def compute(self) -> None:
+        """Be ready for everything else."""
+        if self.sharded is not None:
+            _ = self.language_model.packed
+            self.sharded.compute()
 
     @property
     def adapter(self) -> LoraAdapter:
         """This round's LoRA; before its first M-step its update is zero."""
         return LoraAdapter(spec=self.spec, weights=self._by_name(list(self.lora)))
+
+    def joined_rank(self, num_rounds: int) -> int:
+        """The rank of the LoRA that so many rounds make together; 0 where no LoRA does."""
+        return num_rounds * self.spec.rank
 
     def merge_round(self) -> None:
         """End a round: merge its LoRA into the weights and start a fresh one in the same parameters.
@@ -68,13 +134,19 @@ class Policy(nn.Module):
 
         Going back means loading the base again and replaying: subtracting an update is not exact.
         """
-        if num_rounds < self.num_rounds:
-            self._restore_base()
-        for adapter in self.merged[self.num_rounds : num_rounds]:
-            lora.merge(self.model, adapter)
+        if num_rounds == self.num_rounds:
+            return
+        with self._weights_open():
+            if num_rounds < self.num_rounds:
+                self._restore_base()
+            for adapter in self.merged[self.num_rounds : num_rounds]:
+                self.language_model.merge(adapter)
         self.num_rounds = num_rounds
 
-    def merged_states(self) -> list[LoraState]:
+    def _weights_open(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.sharded is None else self.sharded.opened()
+
+    def merged_states(self) -> list[dict[str, Any]]:
         """The merged LoRAs as plain tensors, for a checkpoint."""
         return [
             {
@@ -85,7 +157,7 @@ class Policy(nn.Module):
             for adapter in self.merged
         ]
 
-    def load_merged_states(self, states: Sequence[LoraState]) -> None:
+    def load_merged_states(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Become the policy whose merged LoRAs are these.
 
         Raises :class:`ModelError` when they are another model's, misshapen or not finite; nothing is changed then.
@@ -108,19 +180,45 @@ class Policy(nn.Module):
         """Raise :class:`ModelError` unless a checkpoint's parameters are this policy's LoRA, and finite."""
         _check_tensors(state, {f"{prefix}lora.{i}": tuple(tensor.shape) for i, tensor in enumerate(self.lora)})
 
-    def export(self, folder: Path, kind: Literal["adapter", "merged"]) -> None:
-        """Write the policy as a standard folder: a PEFT adapter of the base model, or a full model.
+    def whole_weights(self, *, keep: bool) -> dict[str, Tensor]:
+        """The merged weights by name, for :meth:`export`. A collective where they are sharded.
 
-        The adapter's update is the sum of all rounds', so its rank grows with the rounds.
+        Gathered one by one; on a rank that does not ``keep`` them each is dropped again.
         """
+        if self.sharded is None:
+            return dict(self.model.state_dict()) if keep else {}
+        with self._weights_open():
+            buffers = self.model.state_dict().keys() - dict(self.model.named_parameters(remove_duplicate=False)).keys()
+            kept = {name: self.model.get_buffer(name).cpu() for name in buffers}
+            for name, parameter in self.model.named_parameters():
+                weight = whole(parameter)
+                if keep:
+                    kept[name] = weight.cpu()
+        return kept if keep else {}
+
+    def export(self, folder: Path, kind: Literal["adapter", "merged"], weights: Mapping[str, Tensor]) -> None:
+        """Write the policy as a standard folder: a PEFT adapter of the base model, or a full model of the given weights.
+
+        The adapter's update is the sum of all rounds', so its rank grows with the rounds. Raises what
+        :meth:`check_export` does.
+        """
+        self.check_export(kind)
         if kind == "adapter":
             save_adapter(joined(self.merged), folder, base_model=self.pretrained.location())
             return
         config = self.model.generation_config
         self.model.generation_config = self.language_model.original_generation_config
-        self.model.save_pretrained(folder)
+        self.model.save_pretrained(folder, state_dict=dict(weights))
         self.model.generation_config = config
         self.language_model.tokenizer.save_pretrained(folder)
+
+    def check_export(self, kind: Literal["adapter", "merged"]) -> None:
+        """Raise :class:`ConfigError` for a full model of a base in 4 bits: its rounds are not in its weights."""
+        if kind == "merged" and is_quantized(self.model):
+            raise ConfigError(
+                "PolicyExport.kind: 'merged' is not allowed with a model in 4 bits, to whose weights nothing can be added; "
+                "take 'adapter' (PEFT can merge it into the full base), or set model.pretrained.quantization to null"
+            )
 
     def _fresh(self) -> LoraAdapter:
         """This round's LoRA as it starts, made from the seed and the round."""
@@ -129,10 +227,14 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def _restore_base(self) -> None:
-        base: LanguageModel = self.pretrained.load()
-        for name in self.module_names:
-            weight = self.model.get_submodule(name).weight
-            weight.copy_(base.model.get_submodule(name).weight.to(weight.dtype))
+        put_beside(self.model, {})
+        added_to = [name for name in self.module_names if takes_additions(self.model.get_submodule(name))]
+        if added_to:
+            base: LanguageModel = self.pretrained.load()
+            for name in added_to:
+                weight = self.model.get_submodule(name).weight
+                here(weight).copy_(rows_here(base.model.get_submodule(name).weight, weight))
+        self.language_model.merged = ()
         self.num_rounds = 0
 
     def _by_name(self, tensors: list[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:

@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from seal_lightning.errors import ModelError, shown
 from seal_lightning.language_model import LanguageModel
+from seal_lightning.quantization import Quantization, loading_options
+from seal_lightning.shared_loading import Loaded, can_share, load_shared
 from seal_lightning.wheels import ModelWheel, extract
 from seal_lightning.wheels import cache_folder as cache_folder
 
@@ -40,26 +42,45 @@ class Pretrained:
     dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
     trust_remote_code: bool = False
     """Whether code that comes with the model may run here."""
+    quantization: Quantization | None = None
+    """``nf4`` keeps the linear layers in 4 bits and computes in ``dtype``; needs the extra ``quantized``."""
+    share_across_ranks: bool = False
+    """Whether rank 0 alone reads the model when a run of several processes begins, and the others get it by broadcast;
+    not with ``trust_remote_code`` or ``quantization``, where every rank reads."""
 
     def location(self) -> str:
         """What ``from_pretrained`` takes: the hub id or the folder."""
         return str(embedded_folder()) if self.source == EMBEDDED else self.source
 
-    def load(self) -> LanguageModel:
-        """The model with its tokenizer, on the CPU. Raises :class:`ModelError` that says what to do."""
+    def load(self, *, together: bool = False) -> LanguageModel:
+        """The model with its tokenizer, on the CPU.
+
+        Args:
+            together: whether all ranks of the run are here at once, so that one may read for all.
+
+        Raises :class:`ModelError` that says what to do, :class:`ConfigError` for a quantisation that cannot be had.
+        """
+        shareable = self.share_across_ranks and self.quantization is None and not self.trust_remote_code
+        if together and shareable and can_share():
+            return LanguageModel(*load_shared(self._read))
+        return LanguageModel(*self._read())
+
+    def _read(self) -> Loaded:
         location = self.location()
         options = {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+        how = {"dtype": getattr(torch, self.dtype)}
+        if self.quantization is not None:
+            how |= loading_options(self.quantization, self.dtype)
         try:
             # The revision is among the options, where bandit does not look.
             tokenizer = AutoTokenizer.from_pretrained(location, **options)  # nosec B615
-            dtype = getattr(torch, self.dtype)
-            model = AutoModelForCausalLM.from_pretrained(location, dtype=dtype, **options)  # nosec B615
+            model = AutoModelForCausalLM.from_pretrained(location, **how, **options)  # nosec B615
         except (OSError, ValueError) as error:
             raise ModelError(
                 f"model.pretrained.source: {shown(self.source)} cannot be loaded ({_first_line(error)}). "
                 "Allowed: a hub id that this machine can reach, a folder written by save_pretrained, or 'embedded'"
             ) from error
-        return LanguageModel(model, tokenizer)
+        return model, tokenizer
 
 
 def embedded_folder() -> Path:

@@ -147,6 +147,12 @@ class Writer(ABC):
 class Engine(ABC):
     """Text and log-probabilities of the policy and of its adapted copies; adapters may be mixed in one call."""
 
+    def check(self, largest_rank: int) -> None:  # noqa: B027 - many need nothing
+        """Raise :class:`ConfigError` where it cannot ask what a run will ask; called before anything is computed.
+
+        ``largest_rank`` is of the LoRA that makes the pretrained model what is asked: rounds merged, and an adapted copy's.
+        """
+
     @abstractmethod
     def bind(self, language_model: LanguageModel) -> None:
         """Use this model from now on. Called once, before anything else."""

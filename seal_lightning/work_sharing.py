@@ -13,8 +13,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch.distributed as dist
-
 from seal_lightning.seams import AnyDomain
 from seal_lightning.shared_store import SharedStore
 from seal_lightning.types import Prompt, Task
@@ -85,16 +83,16 @@ class SharedWork:
         self._own: dict[str, Any] = {}
 
     @classmethod
-    def of_run(cls, timeout_s: float) -> SharedWork:
-        """All ranks of the process group; every rank must make as many.
+    def of_run(cls, num_ranks: int, timeout_s: float) -> SharedWork:
+        """Shared by so many ranks of the process group, each of which must have made as many before.
 
         ``timeout_s`` is how long rank 0 may be silent before :class:`RankLost` is raised.
         """
         global _num_shared
-        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        if num_ranks == 1:
             return cls()
         _num_shared += 1
-        return cls(dist.get_world_size(), SharedStore(f"seal_lightning/work/{_num_shared}", timeout_s))
+        return cls(num_ranks, SharedStore(f"seal_lightning/work/{_num_shared}", timeout_s))
 
     def take(self, name: str) -> int:
         """How many have taken of this before: 0 for the first, and no number twice over all ranks."""

@@ -19,6 +19,7 @@ BASES = {
     "knowledge/": "knowledge/paper.yaml",
     "arc/llama-3.2-1b.yaml": "arc/paper.yaml",
     "trainer/": "knowledge/paper.yaml",
+    "engine/": "knowledge/paper.yaml",
 }
 """What a small delta goes on top of, by how its name starts."""
 WHOLE = ("knowledge/paper.yaml",)

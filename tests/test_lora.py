@@ -305,6 +305,24 @@ def test_joined_is_the_sum(tiny64: LanguageModel, ids: Tensor) -> None:
         assert (one.scaling * b @ a - update).abs().max() <= 1e-14
 
 
+def test_joined_of_different_modules_is_the_sum(tiny64: LanguageModel, ids: Tensor, tmp_path: Path) -> None:
+    """PEFT computes it too: where an adapter has no such module, its part is zero."""
+    specs = [
+        AdapterSpec(rank=2, alpha=4.0, layers=(1,)),
+        AdapterSpec(rank=3, alpha=2.0, target_modules=("down_proj", "q_proj"), layers=(0,)),
+    ]
+    adapters = [random_adapter(tiny64.model, spec, seed) for seed, spec in enumerate(specs)]
+    with applied(tiny64.model, adapters[0]), applied(tiny64.model, adapters[1]):
+        expected = logits(tiny64.model, ids)
+    one = joined(adapters)
+    assert set(one.weights) == {name for adapter in adapters for name in adapter.weights}
+    with applied(tiny64.model, one):
+        assert (logits(tiny64.model, ids) - expected).abs().max() <= 1e-12
+    save_adapter(one, tmp_path, base_model="x")
+    twin = PeftModel.from_pretrained(copy.deepcopy(tiny64.model), tmp_path)
+    assert (logits(twin, ids) - expected).abs().max() <= 1e-4
+
+
 def test_a_detached_copy_has_memory_of_its_own(tiny: LanguageModel) -> None:
     adapter = random_adapter(tiny.model, SPECS[0])
     for tensor in adapter.tensors():

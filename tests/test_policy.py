@@ -67,6 +67,17 @@ def test_going_back_and_forth_is_exact(tiny_folder: Path) -> None:
         assert same(weights(policy), states[target]), target
 
 
+def test_the_model_knows_what_is_in_its_weights(tiny_folder: Path) -> None:
+    policy = make(tiny_folder, 2)
+    assert policy.language_model.merged == tuple(policy.merged)
+    for target in (1, 2, 0):
+        policy.go_to(target)
+        assert policy.language_model.merged == tuple(policy.merged[:target])
+    policy.load_merged_states(make(tiny_folder, 3).merged_states())
+    assert policy.language_model.merged == tuple(policy.merged)
+    assert len(policy.merged) == 3
+
+
 def test_a_checkpoint_restores_bit_for_bit(tiny_folder: Path) -> None:
     policy = make(tiny_folder, 2)
     other = make(tiny_folder, 1)

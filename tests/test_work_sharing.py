@@ -131,7 +131,7 @@ def test_what_is_forgotten_takes_no_room(group: None) -> None:
 
 
 def test_one_rank_needs_no_store() -> None:
-    work = SharedWork.of_run(timeout_s=1)
+    work = SharedWork.of_run(num_ranks=1, timeout_s=1)
     assert work.num_ranks == 1
     assert [work.take("a"), work.take("a"), work.take("b")] == [0, 1, 0]
     assert not work.is_published("it")

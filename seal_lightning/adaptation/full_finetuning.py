@@ -20,8 +20,10 @@ from seal_lightning.adaptation.whole_weights import FinetunedWeights, scratch_we
 from seal_lightning.errors import ConfigError, RunError
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.out_of_memory import is_out_of_memory
-from seal_lightning.packed import TokenizedSequence, UnadaptedStates, pack
+from seal_lightning.packed import TokenizedSequence, UnadaptedStates, checkpointed_if, pack
+from seal_lightning.packed.checkpointing import decoder_layers
 from seal_lightning.packed.rows import grouped_within
+from seal_lightning.quantization import is_quantized
 from seal_lightning.schedule import learning_rate_factor
 from seal_lightning.seams import InnerLoop
 from seal_lightning.types import AdaptationPlan, Adapted, Diverged
@@ -37,21 +39,32 @@ class FullFinetuning(InnerLoop):
     Args:
         max_tokens_per_pass: ≥ 1; a batch with more is run in several passes whose gradients add up. None takes 512 on a CPU
             and 4096 on an accelerator. Where memory runs out, the training starts again with half of it.
+        gradient_checkpointing: whether a decoder layer keeps its input only and is computed again in the backward pass.
     """
 
     max_results = 1
     uses_adapter_spec = False
     uses_anchor = True
 
-    def __init__(self, max_tokens_per_pass: int | None = None) -> None:
+    def __init__(self, max_tokens_per_pass: int | None = None, gradient_checkpointing: bool = False) -> None:
         if max_tokens_per_pass is not None and max_tokens_per_pass < 1:
             raise ConfigError(
                 f"inner_loop.max_tokens_per_pass: {max_tokens_per_pass} is not allowed; it must be at least 1, or null"
             )
         self.max_tokens_per_pass = max_tokens_per_pass
+        self.gradient_checkpointing = gradient_checkpointing
 
     def bind(self, language_model: LanguageModel) -> None:
-        """Finetune this model from now on."""
+        """Finetune this model from now on. Raises :class:`ConfigError` where it cannot be checkpointed and shall, or is
+        quantised."""
+        if is_quantized(language_model.model):
+            raise ConfigError(
+                "model.inner_loop: FullFinetuning is not allowed with a model in 4 bits, whose weights cannot be trained. "
+                "Set model.pretrained.quantization (of a student: model.student.quantization) to null, or take LoRA "
+                "(seal_lightning.adaptation.BatchedInnerLoop)"
+            )
+        if self.gradient_checkpointing:
+            decoder_layers(language_model.model)
         self.language_model = language_model
 
     def adapt(self, plans: Sequence[AdaptationPlan], seeds: Sequence[int]) -> Sequence[Adapted | Diverged]:
@@ -66,7 +79,7 @@ class FullFinetuning(InnerLoop):
         warn_of_cuts(len(plan.sequences) - len(sequences), sequences, self.language_model.max_length)
         max_tokens = self.max_tokens_per_pass or (512 if self.language_model.device.type == "cpu" else 4096)
         while True:
-            with torch.enable_grad(), scratch_weights(model):
+            with torch.enable_grad(), scratch_weights(self.language_model):
                 try:
                     return self._train(plan, sequences, seed, max_tokens)
                 except RuntimeError as error:
@@ -99,7 +112,9 @@ class FullFinetuning(InnerLoop):
     ) -> Adapted | Diverged:
         start = time.perf_counter()
         anchors = anchor_sequences(plan, self.language_model)
-        held = _UnadaptedModel(self.language_model, anchors, max_tokens) if anchors else None
+        held = None
+        if anchors:
+            held = _UnadaptedModel(self.language_model, anchors, max_tokens, self.gradient_checkpointing)
         model = self.language_model.model.requires_grad_(True)
         weights = _Float32Weights(list(model.parameters()))
         options = plan.optimizer
@@ -138,7 +153,8 @@ class FullFinetuning(InnerLoop):
         num_targets = max(1, sum(sequence.num_targets for sequence in batch))
         total = 0.0
         for group in grouped_within(batch, max_tokens):
-            loss = language_model.packed.with_trained_head(pack(group, language_model.device)) / num_targets
+            with checkpointed_if(self.gradient_checkpointing, language_model.model):
+                loss = language_model.packed.with_trained_head(pack(group, language_model.device)) / num_targets
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         return total
@@ -147,9 +163,16 @@ class FullFinetuning(InnerLoop):
 class _UnadaptedModel:
     """What the model said of its anchor texts before training, and the penalty for saying otherwise."""
 
-    def __init__(self, language_model: LanguageModel, anchors: Sequence[TokenizedSequence], max_tokens: int) -> None:
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        anchors: Sequence[TokenizedSequence],
+        max_tokens: int,
+        gradient_checkpointing: bool,
+    ) -> None:
         self.language_model = language_model
         self.max_tokens = max_tokens
+        self.gradient_checkpointing = gradient_checkpointing
         self._states = UnadaptedStates(language_model.packed, max_tokens)
         self._states.of(anchors)
         head = language_model.model.get_output_embeddings()
@@ -164,9 +187,10 @@ class _UnadaptedModel:
         for group in grouped_within(anchored, self.max_tokens):
             with torch.no_grad():
                 log_probs = language_model.packed.log_probs(self._states.of(group), *self._head)
-            divergence = language_model.packed.divergence_with_trained_head(
-                pack(group, language_model.device), log_probs
-            )
+            with checkpointed_if(self.gradient_checkpointing, language_model.model):
+                divergence = language_model.packed.divergence_with_trained_head(
+                    pack(group, language_model.device), log_probs
+                )
             loss = divergence * (weight / num_targets)
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())

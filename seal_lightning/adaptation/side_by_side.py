@@ -18,7 +18,15 @@ from seal_lightning.adaptation.memory import Allowance
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import LoraAdapter, routed
 from seal_lightning.out_of_memory import is_out_of_memory
-from seal_lightning.packed import Anchored, LowerLayers, PackedRow, TokenizedSequence, UnadaptedStates, pack
+from seal_lightning.packed import (
+    Anchored,
+    LowerLayers,
+    PackedRow,
+    TokenizedSequence,
+    UnadaptedStates,
+    checkpointed,
+    pack,
+)
 from seal_lightning.types import AdaptationPlan, Adapted, AdapterSpec, Diverged
 
 _logger = logging.getLogger(__name__)
@@ -69,11 +77,13 @@ class SideBySide:
         fresh_adapter: Callable[[AdapterSpec, int], LoraAdapter],
         allowance: Allowance,
         lower_layers: LowerLayers | None = None,
+        gradient_checkpointing: bool = False,
     ) -> None:
         self.language_model = language_model
         self.fresh_adapter = fresh_adapter
         self.allowance = allowance
         self.lower_layers = lower_layers
+        self.gradient_checkpointing = gradient_checkpointing
         self.did_not_fit: list[QueuedPlan] = []
         """Ran out of memory with a single sequence in the pass, or could not be started."""
         self.failed_at_step = 0
@@ -148,9 +158,12 @@ class SideBySide:
         weights = torch.repeat_interleave(each, torch.tensor(row.num_targets)).to(row.targets.device)
         anchored = self._anchored(sequences, row)
         skipping = self.lower_layers.skipped(sequences) if self.lower_layers is not None else nullcontext()
-        with skipping, routed(self.language_model.model, [turn.run.share(turn.sequences) for turn in turns]):
+        model, shares = self.language_model.model, [turn.run.share(turn.sequences) for turn in turns]
+        generators = [g for share in shares if share.dropout is not None for g in share.dropout.generators]
+        keeping_inputs = checkpointed(model, generators) if self.gradient_checkpointing else nullcontext()
+        with keeping_inputs, skipping, routed(model, shares):
             loss = self.language_model.packed(row, weights, anchored)
-        loss.total.backward()  # type: ignore[no-untyped-call]
+            loss.total.backward()  # type: ignore[no-untyped-call]
         return [part.sum() for part in torch.split(loss.losses * weights, counts)]
 
     def _anchored(self, sequences: Sequence[TokenizedSequence], row: PackedRow) -> Anchored | None:

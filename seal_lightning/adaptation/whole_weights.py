@@ -11,24 +11,27 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from seal_lightning import lora
 from seal_lightning.errors import ModelError
 from seal_lightning.language_model import LanguageModel
-from seal_lightning.lora import LoraAdapter
+from seal_lightning.lora import LoraAdapter, kept_beside, put_beside
 from seal_lightning.types import Adapter, WholeModel
 
 
 @contextmanager
-def scratch_weights(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+def scratch_weights(language_model: LanguageModel) -> Iterator[dict[str, Tensor]]:
     """Inside this block the model's weights may be changed; behind it they are bit for bit what they were before.
 
     Yields the weights as they were, by name, on the CPU.
     """
+    model, merged = language_model.model, language_model.merged
     before = {name: parameter.detach().cpu().clone() for name, parameter in model.named_parameters()}
+    beside = kept_beside(model)
     try:
         yield before
     finally:
         _write(model, before)
+        language_model.merged = merged
+        put_beside(model, beside)
 
 
 class FinetunedWeights(WholeModel):
@@ -41,8 +44,8 @@ class FinetunedWeights(WholeModel):
     @contextmanager
     def installed(self) -> Iterator[None]:
         """The model has these weights inside the block."""
-        with scratch_weights(self.language_model.model):
-            _write(self.language_model.model, self.weights)
+        with scratch_weights(self.language_model):
+            merge(self.language_model, self)
             yield
 
 
@@ -52,9 +55,10 @@ def merge(language_model: LanguageModel, adapter: Adapter) -> None:
     Raises :class:`ModelError` for an adapter that is neither a LoRA nor a model's weights.
     """
     if isinstance(adapter, LoraAdapter):
-        lora.merge(language_model.model, adapter)
+        language_model.merge(adapter)
     elif isinstance(adapter, FinetunedWeights):
         _write(language_model.model, adapter.weights)
+        language_model.merged = None
     else:
         raise ModelError(f"a {type(adapter).__name__} cannot be merged into a model's weights")
 

@@ -22,7 +22,9 @@ def load_run(run: RunDir) -> tuple[SealModule, SealDataModule]:
     settings = run.settings()
     if missing := {"model", "data"} - settings.keys():
         raise RunError(f"{run.config} is no configuration of a run: it has no {' and no '.join(sorted(missing))}")
-    return load_settings(settings, f"{run.config} is no configuration of a run")
+    module, data = load_settings(settings, f"{run.config} is no configuration of a run")
+    module.run_dir = run.path
+    return module, data
 
 
 def load_settings(settings: dict[str, Any], refusal: str) -> tuple[SealModule, SealDataModule]:

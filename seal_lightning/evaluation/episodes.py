@@ -151,7 +151,7 @@ class Evaluation:
         for arm in arms:
             for episode in episodes:
                 merging = Merging(self.learner, self.protocol.against_forgetting)
-                with scratch_weights(self.learner.model):
+                with scratch_weights(self.learner):
                     for step in range(1, len(episode.steps) + 1):
                         jobs = self._jobs(arm, [episode], step, max_steps, merging)
                         results += self._steps.taken(jobs, before)

@@ -15,11 +15,13 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, St
 from seal_lightning import interruption
 from seal_lightning.errors import ConfigError, DataError, shown
 from seal_lightning.generation.batching import by_adapter, joined, left_padded, one_row_each, positions
+from seal_lightning.generation.endings import ended
 from seal_lightning.generation.kv_cache import keep_rows, roomy_cache
 from seal_lightning.generation.opened_text import OpenedText
 from seal_lightning.generation.sampling import RowStops, SeededSampling
 from seal_lightning.generation.schema_tokens import SchemaTokens
 from seal_lightning.generation.slot_filling import SlotRow, fill_slots
+from seal_lightning.generation.targets import prompt_and_target
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import LoraAdapter, Share, routed
 from seal_lightning.out_of_memory import in_halves
@@ -29,10 +31,8 @@ from seal_lightning.seams import Engine
 from seal_lightning.seeds import derive_seed
 from seal_lightning.types import (
     Adapter,
-    ChatMessage,
     ChoiceScoreRequest,
     Completion,
-    FinishReason,
     GenerationRequest,
     SamplingSpec,
     ScoreRequest,
@@ -104,7 +104,8 @@ class TransformersEngine(Engine):
             batch = by_adapter(rows[start : start + self.max_batch_size], lambda row: row.adapter)
             written = in_halves(batch, self._generate_batch)
             completions |= {
-                row.index: self._completion(ids, row.sampling) for row, ids in zip(batch, written, strict=True)
+                row.index: ended(ids, row.sampling, self.language_model)
+                for row, ids in zip(batch, written, strict=True)
             }
         completions |= {index: opening.followed_by(completions[index]) for index, opening in openings.items()}
         return [completions[index] for index in range(len(requests))]
@@ -190,22 +191,9 @@ class TransformersEngine(Engine):
         return fill_slots(batch, self.language_model)
 
     def _with_target(self, request: ScoreRequest) -> TokenizedSequence:
-        prompt, target = self._prompt_and_target(request)
-        if len(prompt) + len(target) > self.language_model.max_length:
-            raise DataError(
-                f"a prompt of {len(prompt)} tokens and its answer of {len(target)} do not fit the model's context of "
-                f"{self.language_model.max_length}: {shown(request.target)}"
-            )
+        prompt, target = prompt_and_target(request, self.language_model, self.language_model.max_length)
         trained = (False,) * len(prompt) + (True,) * len(target)
         return TokenizedSequence(token_ids=(*prompt, *target), trained=trained)
-
-    def _prompt_and_target(self, request: ScoreRequest) -> tuple[list[int], list[int]]:
-        """Their ids; behind a chat those of an answer, stripped as the template strips it, and so those that are trained."""
-        prompt = self.language_model.encode_prompt(request.prompt)
-        if isinstance(request.prompt, str):
-            return prompt, self.language_model.encode_text(request.target)
-        answer = ChatMessage(role="assistant", content=request.target)
-        return prompt, self.language_model.encode_chat((*request.prompt, answer), answer_next=False)[-2]
 
     def _score_batch(self, batch: Sequence[tuple[TokenizedSequence, LoraAdapter | None]]) -> list[list[float]]:
         interruption.check()
@@ -291,29 +279,6 @@ class TransformersEngine(Engine):
         place = {row: i for i, row in enumerate(rows)}
         keep_rows(cache, [place[first_row[key]] for key in keys], ids_BT.device)
         return cache
-
-    def _completion(self, ids: list[int], spec: SamplingSpec) -> Completion:
-        """What a row wrote, up to its own end: an end token, a stop string, or its number of tokens."""
-        ids = ids[: spec.max_new_tokens]
-        finish = FinishReason.LENGTH
-        end = next((i for i, token in enumerate(ids) if token in self.language_model.eos_ids), None)
-        if end is not None:
-            ids, finish = ids[: end + 1], FinishReason.STOP
-        text = self.language_model.decode(ids)
-        cut = min((at for stop in spec.stop if (at := text.find(stop)) >= 0), default=None)
-        if cut is not None:
-            ids, finish = self._ids_up_to_stop(ids, spec.stop), FinishReason.STOP
-            text = text[:cut]
-        return Completion(text=text, token_ids=tuple(ids), finish_reason=finish)
-
-    def _ids_up_to_stop(self, ids: list[int], stops: tuple[str, ...]) -> list[int]:
-        """The ids up to and with the token that completed the first stop string."""
-        low, high = 1, len(ids)
-        while low < high:
-            middle = (low + high) // 2
-            text = self.language_model.decode(ids[:middle])
-            low, high = (low, middle) if any(stop in text for stop in stops) else (middle + 1, high)
-        return ids[:low]
 
 
 def _lora(adapter: Adapter | None) -> LoraAdapter | None:

@@ -9,15 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from seal_lightning import interruption
+from seal_lightning.apart import LOOK_EVERY_S, on_main_thread
 from seal_lightning.judges.tally import Tally
 from seal_lightning.judges.verdict_cache import VerdictCache
 from seal_lightning.seams import Judge
 from seal_lightning.types import JudgeCounts, Judgement, JudgeQuestion
 from seal_lightning.types.bounds import require
 from seal_lightning.wheels import cache_folder
-
-LOOK_EVERY_S = 0.1
-"""How often a wait looks whether the run shall stop."""
 
 Took = Callable[[JudgeQuestion, Judgement], None]
 """To be told of each judgement as it comes; raises :class:`RunError` when no more shall be asked."""
@@ -110,8 +108,3 @@ def _held(turn: threading.Lock) -> Iterator[None]:
 
 def _num_chars(question: JudgeQuestion) -> int:
     return len(question.instruction) + sum(len(name) + len(text) for name, text in question.material)
-
-
-def on_main_thread() -> bool:
-    """Whether a stop may be heard here: signals and ranks are the main thread's."""
-    return threading.current_thread() is threading.main_thread()

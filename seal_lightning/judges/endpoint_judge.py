@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
-import threading
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any, Literal
 
-from seal_lightning import interruption
-from seal_lightning.judges.cached_judge import LOOK_EVERY_S, CachedJudge, Took, on_main_thread
-from seal_lightning.judges.endpoint_client import (
-    EndpointClient,
-    Refused,
-    TryAgain,
-    api_key,
-    check_installed,
-    check_settings,
-)
+from seal_lightning.apart import run_apart
+from seal_lightning.endpoints import Refused, TryAgain, api_key, check_installed, check_settings, wait_s
+from seal_lightning.judges.cached_judge import CachedJudge, Took
+from seal_lightning.judges.endpoint_client import EndpointClient
 from seal_lightning.judges.endpoint_reply import BrokenBody, completion, decision, option_schema
 from seal_lightning.judges.tally import Prices, Tally
 from seal_lightning.judges.wording import JudgeWording
@@ -33,7 +23,6 @@ _SCHEMA_UNKNOWN = (400, 415, 422, 501)
 """How servers refuse a request with a ``response_format`` that they do not know."""
 _OF_THE_QUESTION = (400, 413, 422)
 """How servers refuse a question for what it says; every other refusal would meet all questions."""
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 20.0
 
 
 class EndpointJudge(CachedJudge):
@@ -105,7 +94,7 @@ class EndpointJudge(CachedJudge):
             "null, or at least 1",
         )
         require(temperature is None or 0 <= temperature < float("inf"), "judge.temperature", temperature, "at least 0")
-        check_settings(base_url, api_key_env)
+        check_settings(base_url, api_key_env, "judge")
         where = f" at {base_url}" if base_url is not None else ""
         tally = Tally(f"EndpointJudge ({model}{where})", max_unscored, min_questions, prices, max_cost)
         super().__init__(tally, cache_dir, use_cache, max_cached, max_chars)
@@ -125,15 +114,16 @@ class EndpointJudge(CachedJudge):
 
     def check(self) -> None:
         """Raise :class:`ConfigError` where a package or the key is missing."""
-        check_installed()
-        api_key(self.api_key_env)
+        instead = "another judge (seal_lightning.judges.ModelJudge)"
+        check_installed(("openai", "httpx2", "tenacity"), type(self).__name__, "judge", instead)
+        api_key(self.api_key_env, "judge")
         _ = self.url  # which checks it
 
     @cached_property
     def url(self) -> str | None:
         """The server's, from the settings or the environment; None is OpenAI's own. Raises :class:`ConfigError`."""
         url = self.base_url or os.environ.get("OPENAI_BASE_URL") or None
-        check_settings(url, self.api_key_env)
+        check_settings(url, self.api_key_env, "judge")
         return url
 
     @cached_property
@@ -154,10 +144,10 @@ class EndpointJudge(CachedJudge):
     def asks(self, questions: Sequence[JudgeQuestion], took: Took) -> None:
         """All of them, some at a time; on the main thread, a stop of the run is heard meanwhile."""
         self.check()
-        _run_apart(self._ask_all(questions, took))
+        run_apart(self._ask_all(questions, took), "seal-judge")
 
     async def _ask_all(self, questions: Sequence[JudgeQuestion], took: Took) -> None:
-        client = EndpointClient(self.url, api_key(self.api_key_env), self.timeout_s)
+        client = EndpointClient(self.url, api_key(self.api_key_env, "judge"), self.timeout_s)
         waiting = iter(questions)
         async with client.open():
             workers = [
@@ -186,7 +176,7 @@ class EndpointJudge(CachedJudge):
 
         tries = AsyncRetrying(
             retry=retry_if_exception_type(TryAgain),
-            wait=_wait_s,
+            wait=wait_s,
             stop=stop_before_delay(self.deadline_s),
             before_sleep=remember,
             reraise=True,
@@ -247,46 +237,3 @@ class EndpointJudge(CachedJudge):
         if with_schema:
             request["response_format"] = option_schema(question.options)
         return request
-
-
-def _wait_s(state: Any) -> float:
-    """Seconds to the next try: random up to a bound that doubles, but not before the server wants it."""
-    bound = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** min(state.attempt_number - 1, 10))
-    error = state.outcome.exception()
-    asked_for = error.retry_after_s if isinstance(error, TryAgain) else 0.0
-    return float(asked_for + random.SystemRandom().uniform(bound / 2, bound))
-
-
-def _run_apart(work: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine in a thread of its own (a notebook's thread has a loop already) and wait for it.
-
-    Where the run is told to stop meanwhile, the work is cancelled and that error raised.
-    """
-    done: Future[None] = Future()
-    running: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None]] = []
-
-    async def main() -> None:
-        running.append((asyncio.get_running_loop(), asyncio.current_task()))
-        await work
-
-    def run() -> None:
-        try:
-            done.set_result(asyncio.run(main()))
-        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
-            done.set_exception(error)
-
-    thread = threading.Thread(target=run, name="seal-judge", daemon=True)
-    thread.start()
-    try:
-        while thread.is_alive():
-            thread.join(LOOK_EVERY_S)
-            if on_main_thread():
-                interruption.check()
-    except BaseException:
-        for loop, task in running:
-            if task is not None:
-                with suppress(RuntimeError):  # it is over already
-                    loop.call_soon_threadsafe(task.cancel)
-        thread.join()
-        raise
-    done.result()

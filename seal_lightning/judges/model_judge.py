@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from seal_lightning import interruption
+from seal_lightning.apart import on_main_thread
 from seal_lightning.errors import ModelError
-from seal_lightning.judges.cached_judge import CachedJudge, Took, on_main_thread
+from seal_lightning.judges.cached_judge import CachedJudge, Took
 from seal_lightning.judges.tally import Tally
 from seal_lightning.judges.wording import JudgeWording
 from seal_lightning.language_model import LanguageModel

@@ -2,6 +2,7 @@
 
 from seal_lightning.lora.adapter import LoraAdapter, init_adapter, joined, layer_of, merge, target_modules
 from seal_lightning.lora.applying import Share, applied, routed
+from seal_lightning.lora.beside import kept_beside, put_beside, takes_additions
 from seal_lightning.lora.folders import load_adapter, save_adapter
 from seal_lightning.lora.part import Dropout
 from seal_lightning.lora.resizing import scaled_adapter, truncated_adapter
@@ -13,12 +14,15 @@ __all__ = [
     "applied",
     "init_adapter",
     "joined",
+    "kept_beside",
     "layer_of",
     "load_adapter",
     "merge",
+    "put_beside",
     "routed",
     "save_adapter",
     "scaled_adapter",
+    "takes_additions",
     "target_modules",
     "truncated_adapter",
 ]

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from seal_lightning.errors import ConfigError, shown
+from seal_lightning.lora.beside import merge_beside, takes_additions
+from seal_lightning.lora.weights import here, rows_here
 from seal_lightning.types import Adapter, AdapterSpec
 
 
@@ -93,39 +95,59 @@ def init_adapter(
     Weights are float32 (float64 on a float64 model) on the model's device; the generator must be a CPU one.
     """
     weights = {}
+    device = next(model.parameters()).device  # the embeddings': those of the layers may be offloaded
     for name in modules if modules is not None else target_modules(model, spec):
         weight = model.get_submodule(name).weight
         fan_out, fan_in = linear_shape(model.get_submodule(name), name)
         dtype = torch.promote_types(weight.dtype, torch.float32)
         a = torch.empty(spec.rank, fan_in, dtype=dtype)
         nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
-        weights[name] = (a.to(weight.device), torch.zeros(fan_out, spec.rank, dtype=dtype, device=weight.device))
+        weights[name] = (a.to(device), torch.zeros(fan_out, spec.rank, dtype=dtype, device=device))
     return LoraAdapter(spec=spec, weights=weights)
 
 
 @torch.no_grad()
 def merge(model: PreTrainedModel, adapter: LoraAdapter) -> None:
-    """Add the adapter's update to the weights for good, computed in float32 (or wider): bf16 merges drift."""
+    """Add the adapter's update to the weights for good, computed in float32 (or wider): bf16 merges drift.
+
+    Of a sharded weight each rank makes the whole update and adds its own rows: no communication, and the same bits. Beside
+    weights of 4 bits it is kept as it is.
+    """
     for name, (a, b) in adapter.weights.items():
         module = model.get_submodule(name)
-        wide = torch.promote_types(torch.promote_types(module.weight.dtype, a.dtype), torch.float32)
-        update = (b.to(wide) @ a.to(wide) * adapter.scaling).to(module.weight.device)
-        merged = module.weight.to(wide) + (update if isinstance(module, nn.Linear) else update.T)
-        module.weight.copy_(merged.to(module.weight.dtype))
+        if not takes_additions(module):
+            merge_beside(module, a, b * adapter.scaling)
+            continue
+        weight = here(module.weight)
+        wide = torch.promote_types(torch.promote_types(weight.dtype, a.dtype), torch.float32)
+        update = b.to(wide) @ a.to(wide) * adapter.scaling
+        rows = rows_here(update if isinstance(module, nn.Linear) else update.T, module.weight).to(weight.device)
+        weight.copy_((weight.to(wide) + rows).to(weight.dtype))
 
 
 def joined(adapters: Sequence[LoraAdapter]) -> LoraAdapter:
-    """One adapter whose update is the sum of the adapters' updates: their A stacked, their scaled B side by side."""
-    first = adapters[0]
+    """One adapter whose update is the sum of the adapters' updates: their A stacked, their scaled B side by side.
+
+    They may be of different modules; where one has none, its part is zero.
+    """
+    names = dict.fromkeys(name for adapter in adapters for name in adapter.weights)
+    pairs = {name: [_scaled_pair(adapter, name, adapters) for adapter in adapters] for name in names}
     weights = {
-        name: (
-            torch.cat([adapter.weights[name][0] for adapter in adapters]),
-            torch.cat([adapter.weights[name][1] * adapter.scaling for adapter in adapters], dim=1),
-        )
-        for name in first.weights
+        name: (torch.cat([a for a, _ in of_module]), torch.cat([b for _, b in of_module], dim=1))
+        for name, of_module in pairs.items()
     }
     rank = sum(adapter.spec.rank for adapter in adapters)
-    return LoraAdapter(spec=replace(first.spec, rank=rank, alpha=float(rank), use_rslora=False), weights=weights)
+    spec = replace(adapters[0].spec, rank=rank, alpha=float(rank), use_rslora=False)
+    return LoraAdapter(spec=spec, weights=weights)
+
+
+def _scaled_pair(adapter: LoraAdapter, name: str, adapters: Sequence[LoraAdapter]) -> tuple[Tensor, Tensor]:
+    """A and scaled B of a module that at least one of the adapters has."""
+    if name in adapter.weights:
+        a, b = adapter.weights[name]
+        return a, b * adapter.scaling
+    a, b = next(other.weights[name] for other in adapters if name in other.weights)
+    return a.new_zeros(adapter.spec.rank, a.shape[1]), b.new_zeros(b.shape[0], adapter.spec.rank)
 
 
 def layer_of(name: str) -> tuple[str, int | None]:

@@ -1,5 +1,6 @@
 """Forward passes over packed rows: many sequences in one row without pads, each blind to its neighbours."""
 
+from seal_lightning.packed.checkpointing import checkpointed, checkpointed_if
 from seal_lightning.packed.forward import Anchored, PackedForward, PackedLoss
 from seal_lightning.packed.lower_layers import LowerLayers
 from seal_lightning.packed.rows import PackedRow, TokenizedSequence, pack, pack_within
@@ -13,6 +14,8 @@ __all__ = [
     "PackedRow",
     "TokenizedSequence",
     "UnadaptedStates",
+    "checkpointed",
+    "checkpointed_if",
     "pack",
     "pack_within",
 ]

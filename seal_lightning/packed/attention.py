@@ -8,8 +8,8 @@ Shapes: H query heads, G key heads, T packed tokens, D head dimension, N sequenc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -44,8 +44,20 @@ _layout: ContextVar[_Layout] = ContextVar("packed_layout")
 @contextmanager
 def packed_attention(model: PreTrainedModel, lengths: Sequence[int], device: torch.device) -> Iterator[None]:
     """Inside this block the model attends within sequences of these lengths, packed in one row."""
+    with _attending_by(model, _laid_out(lengths, device)):
+        yield
+
+
+def packed_again(model: PreTrainedModel) -> Callable[[], AbstractContextManager[None]]:
+    """Makes blocks like the one this is called in, for later and for other threads."""
+    layout = _layout.get()
+    return lambda: _attending_by(model, layout)
+
+
+@contextmanager
+def _attending_by(model: PreTrainedModel, layout: _Layout) -> Iterator[None]:
     configured = model.config._attn_implementation
-    token = _layout.set(_laid_out(lengths, device))
+    token = _layout.set(layout)
     model.config._attn_implementation = NAME
     try:
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from dataclasses import replace
 from typing import Any
@@ -547,7 +548,8 @@ def test_what_never_fits_is_told_and_the_rest_goes_on(tiny64: LanguageModel, mon
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 @pytest.mark.parametrize("layers", [None, (6, 7)])
-def test_the_plan_covers_what_a_pass_takes(dropout: float, layers: tuple[int, ...] | None) -> None:
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_plan_covers_what_a_pass_takes(dropout: float, layers: tuple[int, ...] | None, checkpointing: bool) -> None:
     """Against every allocation of a real run, on a model large enough for them to matter; and by less than three times."""
     config = LlamaConfig(
         hidden_size=128, intermediate_size=384, num_hidden_layers=8, num_attention_heads=4, vocab_size=350
@@ -557,6 +559,7 @@ def test_the_plan_covers_what_a_pass_takes(dropout: float, layers: tuple[int, ..
     texts = tuple(((f"The stone {n} is known to be green. " * 3, True),) for n in range(8))
     plan = plan_of(texts, spec, OptimizerSpec(max_steps=1, batch_size=8))
     loop = inner_loop(language_model)
+    loop.gradient_checkpointing = checkpointing
     needs = loop._memory_needs(spec)
     loop.adapt([plan], [1])
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
@@ -571,6 +574,35 @@ def test_the_plan_covers_what_a_pass_takes(dropout: float, layers: tuple[int, ..
     chunk = result.num_tokens * 350 * 4 * 3  # the logits of these few tokens, with copies; the plan's chunk is larger
     assert peak <= planned + chunk
     assert planned <= 3 * peak
+
+
+def test_the_plan_knows_of_gradient_checkpointing() -> None:
+    config = LlamaConfig(
+        hidden_size=64, intermediate_size=192, num_hidden_layers=16, num_attention_heads=4, vocab_size=350
+    )
+    language_model = LanguageModel(LlamaForCausalLM(config), tiny_tokenizer())
+    of = {}
+    for checkpointing in (False, True):
+        loop = inner_loop(language_model)
+        loop.gradient_checkpointing = checkpointing
+        of[checkpointing] = loop._memory_needs(plan_of().adapter)
+    assert of[True].per_token < 0.2 * of[False].per_token
+    assert replace(of[True], per_token=0) == replace(of[False], per_token=0)
+
+
+def test_counting_leaves_nothing_behind(tiny: LanguageModel) -> None:
+    """The pass that is counted is gone at once, not when the garbage is collected."""
+    loop = inner_loop(tiny)
+    loop._memory_needs(AdapterSpec(rank=2))  # the model's own check comes first
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(isinstance(found, Tensor) for found in gc.get_objects())
+        loop._memory_needs(AdapterSpec(rank=4))
+        after = sum(isinstance(found, Tensor) for found in gc.get_objects())
+    finally:
+        gc.enable()
+    assert after <= before
 
 
 def test_a_result_keeps_no_gradient_alive(tiny: LanguageModel) -> None:

@@ -117,7 +117,7 @@ def test_weights_are_put_back_whatever_happens(tiny64: LanguageModel) -> None:
 
 
 def _change_and_fail(language_model: LanguageModel) -> None:
-    with scratch_weights(language_model.model):
+    with scratch_weights(language_model):
         with torch.no_grad():
             for parameter in language_model.model.parameters():
                 parameter.mul_(1.5)
@@ -133,10 +133,12 @@ def test_merging_is_for_good_until_put_back(tiny64: LanguageModel) -> None:
     assert isinstance(lora, Adapted)
     hashes = set()
     for adapter in (full.adapter, lora.adapter):
-        with scratch_weights(tiny64.model):
+        with scratch_weights(tiny64):
             merge(tiny64, adapter)
+            assert tiny64.merged == ((lora.adapter,) if adapter is lora.adapter else None)
             hashes.add(weights_hash(tiny64.model))
         assert weights_hash(tiny64.model) == before
+        assert tiny64.merged == ()
     assert len(hashes | {before}) == 3
     with pytest.raises(ModelError, match="cannot be merged"):
         merge(tiny64, Adapter())

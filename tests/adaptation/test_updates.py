@@ -34,7 +34,7 @@ def finetuned(language_model: LanguageModel) -> FinetunedWeights:
 
 def updates(language_model: LanguageModel, adapter: Adapter) -> dict[str, Tensor]:
     """What merging changes."""
-    with scratch_weights(language_model.model) as before:
+    with scratch_weights(language_model) as before:
         merge(language_model, adapter)
         after = {name: parameter.detach().clone() for name, parameter in language_model.model.named_parameters()}
     return {name: after[name] - before[name] for name in after}

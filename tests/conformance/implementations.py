@@ -2,24 +2,52 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import inspect
 import json
 import pkgutil
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from completions_server import CompletionsServer, serving
 
 import seal_lightning
 from seal_lightning.adaptation import BatchedInnerLoop, FullFinetuning
 from seal_lightning.domains.knowledge import EditFile, EntiGraph, EntiGraphWording, Passage
-from seal_lightning.generation import FixedChoices, PolicyWriter, TransformersEngine
+from seal_lightning.generation import FixedChoices, PolicyWriter, TransformersEngine, VllmEngine
+from seal_lightning.language_model import LanguageModel
 from seal_lightning.seams import AnyDomain, Engine, InnerLoop, Writer
 from seal_lightning.types import SamplingSpec
 
-ENGINES: list[Callable[[], Engine]] = [TransformersEngine, lambda: TransformersEngine(max_batch_size=2)]
+
+@cache
+def _server() -> CompletionsServer:
+    open_until_the_end = ExitStack()
+    atexit.register(open_until_the_end.close)
+    return open_until_the_end.enter_context(serving(CompletionsServer()))
+
+
+def _vllm() -> Engine:
+    """With a server on loopback that serves whatever model the engine is bound to."""
+    engine = VllmEngine("base", max_adapters=1)
+    bind = engine.bind
+
+    def serve_and_bind(language_model: LanguageModel) -> None:
+        server = _server()
+        server.serve(language_model.model, language_model.tokenizer)
+        engine.base_url = server.url
+        bind(language_model)
+
+    engine.bind = serve_and_bind  # type: ignore[method-assign]
+    return engine
+
+
+ENGINES: list[Callable[[], Engine]] = [TransformersEngine, lambda: TransformersEngine(max_batch_size=2), _vllm]
 INNER_LOOPS: list[Callable[[], InnerLoop]] = [
     BatchedInnerLoop,
     lambda: BatchedInnerLoop(max_adapters=2, max_tokens_per_pass=16),

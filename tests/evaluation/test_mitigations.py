@@ -167,7 +167,7 @@ def merged(
     for mitigation in (*before_it, gate):
         mitigation.bind(of.attempting, language_model)
     merging = Merging(language_model, [*before_it, gate])
-    with scratch_weights(language_model.model) as weights:
+    with scratch_weights(language_model) as weights:
         decision = merging.merge(plan_of(0), trained.adapter)
         changed = any(not torch.equal(p, weights[name]) for name, p in language_model.model.named_parameters())
     assert decision is not None

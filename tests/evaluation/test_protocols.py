@@ -171,7 +171,7 @@ def test_continual_steps_merge_and_ask_about_all_before(tiny64: LanguageModel) -
     assert set(found) == {(s, step, place) for s in range(2) for step in range(1, 4) for place in range(step)}
     assert set(unadapted) == {(s, 0, place) for s in range(2) for place in range(3)}
     for episode in protocol.episodes(TASKS, 1):
-        with scratch_weights(tiny64.model):
+        with scratch_weights(tiny64):
             for step, (task,) in enumerate(episode.steps, 1):
                 (edit,) = of.attempting.propose([task], 1, f"test {episode.index}")
                 assert found[episode.index, step, step - 1].edits == (edit,)

@@ -1,0 +1,480 @@
+"""The engine that asks a vLLM server, against a server on loopback: what comes back is what this process would say."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from completions_server import PROTOCOL, CompletionsServer, serving
+from fakes import write_tiny_model
+from safetensors.torch import load_file
+
+from seal_lightning.adaptation.whole_weights import FinetunedWeights, merge, scratch_weights
+from seal_lightning.endpoints import TryAgain
+from seal_lightning.errors import ConfigError, DataError
+from seal_lightning.generation import TransformersEngine, VllmEngine
+from seal_lightning.generation.vllm_adapters import LORA_RANKS, step_for
+from seal_lightning.generation.vllm_reply import choice_of
+from seal_lightning.generation.vllm_requests import _warn_of_texts, completion_of
+from seal_lightning.language_model import LanguageModel
+from seal_lightning.lora import LoraAdapter, init_adapter
+from seal_lightning.policy import Policy
+from seal_lightning.pretrained import Pretrained
+from seal_lightning.types import (
+    AdapterSpec,
+    ChatMessage,
+    Choice,
+    ChoiceScoreRequest,
+    FinishReason,
+    GenerationRequest,
+    SamplingSpec,
+    ScoreRequest,
+)
+
+LOAD, UNLOAD, COMPLETE = "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/completions"
+GREEDY = SamplingSpec(temperature=0.0, max_new_tokens=12)
+PROMPTS = ("The stone 3 is", (ChatMessage(role="user", content="What is stone 3?"),), "1. First.\n2.")
+
+
+@pytest.fixture
+def server(tiny: LanguageModel) -> Iterator[CompletionsServer]:
+    one = CompletionsServer()
+    one.serve(tiny.model, tiny.tokenizer)
+    with serving(one):
+        yield one
+
+
+def engine_of(server: CompletionsServer, language_model: LanguageModel, **settings: Any) -> VllmEngine:
+    engine = VllmEngine("base", server.url, **({"num_tries": 2, "timeout_s": 20.0} | settings))
+    engine.bind(language_model)
+    return engine
+
+
+def here(language_model: LanguageModel) -> TransformersEngine:
+    engine = TransformersEngine()
+    engine.bind(language_model)
+    return engine
+
+
+def adapter_of(language_model: LanguageModel, seed: int, **spec: Any) -> LoraAdapter:
+    generator = torch.Generator().manual_seed(seed)
+    adapter = init_adapter(language_model.model, AdapterSpec(**({"rank": 2, "alpha": 8.0} | spec)), generator)
+    for _, b in adapter.weights.values():
+        b.copy_(torch.randn(b.shape, generator=generator, dtype=b.dtype) * 0.3)
+    return adapter
+
+
+def adapters_of(language_model: LanguageModel) -> list[LoraAdapter]:
+    """Of other modules, layers, ranks and scalings than each other."""
+    return [
+        adapter_of(language_model, 1),
+        adapter_of(language_model, 2, rank=5, alpha=3.0, target_modules="all-linear"),
+        adapter_of(language_model, 3, rank=4, use_rslora=True, target_modules=("down_proj",), layers=(1,)),
+    ]
+
+
+def asked(adapters: Sequence[LoraAdapter | None]) -> tuple[list[GenerationRequest], list[ScoreRequest]]:
+    written = [GenerationRequest(prompt=p, sampling=GREEDY, adapter=a) for p in PROMPTS for a in adapters]
+    return written, [ScoreRequest(prompt=p, target=" red and blue", adapter=a) for p in PROMPTS for a in adapters]
+
+
+def assert_equal(engine: VllmEngine, language_model: LanguageModel, adapters: Sequence[LoraAdapter | None]) -> None:
+    """Greedy texts are identical, log-probabilities equal to 1e-4."""
+    writing, scoring = asked(adapters)
+    assert list(engine.generate(writing)) == list(here(language_model).generate(writing))
+    for found, expected in zip(engine.score(scoring), here(language_model).score(scoring), strict=True):
+        assert list(found) == pytest.approx(list(expected), abs=1e-4)
+
+
+# --- equality with the engine of this process
+
+
+def test_the_pretrained_model_and_its_adapted_copies(server: CompletionsServer, tiny: LanguageModel) -> None:
+    assert_equal(engine_of(server, tiny, max_adapters=2), tiny, [None, *adapters_of(tiny)])
+    assert server.most_adapters == 2
+    assert server.adapters == {}
+
+
+def test_the_policy_of_every_round(server: CompletionsServer, tiny_folder: Path) -> None:
+    """Merges, going back and forth, and adapters on top; each round's policy is loaded once."""
+    policy = Policy(Pretrained(source=str(tiny_folder)), AdapterSpec(rank=3, alpha=6.0, target_modules="all-linear"), 1)
+    language_model = policy.language_model
+    engine, seen = engine_of(server, language_model), []
+    adapters = [None, *adapters_of(language_model)[:1]]
+    for round_index in range(3):
+        assert_equal(engine, language_model, adapters)
+        seen.append(engine.score(asked([None])[1])[0])
+        with torch.no_grad():
+            for parameter in policy.lora:
+                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(round_index)) * 0.1)
+        policy.merge_round()
+    assert_equal(engine, language_model, adapters)
+    policy.go_to(1)
+    assert_equal(engine, language_model, adapters)
+    assert engine.score(asked([None])[1])[0] == pytest.approx(seen[1], abs=1e-6)
+    states = policy.merged_states()
+    policy.load_merged_states(states[:2])
+    assert_equal(engine, language_model, adapters)
+    ranks = sorted({json.loads((Path(b["lora_path"])).name.split("-")[-1]) for b in server.sent(LOAD)})
+    assert len(ranks) == len(server.sent(LOAD)), "names never come back"
+    assert len(server.adapters) == 1, "the policy's stays"
+    before = len(server.sent(LOAD))
+    engine.score(asked([None])[1])
+    assert len(server.sent(LOAD)) == before, "and is not loaded again"
+
+
+def test_merges_of_an_episode_and_their_end(server: CompletionsServer, tiny: LanguageModel) -> None:
+    engine, (first, second, third) = engine_of(server, tiny), adapters_of(tiny)
+    with scratch_weights(tiny):
+        merge(tiny, first)
+        merge(tiny, second)
+        assert_equal(engine, tiny, [None, third])
+    assert_equal(engine, tiny, [None, third])
+    assert server.adapters == {}
+
+
+def test_weights_that_no_lora_tells_answer_in_this_process(server: CompletionsServer, tiny: LanguageModel) -> None:
+    weights = {name: parameter * 1.2 for name, parameter in tiny.model.named_parameters()}
+    engine = engine_of(server, tiny)
+    with FinetunedWeights(tiny, weights).installed():
+        before = len(server.requests)
+        assert_equal(engine, tiny, [None])
+        assert len(server.requests) == before
+    assert_equal(engine, tiny, [None])
+    assert len(server.requests) > before
+
+
+def test_schemas_are_filled_in_this_process(server: CompletionsServer, tiny: LanguageModel) -> None:
+    schema = ("The ", Choice(name="what", options=("red", "blue")), ".")
+    constrained = GenerationRequest(prompt="x", sampling=SamplingSpec(max_new_tokens=5), schema=schema, seed=3)
+    free = GenerationRequest(prompt="x", sampling=GREEDY)
+    engine = engine_of(server, tiny)
+    assert list(engine.generate([free, constrained, free])) == list(here(tiny).generate([free, constrained, free]))
+    choices = [ChoiceScoreRequest(prompt="x", schema=schema, choices={"what": "red"})]
+    assert list(engine.score_choices(choices)) == list(here(tiny).score_choices(choices))
+
+
+def test_stops_ends_and_lengths(server: CompletionsServer, tiny: LanguageModel) -> None:
+    tiny.eos_ids = (*tiny.eos_ids, tiny.encode_text(" blue")[0])
+    specs = [
+        replace(GREEDY, stop=stop, max_new_tokens=n)
+        for stop in ((), ("e",), ("r", "o"), ("\n", "a"))
+        for n in (1, 7, 300)
+    ]
+    requests = [GenerationRequest(prompt=p, sampling=s) for p in PROMPTS for s in specs]
+    found = engine_of(server, tiny).generate(requests)
+    assert list(found) == list(here(tiny).generate(requests))
+    assert {one.finish_reason for one in found} == set(FinishReason)
+
+
+def test_a_seed_is_a_request_s_own(server: CompletionsServer, tiny: LanguageModel) -> None:
+    engine = engine_of(server, tiny)
+    sampled = SamplingSpec(temperature=1.0, top_p=0.9, max_new_tokens=8)
+    requests = [GenerationRequest(prompt="x", sampling=sampled, seed=seed) for seed in (1, 2, 1, 2**63 - 1)]
+    first = list(engine.generate(requests))
+    assert first == list(engine.generate(requests))
+    assert first[0] == first[2]
+    assert len({one.text for one in first}) > 1
+    assert list(reversed(first)) == list(engine.generate(requests[::-1]))
+
+
+# --- what is sent
+
+
+def test_what_is_sent(server: CompletionsServer, tiny: LanguageModel) -> None:
+    spec = SamplingSpec(temperature=0.7, top_p=0.8, max_new_tokens=5, stop=("a",))
+    engine_of(server, tiny, max_difference=None).generate([GenerationRequest(prompt="x", sampling=spec, seed=9)])
+    (body,) = server.sent(COMPLETE)
+    assert body["prompt"] == tiny.encode_prompt("x")
+    sent = (body["model"], body["max_tokens"], body["temperature"], body["top_p"], body["seed"], body["stop"])
+    assert sent == ("base", 5, 0.7, 0.8, 9, ["a"])
+    assert (body["top_k"], body["repetition_penalty"]) == (-1, 1.0), "nothing is left to a generation_config.json"
+
+
+def test_requests_for_adapters_are_as_documented(server: CompletionsServer, tiny: LanguageModel) -> None:
+    engine_of(server, tiny).generate(asked(adapters_of(tiny)[:1])[0])
+    for exchange, path in (("load", LOAD), ("unload", UNLOAD)):
+        documented = PROTOCOL[exchange]["request"]
+        assert documented["path"] == path
+        for body in server.sent(path):
+            assert body.keys() == documented["body"].keys()
+            assert all(isinstance(value, str) for value in body.values())
+
+
+def test_so_many_requests_are_in_flight_and_no_more(server: CompletionsServer, tiny: LanguageModel) -> None:
+    engine = engine_of(server, tiny, max_concurrent=3)
+    engine.generate([GenerationRequest(prompt="x", sampling=GREEDY)])
+    server.delay_s, server.most_at_once = 0.05, 0
+    engine.generate([GenerationRequest(prompt="x", sampling=GREEDY, seed=i) for i in range(9)])
+    assert server.most_at_once == 3
+
+
+def test_two_processes_never_meet(server: CompletionsServer, tiny: LanguageModel, tmp_path: Path) -> None:
+    """Two engines, one folder, the same adapters, the same policy."""
+    tiny.merge(adapters_of(tiny)[1])
+    engines = [engine_of(server, tiny, adapter_dir=str(tmp_path)) for _ in range(2)]
+    for engine in engines:
+        assert_equal(engine, tiny, adapters_of(tiny)[:1])
+    assert len({body["lora_name"] for body in server.sent(LOAD)}) == len(server.sent(LOAD))
+    assert len(server.adapters) == 2
+    assert len(list(tmp_path.iterdir())) == 2
+    del engine, engines
+    gc.collect()
+    assert server.adapters == {}, "an engine that goes takes its adapter away"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_server_may_see_the_folder_elsewhere(
+    server: CompletionsServer, tiny: LanguageModel, tmp_path: Path
+) -> None:
+    server.path_here = lambda path: path.replace("/mnt/adapters", str(tmp_path))
+    engine = engine_of(server, tiny, adapter_dir=str(tmp_path), adapter_dir_at_server="/mnt/adapters")
+    assert_equal(engine, tiny, adapters_of(tiny)[:1])
+    assert all(body["lora_path"].startswith("/mnt/adapters/seal-") for body in server.sent(LOAD))
+
+
+def test_a_key_is_sent_and_never_told(
+    server: CompletionsServer, tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.api_key = "sk-secret-123456"
+    monkeypatch.setenv("VLLM_KEY", server.api_key)
+    assert_equal(engine_of(server, tiny, api_key_env="VLLM_KEY"), tiny, adapters_of(tiny)[:1])
+    monkeypatch.setenv("VLLM_KEY", "sk-another-98765")
+    with pytest.raises(ConfigError, match="does not take the key") as caught:
+        engine_of(server, tiny, api_key_env="VLLM_KEY").score(asked([None])[1])
+    assert "another" not in str(caught.value)
+    monkeypatch.delenv("VLLM_KEY")
+    with pytest.raises(ConfigError, match="VLLM_KEY is not set"):
+        engine_of(server, tiny, api_key_env="VLLM_KEY").check(8)
+
+
+def test_adapters_of_a_half_precision_model_are_written_in_it(tiny_folder: Path) -> None:
+    """As the server would round them, in half the bytes."""
+    language_model = Pretrained(source=str(tiny_folder), dtype="bfloat16").load()
+    one = CompletionsServer()
+    one.serve(language_model.model, language_model.tokenizer)
+    kinds = set()
+
+    def look(body: dict[str, Any]) -> None:
+        kinds.update(t.dtype for t in load_file(Path(body["lora_path"]) / "adapter_model.safetensors").values())
+
+    one.faults["/v1/load_lora_adapter"] = [look]  # type: ignore[list-item]
+    with serving(one):
+        scoring = asked(adapters_of(language_model)[:1])[1]
+        found = engine_of(one, language_model).score(scoring)
+    assert kinds == {torch.bfloat16}
+    for scores, expected in zip(found, here(language_model).score(scoring), strict=True):
+        assert list(scores) == pytest.approx(list(expected), abs=0.1)
+
+
+# --- what does not fit
+
+
+def test_another_model_is_seen_at_once(server: CompletionsServer, tmp_path: Path) -> None:
+    other = Pretrained(source=str(write_tiny_model(tmp_path / "other", seed=5))).load()
+    engine = engine_of(server, other)
+    with pytest.raises(ConfigError, match="is not what is trained here") as caught:
+        engine.generate(asked([None])[0])
+    assert "nats" in str(caught.value)
+
+
+def test_a_change_that_nobody_told_is_seen_with_the_next_policy(server: CompletionsServer, tiny: LanguageModel) -> None:
+    engine = engine_of(server, tiny)
+    assert_equal(engine, tiny, [None])
+    adapter = adapters_of(tiny)[1]
+    tiny.merge(adapter)
+    with torch.no_grad():
+        tiny.model.get_output_embeddings().weight.mul_(1.5)
+    with pytest.raises(ConfigError, match="is not what is trained here"):
+        engine.generate(asked([None])[0])
+    assert server.adapters == {}
+
+
+def test_a_model_that_the_server_does_not_have(server: CompletionsServer, tiny: LanguageModel) -> None:
+    engine = VllmEngine("another", server.url)
+    engine.bind(tiny)
+    with pytest.raises(ConfigError, match=r"the server has no 'another'; it has \['base'\]"):
+        engine.generate(asked([None])[0])
+
+
+@pytest.mark.parametrize(("rank", "step"), [(1, 1), (2, 8), (9, 16), (160, 256), (257, 320), (513, 512)])
+def test_steps_of_ranks(rank: int, step: int) -> None:
+    assert step_for(rank) == step
+    assert step in LORA_RANKS
+
+
+def test_a_rank_above_the_server_s_names_the_step(server: CompletionsServer, tiny: LanguageModel) -> None:
+    tiny.merge(adapter_of(tiny, 4, rank=7))
+    engine = engine_of(server, tiny, max_lora_rank=8)
+    assert_equal(engine, tiny, [None])
+    before = len(server.requests)
+    with pytest.raises(ConfigError, match=r"rank 9 together.*--max-lora-rank 16 and set engine.max_lora_rank to 16"):
+        engine.score(asked(adapters_of(tiny)[:1])[1])
+    assert len(server.requests) == before, "nothing was asked"
+    with pytest.raises(ConfigError, match="vLLM's largest is 512"):
+        engine.check(513)
+    server.max_lora_rank = 4
+    with pytest.raises(ConfigError, match=r"but the server takes less.*rank 7 is.*--max-lora-rank 8"):
+        engine_of(server, tiny, max_lora_rank=16).score(asked(adapters_of(tiny)[:1])[1])
+
+
+@pytest.mark.parametrize("what", ["runtime_updating", "lora_enabled"])
+def test_a_server_that_loads_no_adapters(server: CompletionsServer, tiny: LanguageModel, what: str) -> None:
+    setattr(server, what, False)
+    engine = engine_of(server, tiny)
+    assert_equal(engine, tiny, [None])
+    with pytest.raises(
+        ConfigError, match=r"VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve .* --enable-lora"
+    ) as caught:
+        engine.score(asked(adapters_of(tiny)[1:2])[1])
+    assert "--max-lora-rank 8" in str(caught.value)
+
+
+def test_a_folder_that_the_server_does_not_see(server: CompletionsServer, tiny: LanguageModel, tmp_path: Path) -> None:
+    engine = engine_of(server, tiny, adapter_dir=str(tmp_path), adapter_dir_at_server="/nowhere")
+    with pytest.raises(ConfigError, match="does not see the adapter at /nowhere/seal-"):
+        engine.score(asked(adapters_of(tiny)[:1])[1])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_scores_nothing(server: CompletionsServer, tiny: LanguageModel) -> None:
+    server.tells_prompt_logprobs = False
+    with pytest.raises(ConfigError, match="tells no prompt_logprobs"):
+        engine_of(server, tiny).score(asked([None])[1])
+
+
+def test_contexts(server: CompletionsServer, tiny: LanguageModel) -> None:
+    """The shorter one counts; a score needs one place more."""
+    server.max_model_len = 200
+    engine = engine_of(server, tiny)
+    long = "x" * 150
+    (found,) = engine.generate([GenerationRequest(prompt=long, sampling=replace(GREEDY, max_new_tokens=300))])
+    assert len(found.token_ids) <= 50
+    with pytest.raises(ConfigError, match=r"leaves no room in the server's context of 200.*max-model-len"):
+        engine.generate([GenerationRequest(prompt="x" * 200, sampling=GREEDY)])
+    with pytest.raises(DataError, match="leaves no room in the model's context"):
+        engine.generate([GenerationRequest(prompt="x" * 300, sampling=GREEDY)])
+    engine.score([ScoreRequest(prompt=long, target="x" * 49)])
+    with pytest.raises(DataError, match="do not fit the model's context of 199"):
+        engine.score([ScoreRequest(prompt=long, target="x" * 50)])
+    server.max_model_len = None
+    assert_equal(engine_of(server, tiny), tiny, [None])
+
+
+def test_an_empty_target_has_no_scores(server: CompletionsServer, tiny: LanguageModel) -> None:
+    requests = [ScoreRequest(prompt="x", target=target) for target in ("", " red blue", "")]
+    assert [len(one) for one in engine_of(server, tiny).score(requests)] == [0, 2, 0]
+
+
+def test_an_adapter_that_computes_nan_scores_nan(server: CompletionsServer, tiny: LanguageModel) -> None:
+    """As in this process: the attempt diverged, the run goes on; the others have their scores."""
+    wild, tame = adapters_of(tiny)[:2]
+    for _, b in wild.weights.values():
+        b.fill_(3e38)
+    assert all(math.isnan(value) for value in here(tiny).score(asked([wild])[1])[0])
+    found = list(engine_of(server, tiny).score(asked([wild, tame])[1]))
+    assert all(math.isnan(value) for value in found[0])
+    expected = here(tiny).score(asked([tame])[1])
+    assert list(found[1]) == pytest.approx(list(expected[0]), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model", " "),
+        ("max_lora_rank", 48),
+        ("max_adapters", 0),
+        ("max_concurrent", 0),
+        ("timeout_s", 0.0),
+        ("num_tries", 0),
+        ("max_difference", 0.0),
+        ("base_url", "localhost:8000"),
+        ("base_url", "http://user:hunter2@host/v1"),
+        ("api_key_env", "sk-123"),
+    ],
+)
+def test_settings_out_of_bounds(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"engine.{name}") as caught:
+        VllmEngine(**({"model": "base"} | {name: value}))
+    assert "hunter2" not in str(caught.value)
+    assert "sk-" not in str(caught.value)
+
+
+def test_a_missing_package_is_named(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "httpx2", None)
+    engine = VllmEngine("base")
+    engine.bind(tiny)
+    with pytest.raises(ConfigError, match=r"VllmEngine needs the package 'httpx2'.*seal-lightning\[vllm\]"):
+        engine.generate(asked([None])[0])
+
+
+# --- servers that tell less
+
+
+def test_a_server_that_does_not_tell_tokens(
+    server: CompletionsServer, tiny: LanguageModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A text that is tokenised as it was written comes back as it was, its end too; the user is told of the others."""
+    server.tells_token_ids = False
+    _warn_of_texts.cache_clear()
+    tiny.eos_ids = (*tiny.eos_ids, tiny.encode_text(" blue")[0])
+    specs = [replace(GREEDY, stop=stop, max_new_tokens=n) for stop in ((), ("e", "r"), ("i",)) for n in (1, 2, 12, 100)]
+    requests = [GenerationRequest(prompt=p, sampling=s) for p in (*PROMPTS, "blue", " white") for s in specs]
+    found, expected = engine_of(server, tiny).generate(requests), here(tiny).generate(requests)
+    assert [one.finish_reason for one in found] == [one.finish_reason for one in expected]
+    plain = [
+        i
+        for i, one in enumerate(expected)
+        if tiny.encode_text(tiny.decode(list(one.token_ids))) == [*one.token_ids]
+        and tiny.decode(list(one.token_ids)) == one.text  # a token may go on behind its stop string
+    ]
+    assert len(plain) > 10
+    assert [found[i] for i in plain] == [expected[i] for i in plain]
+    assert "does not tell which tokens" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("told", "stop", "ids"),
+    [
+        ({"finish_reason": "stop", "stop_reason": None}, (), "end"),
+        ({"finish_reason": "stop", "stop_reason": None}, ("q",), "end"),
+        ({"finish_reason": "stop", "stop_reason": 7}, ("q",), "seven"),
+        ({"finish_reason": "stop", "stop_reason": "q"}, ("q",), "stop"),
+        ({"finish_reason": "stop"}, (), "end"),
+        ({"finish_reason": "stop"}, ("q",), "nothing"),  # one or the other: no end is made up
+        ({"finish_reason": "length"}, (), "nothing"),
+    ],
+)
+def test_ends_that_a_text_does_not_show(
+    tiny: LanguageModel, told: dict[str, Any], stop: tuple[str, ...], ids: str
+) -> None:
+    choice = choice_of(json.dumps({"choices": [{"text": " red", **told}]}).encode())
+    spec = replace(GREEDY, stop=stop)
+    completion = completion_of(choice, spec, {"prompt": [1], "max_tokens": 12}, tiny)
+    tail = {"end": [tiny.eos_ids[0]], "seven": [7], "stop": tiny.encode_text("q"), "nothing": []}[ids]
+    assert list(completion.token_ids) == tiny.encode_text(" red") + tail
+    assert completion.finish_reason.value == told["finish_reason"]
+
+
+def test_tokens_that_the_model_does_not_have(tiny: LanguageModel) -> None:
+    choice = choice_of(b'{"choices": [{"text": "a", "finish_reason": "length", "token_ids": [5, 100000]}]}')
+    with pytest.raises(ConfigError, match="the token 100000"):
+        completion_of(choice, GREEDY, {"prompt": [1], "max_tokens": 12}, tiny)
+    choice = choice_of(
+        b'{"choices": [{"text": "a", "finish_reason": "length", "token_ids": [5], "prompt_token_ids": [1, 1]}]}'
+    )
+    with pytest.raises(ConfigError, match="changes prompts"):
+        completion_of(choice, GREEDY, {"prompt": [1], "max_tokens": 12}, tiny)
+
+
+@pytest.mark.parametrize("reason", ["abort", "error", None])
+def test_a_completion_that_was_broken_off_is_none(reason: str | None) -> None:
+    with pytest.raises(TryAgain, match="broken off"):
+        choice_of(json.dumps({"choices": [{"text": "a", "finish_reason": reason}]}).encode())
