@@ -7,6 +7,7 @@ import subprocess
 import time
 from typing import Any, cast
 
+import torch.distributed as dist
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
@@ -27,8 +28,12 @@ class GracefulStop(Callback):
     long a rank may be silent before the others give it up is the strategy's ``timeout`` (DDP's default is 30 minutes).
     """
 
+    def __init__(self) -> None:
+        self._begun = False
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the ranks a board to leave notes on."""
+        self._begun = True
         timeout_s = silence_allowed_s(trainer.strategy)
         interruption.begin(Board(trainer.global_rank, trainer.world_size, timeout_s))
         interruption.listen()
@@ -64,10 +69,12 @@ class GracefulStop(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Tell the other ranks why this one fails, or the user what another one said."""
+        if not self._begun and dist.is_initialized():  # its data failed; the others are about to look at their board
+            self.setup(trainer, pl_module, "")
         interruption.fail(exception)
         if not isinstance(exception, StopRequested):
             cause = interruption.first_cause()
-            if cause is not None and cause.rank != trainer.global_rank and described(cause) not in str(exception):
+            if cause is not None and cause.rank != trainer.global_rank and cause.reason not in str(exception):
                 exception.add_note(described(cause))
             interruption.end()
             if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):

@@ -17,7 +17,7 @@ TRAINER_SUBCOMMANDS = ("fit", "validate", "test", "predict")
 USAGE = """usage: seal COMMAND …
 
   seal fit -c CONFIG [-c CONFIG …]     train: rounds of E-step and M-step
-  seal fit --resume RUN                go on with an interrupted run
+  seal fit --resume RUN                go on with an interrupted run; auto: with the one in --run_dir, else start it
   seal test --run RUN                  compare adaptation on self-edits with its controls on held-out tasks
   seal validate --run RUN              reward of one self-edit a validation task
   seal predict --run RUN               write self-edits for tasks

@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 
 import torch.distributed as dist
 
+from seal_lightning import shared_store
 from seal_lightning.errors import RankLost, shown
 from seal_lightning.shared_store import SharedStore
 
@@ -44,7 +45,8 @@ class Board:
     Args:
         rank: this process.
         num_ranks: of the run.
-        timeout_s: a rank that gives no sign of life for so long is lost.
+        timeout_s: a rank that gives no sign of life for so long is lost; one whose process or host is gone, after a
+            minute at most.
     """
 
     def __init__(self, rank: int, num_ranks: int, timeout_s: float) -> None:
@@ -57,11 +59,13 @@ class Board:
         self._looked = 0.0
         self._beats = 0
         self._num_meetings: Counter[str] = Counter()
-        self._lives = {other: ("", time.monotonic()) for other in range(num_ranks) if other != rank}
+        others = [other for other in range(num_ranks) if other != rank]
+        self._lives = {other: ("", time.monotonic()) for other in others}
+        self._pulses = {other: ("", time.monotonic()) for other in others}
         self._lives_looked = time.monotonic()
         if num_ranks > 1:
             _num_boards += 1  # the same on every rank: each makes one a run
-            self._store = SharedStore(f"seal_lightning/{_num_boards}", timeout_s)
+            self._store = SharedStore(f"seal_lightning/{_num_boards}", timeout_s, pulse=f"pulse/{rank}")
 
     def post(self, note: Note) -> None:
         """Leave a note, unless there is one already."""
@@ -100,6 +104,7 @@ class Board:
             others = [f"left/{rank}" for rank in range(1, self.num_ranks)]
             while self.rank == 0 and not self._store.check(others) and time.monotonic() < deadline:
                 time.sleep(_LOOK_EVERY_S / 5)
+        self._store.close()
 
     def meet(self, purpose: str, give_up: Callable[[], bool], timeout_s: float | None = None) -> bool:
         """Wait for all ranks; True when all are there, on every one of them, and False where one gave up before.
@@ -127,20 +132,30 @@ class Board:
             time.sleep(_LOOK_EVERY_S / 5)
 
     def _check_lives(self) -> None:
-        """Raise :class:`RankLost` for a rank that has given no sign of life for too long."""
-        assert self._store is not None
-        if time.monotonic() - self._lives_looked < 1.0:
+        """Raise :class:`RankLost` for a rank that has given no sign of life for too long, or has no pulse any more."""
+        if time.monotonic() - self._lives_looked < max(1.0, self.num_ranks / 8):
             return
         self._lives_looked = time.monotonic()
-        for rank, (beats, since) in self._lives.items():
-            key = f"alive/{rank}"
-            found = self._store.get(key).decode() if self._store.check([key]) else ""
-            if found != beats:
-                self._lives[rank] = (found, time.monotonic())
-            elif time.monotonic() - since > self.timeout_s:
+        dead_after_s = min(shared_store.DEAD_WITHOUT_PULSE_S, self.timeout_s)
+        for rank in self._lives:
+            if self._silent_s(self._lives, "alive", rank) > self.timeout_s:
                 raise RankLost(
                     f"rank {rank} has given no sign of life for {self.timeout_s:.0f} s: it was killed, stopped or hangs"
                 )
+            if self._silent_s(self._pulses, "pulse", rank) > dead_after_s and self._pulses[rank][0]:
+                raise RankLost(
+                    f"rank {rank} can no longer be reached, for {dead_after_s:.0f} s: it was killed or stopped, or its host "
+                    "is down or cut off"
+                )
+
+    def _silent_s(self, known: dict[int, tuple[str, float]], name: str, rank: int) -> float:
+        """For how long a rank's counter of that name has stood still, in seconds."""
+        assert self._store is not None
+        key = f"{name}/{rank}"
+        found = self._store.get(key).decode() if self._store.check([key]) else ""
+        if found != known[rank][0]:
+            known[rank] = (found, time.monotonic())
+        return time.monotonic() - known[rank][1]
 
 
 def gather_objects(local: list[T]) -> list[T]:
@@ -161,6 +176,11 @@ def silence_allowed_s(strategy: Any) -> float:
 def is_connection_lost(error: RuntimeError) -> bool:
     """Whether a collective failed because of another rank: a type of its own with NCCL, a message with gloo."""
     return isinstance(error, dist.DistError) or (dist.is_initialized() and "gloo" in str(error))
+
+
+def is_no_meeting(error: RuntimeError) -> bool:
+    """Whether the ranks never came together: their process group could not be made."""
+    return not dist.is_initialized() and (isinstance(error, dist.DistError) or "gloo" in str(error).lower())
 
 
 def described(note: Note) -> str:

@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from seal_lightning import interruption
+from seal_lightning import interruption, launching
 from seal_lightning.callbacks import (
     AttemptJournal,
     ChoiceProbabilities,
@@ -23,20 +23,24 @@ from seal_lightning.callbacks import (
     JudgeCosts,
     PhaseCheckpoint,
     PolicyExport,
+    RankAgreement,
     RankReport,
     RestEmBuffer,
     RoundReport,
     SealProgressBar,
     SelfEditFile,
+    SharedRunDir,
+    StartingPoint,
     TestTable,
 )
-from seal_lightning.checkpoint_io import AtomicCheckpointIO, local_path
+from seal_lightning.checkpoint_io import AtomicCheckpointIO
 from seal_lightning.datamodule import SealDataModule
-from seal_lightning.distributed import is_connection_lost
+from seal_lightning.distributed import is_connection_lost, is_no_meeting
 from seal_lightning.durable import write_bytes
 from seal_lightning.errors import ConfigError, RankLost, RunError, shown
 from seal_lightning.module import SealModule
 from seal_lightning.out_of_memory import is_out_of_memory
+from seal_lightning.run_options import AUTO, chosen_checkpoint, expand_run_options
 from seal_lightning.rundir import RunDir
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -57,6 +61,7 @@ def default_callbacks() -> list[Callback]:
     """What every run has beside its reward filter; the configuration may name one with settings of its own."""
     return [
         GracefulStop(),
+        SharedRunDir(),
         AttemptJournal(),
         RestEmBuffer(),
         RankReport(),
@@ -93,20 +98,6 @@ class RunConfig(SaveConfigCallback):
             write_bytes(run.next_config, text.encode())
 
 
-def _checkpoint(chosen: str | None, run: RunDir) -> str | None:
-    """The checkpoint to load: ``last`` is the run's newest whole one. Raises :class:`RunError`, also for a URL."""
-    if chosen is None:
-        return None
-    if chosen in ("best", "hpc"):
-        raise RunError(f"--ckpt_path {chosen} is not offered: name a file, or `last` for the newest of {run.path}")
-    if chosen == "last":
-        newest = run.latest_checkpoint()
-        if newest is None:
-            raise RunError(f"--ckpt_path last: {run.checkpoints} has no checkpoint that is whole")
-        return str(newest)
-    return str(local_path(chosen))
-
-
 def _check_strategy(strategy: Any) -> None:
     """Raise :class:`ConfigError` for one that spreads models over ranks and does not know how ours works."""
     name = strategy if isinstance(strategy, str) else getattr(strategy, "class_path", type(strategy).__name__)
@@ -126,8 +117,8 @@ def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
 class SealCLI(LightningCLI):
     """LightningCLI for :class:`SealModule` and :class:`SealDataModule`."""
 
-    def __init__(self, *args: Any, resuming: bool = False, **kwargs: Any) -> None:
-        self.resuming = resuming
+    def __init__(self, *args: Any, resume: str | None = None, **kwargs: Any) -> None:
+        self.resume = resume
         super().__init__(*args, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -143,26 +134,30 @@ class SealCLI(LightningCLI):
         """Check the run directory and the seed before anything is loaded."""
         config = self.config[self.subcommand]
         run = RunDir.named(config.run_dir)
-        config.ckpt_path = _checkpoint(config.get("ckpt_path"), run)
+        config.ckpt_path = chosen_checkpoint(config.get("ckpt_path"), run, self.resume)
         if config.seed_everything is not False:
             raise ConfigError("seed_everything is not used: every seed of a run is made from model.seed; set that")
-        if getattr(rank_zero_only, "rank", 0) != 0:
-            return
+        if launch := launching.detected():
+            launch.trainer_settings(config.trainer.devices, config.trainer.num_nodes)
+        # The same on every rank: nothing of a run is written before all have met, which is after this.
         named = None if config.ckpt_path is None else Path(config.ckpt_path).resolve()
-        going_on = self.resuming or (named is not None and run.checkpoints.resolve() in named.parents)
+        going_on = self.resume is not None or (named is not None and run.checkpoints.resolve() in named.parents)
         if self.subcommand == "fit" and run.holds_a_run and not going_on:
             raise RunError(
                 f"the run directory {run.path} holds a run already; nothing in it was touched. Go on with it by "
-                f"`seal fit --resume {run.path}`, or name another with --run_dir"
+                f"`seal fit --resume {run.path}` (or `--resume auto`), or name another with --run_dir"
             )
-        run.check_writable()
+        if getattr(rank_zero_only, "rank", 0) == 0:  # each of the others is asked by SharedRunDir
+            run.check_writable()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with our callbacks and TensorBoard, unless the configuration names its own of a kind."""
         config = self.config[self.subcommand]
         _check_strategy(config.trainer.strategy)
         named = {callback.class_path.rsplit(".", 1)[-1] for callback in config.trainer.callbacks or ()}
-        ours = [callback for callback in default_callbacks() if type(callback).__name__ not in named]
+        settings = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_none=False))
+        start = [RankAgreement(settings), StartingPoint(config.get("ckpt_path"), newest=self.resume == AUTO)]
+        ours = [callback for callback in [*default_callbacks(), *start] if type(callback).__name__ not in named]
         if config.trainer.enable_progress_bar is False or any(name.endswith("ProgressBar") for name in named):
             ours = [callback for callback in ours if not isinstance(callback, SealProgressBar)]
         self.trainer_defaults["callbacks"] = ours
@@ -176,16 +171,18 @@ class SealCLI(LightningCLI):
                 f"trainer.plugins: {type(others[0]).__name__} is not allowed: it would write checkpoints without manifests, "
                 "which no resume finds. Leave it out, or subclass seal_lightning.checkpoint_io.AtomicCheckpointIO"
             )
-        if not any(isinstance(plugin, AtomicCheckpointIO) for plugin in plugins):
-            kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
+        files = [] if any(isinstance(plugin, AtomicCheckpointIO) for plugin in plugins) else [AtomicCheckpointIO()]
+        kwargs["plugins"] = [*plugins, *files, *launching.cluster_plugins(plugins)]
+        if launch := launching.detected():  # not in the configuration that is kept: a resume may have fewer hosts
+            kwargs |= launch.trainer_settings(config.trainer.devices, config.trainer.num_nodes)
         return super().instantiate_trainer(**kwargs)
 
 
 def run(command: str, args: Sequence[str]) -> SealCLI:
     """Parse and run ``fit``, ``validate``, ``test`` or ``predict``."""
-    resuming, expanded = expand_run_options(command, list(args))
+    resume, expanded = expand_run_options(command, list(args))
     try:
-        return _cli(command, expanded, resuming)
+        return _cli(command, expanded, resume)
     except MisconfigurationException as error:
         raise ConfigError(str(error)) from error
     except RuntimeError as error:
@@ -202,6 +199,8 @@ def _explained(error: RuntimeError) -> Exception:
             "model.engine.init_args.max_batch_size, data.tasks_per_batch or model.sampling.max_new_tokens, and go on with "
             "`seal fit --resume RUN`"
         )
+    if is_no_meeting(error):
+        return launching.meeting_failed(error)
     if is_connection_lost(error):
         explained = RankLost(
             f"the connection to another rank is lost ({str(error).strip().splitlines()[-1][:200]}). Attempts and checkpoints "
@@ -213,7 +212,7 @@ def _explained(error: RuntimeError) -> Exception:
     return error
 
 
-def _cli(command: str, args: list[str], resuming: bool) -> SealCLI:
+def _cli(command: str, args: list[str], resume: str | None) -> SealCLI:
     return SealCLI(
         SealModule,
         SealDataModule,
@@ -224,30 +223,5 @@ def _cli(command: str, args: list[str], resuming: bool) -> SealCLI:
         auto_configure_optimizers=False,
         parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
         args=[command, *args],
-        resuming=resuming,
+        resume=resume,
     )
-
-
-def expand_run_options(command: str, args: list[str]) -> tuple[bool, list[str]]:
-    """``--resume RUN`` and ``--run RUN`` as the configuration and newest checkpoint of a run.
-
-    Returns whether a fit is resumed, and the arguments for LightningCLI. What else is on the command line comes after
-    and so overrides the run's own configuration. Raises :class:`RunError` when there is no such run.
-    """
-    option = "--resume" if command == "fit" else "--run"
-    args = [part for arg in args for part in (arg.split("=", 1) if arg.startswith(f"{option}=") else [arg])]
-    if option not in args:
-        return False, args
-    at = args.index(option)
-    if at + 1 == len(args):
-        raise RunError(f"{option} needs a run directory")
-    run_dir = RunDir.named(args[at + 1], option)
-    rest = args[:at] + args[at + 2 :]
-    if not run_dir.config.exists():
-        raise RunError(f"{run_dir.path} is no run directory: it has no {run_dir.config.name}")
-    run_dir.settings()  # looked through before the parser reads it: it may come from anywhere
-    expanded = ["--config", str(run_dir.config), "--run_dir", str(run_dir.path)]
-    checkpoint = run_dir.latest_checkpoint()
-    if checkpoint is not None and "--ckpt_path" not in rest:
-        expanded += ["--ckpt_path", str(checkpoint)]
-    return command == "fit", expanded + rest

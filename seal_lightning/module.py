@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from seal_lightning.adaptation import BatchedInnerLoop
+from seal_lightning.agreement import of_weights, require_agreement
 from seal_lightning.attempting import Attempting
 from seal_lightning.batches import RowBatch, TaskBatch
 from seal_lightning.distributed import gather_objects
@@ -184,6 +185,9 @@ class SealModule(HeldOutSteps):
         else:
             self.policy = Policy(self.pretrained, self.policy_adapter, self.seed, together=together)
         self.policy.run_dir = self.run_dir if self._trainer is None else RunDir.of(self.trainer).path
+        if self._trainer is not None and self.trainer.world_size > 1:
+            model = self.policy.language_model
+            require_agreement({"model.pretrained": of_weights(model.model, model.tokenizer.get_vocab())})
         learner_engine = self.engine if self.student is None else deepcopy(self.engine)
         self.engine.bind(self.policy.language_model)
         self.learner = self._learner(self.policy)

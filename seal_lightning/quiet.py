@@ -22,5 +22,6 @@ def silence_libraries() -> None:
         "You have overridden `transfer_batch_to_device`",
         "Total length of `list` across ranks is zero",  # no validation tasks
         "The number of training batches",
+        "The `srun` command is available",  # also where torchrun starts the run; what is wrong is an error of ours
     ):
         warnings.filterwarnings("ignore", message=f".*{message}.*")

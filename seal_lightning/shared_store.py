@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch.distributed as dist
 
 from seal_lightning.errors import RankLost
+
+PULSE_EVERY_S = 2.0
+DEAD_WITHOUT_PULSE_S = 60.0
+"""A thread of its own gives the pulse, also while the rank computes: without it the process or its host is gone."""
+_CLOSES_WITHIN_S = 2.0
 
 
 class SharedStore:
@@ -19,16 +27,23 @@ class SharedStore:
 
     Args:
         prefix: keeps these keys apart from others'; the same on every rank.
-        timeout_s: how long rank 0, which keeps the store, may be silent.
+        timeout_s: how long rank 0, which keeps the store, may be silent; a minute at most, because its store answers at
+            once whatever the rank computes.
+        pulse: a counter of this rank's, which goes up while the process lives; None for none.
     """
 
-    def __init__(self, prefix: str, timeout_s: float) -> None:
-        self._store = dist.distributed_c10d.PrefixStore(prefix, dist.distributed_c10d._get_default_store())
-        self.timeout_s = timeout_s
+    def __init__(self, prefix: str, timeout_s: float, pulse: str | None = None) -> None:
+        # torchrun may keep one store for all restarts, with what those that ended before have left.
+        start = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}of{os.environ.get('WORLD_SIZE', 0)}"
+        store = dist.distributed_c10d._get_default_store()
+        self._store = dist.distributed_c10d.PrefixStore(f"{prefix}/{start}", store)
+        self._pulse = pulse
+        self.timeout_s = min(timeout_s, DEAD_WITHOUT_PULSE_S)
         self._lost: RankLost | None = None
-        self._calls: queue.SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...]]] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...]] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        threading.Thread(target=self._serve, daemon=True, name="seal-board").start()
+        self._thread = threading.Thread(target=self._serve, daemon=True, name="seal-board")
+        self._thread.start()
 
     def set(self, key: str, value: str | bytes) -> None:
         """Set a key."""
@@ -54,6 +69,11 @@ class SharedStore:
         """Forget a key."""
         self._ask(self._store.delete_key, key)
 
+    def close(self) -> None:
+        """Ask no more; a thread that is within a call when the process ends would take it down."""
+        self._calls.put(None)
+        self._thread.join(_CLOSES_WITHIN_S)
+
     def _ask(self, call: Callable[..., Any], *arguments: Any) -> Any:
         if self._lost is not None:
             raise self._lost
@@ -63,7 +83,7 @@ class SharedStore:
         except queue.Empty:
             answer = None
             self._lost = RankLost(
-                f"rank 0 has given no sign of life for {self.timeout_s:.0f} s: it was stopped or hangs"
+                f"rank 0 has given no sign of life for {self.timeout_s:.0f} s: it was stopped, or its host is down or cut off"
             )
         if isinstance(answer, dist.DistError):
             self._lost = RankLost("rank 0 can no longer be reached: it was killed or its machine is down")
@@ -74,8 +94,19 @@ class SharedStore:
         return answer
 
     def _serve(self) -> None:
+        beat = 0.0
         while True:
-            call, arguments = self._calls.get()
+            if self._pulse is not None and time.monotonic() - beat > PULSE_EVERY_S:
+                beat = time.monotonic()
+                with suppress(Exception):  # who asks next is told
+                    self._store.add(self._pulse, 1)
+            try:
+                asked = self._calls.get(timeout=None if self._pulse is None else PULSE_EVERY_S)
+            except queue.Empty:
+                continue
+            if asked is None:
+                return
+            call, arguments = asked
             try:
                 answer = call(*arguments)
             except Exception as error:  # noqa: BLE001 - raised where it was asked

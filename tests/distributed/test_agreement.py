@@ -1,0 +1,148 @@
+"""What ranks compare is the same in every process for equal things, and another for others."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fakes import ToyTasks
+from torch.distributed import HashStore
+
+from seal_lightning import agreement, distributed, interruption, launching, shared_store
+from seal_lightning.agreement import RanksDiffer, content_digest, installed, of_settings, of_tasks, of_weights
+from seal_lightning.distributed import Board
+from seal_lightning.errors import ConfigError, RankLost
+from seal_lightning.language_model import LanguageModel
+
+VALUES = "{'a': {'x', 'y', 'z'}, 'b': [1, 2.5, None, object]}"
+
+
+def test_a_digest_does_not_hang_on_the_hash_seed() -> None:
+    program = f"from seal_lightning.agreement import content_digest; print(content_digest({VALUES}))"
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[2])},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ([1, 2], [2, 1]),
+        ([1, [2]], [[1], 2]),
+        ({"a": "1"}, {"a": 1}),
+        (["a", "b"], ["ab"]),
+        (torch.zeros(2000), torch.zeros(2000).index_fill_(0, torch.tensor([1000]), 1.0)),
+    ],
+)
+def test_other_things_have_other_digests(one: object, other: object) -> None:
+    assert content_digest(one) == content_digest(one) != content_digest(other)
+
+
+def test_objects_without_a_repr_of_their_own() -> None:
+    assert content_digest(object()) == content_digest(object())
+
+
+def test_settings_are_compared_without_absolute_paths() -> None:
+    def settings(path: str, rank: int) -> dict[str, Any]:
+        return {
+            "run_dir": path,
+            "ckpt_path": path,
+            "trainer": {"callbacks": [{"class_path": "a.B", "init_args": {"k": rank}}]},
+            "data": {"files": [f"{path}/x"], "name": "Qwen/Qwen2.5-7B"},
+        }
+
+    assert of_settings(settings("/a", 8)) == of_settings(settings("/b", 8))
+    assert of_settings(settings("/a", 8))["trainer.callbacks.0.init_args.k"] == "8"
+    assert of_settings(settings("/a", 8))["data.name"] == "'Qwen/Qwen2.5-7B'"
+    assert of_settings(settings("/a", 8)) != of_settings(settings("/a", 9))
+
+
+def test_tasks_and_weights(tiny: LanguageModel) -> None:
+    assert of_tasks(ToyTasks(3).load()) == of_tasks(ToyTasks(3).load()) != of_tasks(ToyTasks(3, offset=1).load())
+    vocabulary = tiny.tokenizer.get_vocab()
+    before = of_weights(tiny.model, vocabulary)
+    assert before == of_weights(tiny.model, vocabulary)
+    assert of_weights(tiny.model, {**vocabulary, "new": 9})["tokens"] != before["tokens"]
+    with torch.no_grad():
+        next(tiny.model.parameters()).add_(1e-3)
+    assert of_weights(tiny.model, vocabulary) != before
+
+
+def test_the_first_rank_that_differs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = {"packages": installed(), "the configuration": {"model.seed": "1"}}
+    theirs = {**mine, "packages": {**installed(), "torch": "2.11.0"}}
+
+    def gather(local: list[Any]) -> list[Any]:
+        if isinstance(local[0], str):
+            return [*local, *local, "another digest"]
+        return [*local, ("b", mine), ("c", theirs)]
+
+    monkeypatch.setattr(interruption, "gather", gather)
+    with pytest.raises(
+        RanksDiffer, match=r"differ in packages, torch: rank 2 \(host c\) has 2\.11\.0, rank 0 \(host .*"
+    ):
+        agreement.require_agreement(mine)
+
+
+SLURM = {"SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_STEP_ID": "0"}
+
+
+def test_what_slurm_says() -> None:
+    launch = launching.detected(SLURM)
+    assert launch is not None
+    assert launch.trainer_settings("auto", 1) == {"num_nodes": 2, "devices": 2}
+    assert launch.trainer_settings([4, 5], 2) == {"num_nodes": 2}
+    assert launching.detected({**SLURM, "SLURM_JOB_NAME": "bash"}) is None
+    assert launching.detected({}) is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"SLURM_NTASKS": "3"}, "SLURM started 3 processes on 2 hosts, 2 of them on this one"),
+        ({"SLURM_NTASKS_PER_NODE": None}, "--ntasks-per-node instead of --ntasks"),
+        ({"SLURM_STEP_ID": None}, "was not started by srun"),
+    ],
+)
+def test_what_slurm_must_not_say(changed: dict[str, str | None], said: str) -> None:
+    told = {name: value for name, value in {**SLURM, **changed}.items() if value is not None}
+    with pytest.raises(ConfigError, match=said):
+        launching.detected(told)
+
+
+def test_a_rank_that_computes_has_a_pulse_and_one_that_is_gone_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = HashStore()
+    monkeypatch.setattr(shared_store.dist.distributed_c10d, "_get_default_store", lambda: store)
+    monkeypatch.setattr(shared_store, "PULSE_EVERY_S", 0.1)
+    monkeypatch.setattr(shared_store, "DEAD_WITHOUT_PULSE_S", 2.5)
+    boards = []
+    for rank in (0, 1):
+        monkeypatch.setattr(distributed, "_num_boards", 100)
+        boards.append(Board(rank, 2, 60.0))
+    first, second = boards
+
+    def watch(seconds: float) -> None:
+        end = distributed.time.monotonic() + seconds
+        while distributed.time.monotonic() < end:
+            first.look(now=True)
+            distributed.time.sleep(0.1)
+
+    watch(5.0)  # the second one computes all the time, and says nothing
+    assert second._store is not None
+    second._store.close()
+    with pytest.raises(RankLost, match="rank 1 can no longer be reached, for 2 s"):
+        watch(8.0)
+    first._store.close()  # type: ignore[union-attr]
