@@ -19,7 +19,9 @@ torch.set_num_threads(1)  # matrices of 32 by 32 gain nothing from more, and oth
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--release", action="store_true", help="ten times as many faults in tests/faults")
+    parser.addoption(
+        "--release", action="store_true", help="ten times as many faults in tests/faults, and all deaths of hosts"
+    )
 
 
 @pytest.fixture(scope="session")

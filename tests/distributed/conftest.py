@@ -14,6 +14,13 @@ from hosts import Host, reason_against, two_hosts
 
 
 @pytest.fixture
+def for_a_release(request: pytest.FixtureRequest) -> None:
+    """Minutes that a release is worth, and a change is not."""
+    if not request.config.getoption("--release"):
+        pytest.skip("takes minutes; runs with --release")
+
+
+@pytest.fixture
 def hosts() -> Iterator[tuple[Host, Host]]:
     """Two hosts with an address and a name each; whatever comes of the test, nothing of them is left."""
     reason = reason_against()

@@ -111,10 +111,21 @@ def without_times(value: object) -> object:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("death", ["killed", "unplugged"])
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_host_dies(death: str, victim: int, hosts: tuple[Host, Host], tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_host_dies(hosts: tuple[Host, Host], tiny_folder: Path, tmp_path: Path) -> None:
     """The other one ends soon and says why; alone it goes on with every attempt that was stored."""
+    lose_a_host("unplugged", 1, hosts, tiny_folder, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("for_a_release")
+@pytest.mark.parametrize(("death", "victim"), [("killed", 0), ("killed", 1), ("unplugged", 0)])
+def test_a_host_dies_otherwise(
+    death: str, victim: int, hosts: tuple[Host, Host], tiny_folder: Path, tmp_path: Path
+) -> None:
+    lose_a_host(death, victim, hosts, tiny_folder, tmp_path)
+
+
+def lose_a_host(death: str, victim: int, hosts: tuple[Host, Host], tiny_folder: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     limits = long_e_step(tiny_folder, run_dir)
     limits["trainer"]["strategy"]["init_args"]["timeout"] = "0:00:15"
@@ -171,6 +182,7 @@ def test_torchrun_goes_on_with_the_host_that_is_left(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("for_a_release")
 def test_torchrun_takes_in_a_host_that_comes_later(hosts: tuple[Host, Host], tiny_folder: Path, tmp_path: Path) -> None:
     """Elastic: one host starts, is told to stop when the second comes, and both go on from the journal."""
     run_dir = tmp_path / "run"
