@@ -14,7 +14,9 @@ def silence_libraries() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: "Tip:" not in r.getMessage())
     for name in ("httpx", "httpx2", "huggingface_hub", "fsspec"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # a kernel that it would fetch from a hub
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(
+        logging.ERROR
+    )  # a kernel that it would fetch from a hub
     for message in (
         "LightningCLI.s args parameter",
         r"`isinstance\(treespec, LeafSpec\)` is deprecated",

@@ -1,7 +1,7 @@
 """How ranks share out the E-step: who is free takes the next piece. No collective, and nobody waits for anybody's end.
 
-Pieces get smaller towards the end (guided self-scheduling, Polychronopoulos and Kuck 1987), so that all ranks end at nearly
-the same time. How work is cut depends on the number of ranks and on nothing else; who does a piece does not change what
+Calls of the inner loop get smaller towards the end (guided self-scheduling, Polychronopoulos and Kuck 1987), so that all
+ranks end at nearly the same time. How work is cut depends on the number of ranks and on nothing else; who does a piece does not change what
 comes out, so a run's results do not depend on the ranks' speeds.
 """
 
@@ -41,8 +41,14 @@ def guided_sizes(count: int, *, left: int, most: int, num_pieces: int) -> Iterat
 
 
 def batch_sizes(num_tasks: int, most: int, num_ranks: int) -> list[int]:
-    """How many tasks' edits are written together, batch by batch."""
-    return list(guided_sizes(num_tasks, left=num_tasks, most=most, num_pieces=num_ranks))
+    """How many tasks' edits are written together, batch by batch: as many as may be, and as many batches for each rank.
+
+    Not fewer and fewer: to write a little takes nearly as long as to write much.
+    """
+    if num_ranks == 1:
+        return list(guided_sizes(num_tasks, left=num_tasks, most=most, num_pieces=1))
+    number = min(num_tasks, num_ranks * math.ceil(num_tasks / (num_ranks * most)))
+    return [num_tasks // number + (index < num_tasks % number) for index in range(number)]
 
 
 def call_sizes(count: int, *, left: int, most: int, num_ranks: int) -> Iterator[int]:

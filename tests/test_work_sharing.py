@@ -20,7 +20,7 @@ from seal_lightning.module import SealModule
 from seal_lightning.pretrained import Pretrained
 from seal_lightning.shared_store import SharedStore
 from seal_lightning.types import Attempt, ChatMessage, OptimizerSpec, SamplingSpec
-from seal_lightning.work_sharing import SharedWork, by_falling_cost, expected_cost, guided_sizes
+from seal_lightning.work_sharing import SharedWork, batch_sizes, by_falling_cost, expected_cost, guided_sizes
 
 TIMELESS = {"adapt_seconds": 0.0, "examine_seconds": 0.0}
 _prefixes = itertools.count()
@@ -61,6 +61,23 @@ def test_pieces_add_up_and_get_smaller(count: int, most: int, num_pieces: int) -
 def test_what_comes_behind_makes_pieces_larger() -> None:
     assert list(guided_sizes(6, left=60, most=48, num_pieces=4)) == [6]
     assert list(guided_sizes(6, left=6, most=48, num_pieces=4)) == [2, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("num_tasks", "most", "num_ranks", "sizes"),
+    [
+        (0, 6, 3, []),
+        (7, 3, 1, [3, 3, 1]),
+        (8, 6, 2, [4, 4]),
+        (5, 6, 8, [1] * 5),
+        (50, 6, 8, [4, 4] + [3] * 14),
+        (13, 1, 4, [1] * 13),
+    ],
+)
+def test_batches_are_large_and_as_many_for_each_rank(
+    num_tasks: int, most: int, num_ranks: int, sizes: list[int]
+) -> None:
+    assert batch_sizes(num_tasks, most, num_ranks) == sizes
 
 
 def test_what_takes_longest_comes_first() -> None:
