@@ -1,8 +1,8 @@
 """How ranks share out the E-step: who is free takes the next piece. No collective, and nobody waits for anybody's end.
 
 Calls of the inner loop get smaller towards the end (guided self-scheduling, Polychronopoulos and Kuck 1987), so that all
-ranks end at nearly the same time. How work is cut depends on the number of ranks and on nothing else; who does a piece does not change what
-comes out, so a run's results do not depend on the ranks' speeds.
+ranks end at nearly the same time. How work is cut depends on the number of ranks and on nothing else; who does a piece does
+not change what comes out, so a run's results do not depend on the ranks' speeds.
 """
 
 from __future__ import annotations
