@@ -40,6 +40,6 @@ class AttemptJournal(Callback):
             pl_module, "self_edit_loop", None
         )  # there is none before the model is loaded
         if loop is not None:
-            loop.store.close()
+            loop.close()
         if self._lock is not None:
             self._lock.release()

@@ -35,6 +35,10 @@ class RankReport(SealCallback):
         self._utilisation: list[float] = []
         self._sampled = 0.0
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock of a phase that is gone on with: Lightning does not begin its epoch again."""
+        self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the phase's clock."""
         cast(SealModule, pl_module).attempting.time_split.restart()
@@ -56,8 +60,9 @@ class RankReport(SealCallback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather every rank's figures; log and keep them."""
         module = cast(SealModule, pl_module)
-        ranks = interruption.gather([self._figures(trainer, module)])
-        if trainer.world_size > 1:
+        computes = module.loaded_policy.sharded is None or module.loaded_policy.sharded.computes or not module.in_e_step
+        ranks = interruption.gather([self._figures(trainer, module)] if computes else [])
+        if len(ranks) > 1:
             pl_module.print(in_words(ranks))
         if trainer.logger is not None:
             trainer.logger.log_metrics(rank_metrics(ranks), step=module.round_index)

@@ -42,8 +42,12 @@ class RestEmBuffer(Callback):
             return
         data = cast(SealDataModule, trainer.datamodule)  # type: ignore[attr-defined]
         with module.attempting.time_split.spent("idle"):  # all ranks are waited for
-            gathered = interruption.gather(module.self_edit_loop.store.all())
-        attempts = {attempt.attempt_id: attempt for attempt in gathered}
+            loop = module.self_edit_loop
+            # What was stored before this launch is known to all, and told by one.
+            gathered = interruption.gather(loop.store.all() if loop.tells_stored else loop.store.added())
+        attempts: dict[str, Attempt] = {}
+        for attempt in gathered:
+            attempts.setdefault(attempt.attempt_id, attempt)
         candidates = group_candidates(attempts.values(), data.train_tasks())
         assert self.filter is not None
         tasks = {task.task_id: task for task in data.train_tasks()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ class AttemptStore:
         self.folder = folder
         self._journal = None if folder is None else Journal(folder / f"attempts.rank{rank}.jsonl", Attempt)
         self._attempts: dict[str, Attempt] = {}
+        self._added: list[str] = []
         for journal in [] if folder is None else journals(folder):
             for attempt in journal.read():
                 self._attempts.setdefault(attempt.attempt_id, attempt)
@@ -38,7 +40,17 @@ class AttemptStore:
         if self._journal is not None:
             attempt = self._journal.append(attempt)
         self._attempts[attempt.attempt_id] = attempt
+        self._added.append(attempt.attempt_id)
         return attempt
+
+    def restrict_to(self, ids: Collection[str]) -> bool:
+        """Know of no attempts but these; returns whether all of them are here."""
+        self._attempts = {name: self._attempts[name] for name in ids if name in self._attempts}
+        return len(self._attempts) == len(ids)
+
+    def added(self) -> list[Attempt]:
+        """The attempts that were added here."""
+        return [self._attempts[name] for name in self._added]
 
     def all(self) -> list[Attempt]:
         """All attempts this rank knows of."""

@@ -29,11 +29,6 @@ class TaskBatch:
         self.index = index
         self.num_tasks_left = len(self.tasks) if num_tasks_left is None else num_tasks_left
 
-    @property
-    def is_last(self) -> bool:
-        """Whether no task comes after this batch."""
-        return self.num_tasks_left == len(self.tasks)
-
 
 BatchT = TypeVar("BatchT")
 ItemT = TypeVar("ItemT")

@@ -19,6 +19,7 @@ from seal_lightning.lora.weights import here, rows_here
 from seal_lightning.packed import PackedRow
 from seal_lightning.policy import Policy
 from seal_lightning.pretrained import Pretrained
+from seal_lightning.quantization import is_quantized
 from seal_lightning.rundir import RunDir
 from seal_lightning.sharding import decoder_layers
 
@@ -41,12 +42,12 @@ class FullPolicy(Policy):
                 "weights as coarse as that are lost. Set float32; layers may compute in less (trainer.strategy."
                 "compute_dtype of configs/trainer/fsdp.yaml)"
             )
-        if pretrained.quantization is not None:
-            raise ConfigError(
-                f"model.pretrained.quantization: {pretrained.quantization} is not allowed with model.policy_adapter: null: "
-                "codes of 4 bits cannot be trained. Set it to null, or train a LoRA"
-            )
         self._load(pretrained, seed, together=together)
+        if is_quantized(self.model):
+            raise ConfigError(
+                "model.policy_adapter: null is not allowed with quantised weights: their codes cannot be trained. Set "
+                "model.pretrained.quantization to null, take a checkpoint that is not quantised, or train a LoRA"
+            )
         self.folders: list[Path] = []
         """Of each finished round."""
         self._between_rounds = True
@@ -117,14 +118,14 @@ class FullPolicy(Policy):
     @torch.no_grad()
     def go_to(self, num_rounds: int) -> None:
         """Become the policy after so many rounds: the pretrained one, or that of a folder."""
-        if num_rounds == self.num_rounds:
+        if num_rounds == self.num_rounds and self._between_rounds:
             return
         source = self.pretrained
         if num_rounds > 0:
             source = replace(source, source=str(self.folders[num_rounds - 1]), revision=None)
         self._write(dict(source.load().model.named_parameters()))
         self.language_model.merged = () if num_rounds == 0 else None
-        self.num_rounds = num_rounds
+        self.num_rounds, self._between_rounds = num_rounds, True
 
     def merged_states(self) -> list[dict[str, Any]]:
         """Where each finished round is."""
@@ -137,7 +138,10 @@ class FullPolicy(Policy):
         """
         if any(set(state) != {"folder"} for state in states):
             raise ModelError("the checkpoint belongs to a policy with a LoRA; set model.policy_adapter to that one")
-        self.folders = [self._found(Path(state["folder"]), index) for index, state in enumerate(states)]
+        folders = [self._found(Path(state["folder"]), index) for index, state in enumerate(states)]
+        if folders != self.folders:
+            self._between_rounds = False  # other weights, also of as many rounds
+        self.folders = folders
         self.go_to(len(states))
 
     def _found(self, folder: Path, round_index: int) -> Path:

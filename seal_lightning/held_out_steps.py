@@ -124,11 +124,19 @@ class HeldOutSteps(LightningModule):
         policy = self.loaded_policy
         num_merges = self.rounds if self.trainer.state.fn == "fit" else policy.num_finished
         of_policy, learner_engine = policy.joined_rank(num_merges), self.attempting.engine
+        if self.trainer.state.fn == "test" and self.inner_loop.uses_adapter_spec:
+            edit_rank = self._rank_of_episodes(edit_rank)
         if learner_engine is self.engine:
             self.engine.check(of_policy + edit_rank)
         else:
             self.engine.check(of_policy)
             learner_engine.check(edit_rank)
+
+    def _rank_of_episodes(self, edit_rank: int) -> int:
+        """The rank that a test's adapted copies reach: merged steps add up."""
+        rank = edit_rank if self.protocol.adapter is None else self.protocol.adapter.rank
+        steps = max((len(episode.steps) for episode in self.test_episodes), default=1) if self.protocol.merges else 1
+        return rank * steps
 
     def on_validation_epoch_start(self) -> None:
         """Forget an earlier validation."""
@@ -155,7 +163,8 @@ class HeldOutSteps(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean reward and the rate of failures over all ranks' tasks, the same on every rank."""
-        attempts = interruption.gather(self._validated)
+        with self.attempting.time_split.spent("idle"):
+            attempts = interruption.gather(self._validated)
         rewards = [a.reward for a in attempts if a.reward is not None]
         failed = [a.status in (AttemptStatus.MALFORMED, AttemptStatus.DIVERGED) for a in attempts]
         if attempts:

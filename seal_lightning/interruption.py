@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -20,6 +22,7 @@ T = TypeVar("T")
 _board: Board | None = None
 _signal: signal.Signals | None = None
 _ending = False
+_also: list[Callable[[], None]] = []
 _replaced: dict[signal.Signals, Any] = {}
 """The handlers that were there before :func:`listen`."""
 
@@ -65,8 +68,20 @@ def called_off() -> bool:
     return _board.look(now=_signal is not None) is not None
 
 
+@contextmanager
+def checked_with(also: Callable[[], None]) -> Iterator[None]:
+    """Inside this block :func:`check` calls this too."""
+    _also.append(also)
+    try:
+        yield
+    finally:
+        _also.remove(also)
+
+
 def check() -> None:
     """Raise :class:`StopRequested` or :class:`RankLost` when the run shall end; called between steps of long work."""
+    for also in _also:
+        also()
     if called_off():
         stop_together(True)
 

@@ -28,6 +28,8 @@ from seal_lightning.types import Attempt, ExamScores, SelfEdit, Task
 from seal_lightning.work_sharing import SharedWork, call_sizes
 
 _LOOK_EVERY_S = 0.05
+_VISIBLE_WITHIN_S = 30.0
+"""What one host has written; network file systems remember for seconds what was not there."""
 
 _Slot = tuple[Task, int, int]
 """A task, an edit index and a repeat: what becomes a trial once the edit is written."""
@@ -77,6 +79,8 @@ class SelfEditLoop(_Loop):
         self._round = -1
         self._others: list[TaskBatch] = []
         """Batches of this round, so far, that other ranks have."""
+        self.tells_stored = True
+        """Whether this rank speaks for what was stored before this launch, when attempts are gathered."""
         self._work: SharedWork = None  # type: ignore[assignment]  # made when the ranks have met
         self._judging: tuple[InBackground[list[Attempt]], Callable[[list[Attempt]], None]] | None = None
         """A chunk that is judged while the next one is adapted, and what is to be done with its attempts."""
@@ -89,12 +93,17 @@ class SelfEditLoop(_Loop):
         # for another, and GracefulStop hears signals on any.
         epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
-    def run(self, batch: TaskBatch, round_index: int, on_attempt: Callable[[Attempt], None]) -> None:
+    def run(
+        self, batch: TaskBatch, round_index: int, on_attempt: Callable[[Attempt], None], *, is_last: bool = True
+    ) -> None:
         """Make every attempt of the epoch that is not stored and that no other rank makes.
 
         Called with each of the epoch's batches, on every rank. Who comes first writes a batch's edits and begins to try them;
-        with the last batch, a rank that is free helps the others. ``on_attempt`` hears of each attempt that is stored here.
-        Where judges are asked in the background, the last chunk may be stored by the next call, or by :meth:`finish`.
+        with the last batch (``is_last``), a rank that is free helps the others. ``on_attempt`` hears of each attempt that is
+        stored here. Where judges are asked in the background, the last chunk may be stored by the next call, or by
+        :meth:`finish`.
+
+        Raises :class:`RunError` when an attempt was stored with another seed: it belongs to another run.
         """
         if self._round != round_index:
             self._begin_round(round_index)
@@ -105,12 +114,16 @@ class SelfEditLoop(_Loop):
                 self._own(batch, on_attempt)
             else:
                 self._others.append(batch)
-            if batch.is_last:
+            if is_last:
                 self._help(on_attempt)
         except (StopRequested, RankLost):
             raise
-        except Exception:
-            self.finish()  # what was computed before is kept, whatever came of this
+        except Exception as error:
+            interruption.fail(error)  # the others need not wait for the judges
+            try:
+                self.finish()  # what was computed before is kept, whatever came of this
+            except Exception as later:  # noqa: BLE001 - what came first is what is told
+                error.add_note(f"and then, of what was computed before: {later}")
             raise
 
     def _begin_round(self, round_index: int) -> None:
@@ -119,6 +132,44 @@ class SelfEditLoop(_Loop):
         self.store, self._round, self._others = self.open_store(round_index), round_index, []
         if self._work is None:
             self._work = SharedWork.of_run(self.num_ranks, silence_allowed_s(self.trainer.strategy))
+        self._check_seeds()
+        with self.attempting.time_split.spent("communicate"):
+            self._agree_on_what_is_stored()
+
+    def _check_seeds(self) -> None:
+        for attempt in self.store.all():
+            seed = self.attempting.trial_seed(attempt.task_id, attempt.edit.edit_index, self._round, attempt.repeat)
+            if attempt.seed != seed:
+                raise RunError(
+                    f"{self.store.folder}: the attempt {attempt.attempt_id} was made with another seed than model.seed "
+                    "gives. Nothing was changed. Go on with the seed it was begun with, or start a new run in another "
+                    "directory (--run_dir)"
+                )
+
+    def _agree_on_what_is_stored(self) -> None:
+        """Take for stored what the rank that comes first sees: a network file system may show it later to others."""
+        name = f"round {self._round}/stored"
+        self.tells_stored = self._work.take(name) == 0
+        if self.tells_stored:
+            self._work.publish(name, sorted(attempt.attempt_id for attempt in self.store.all()))
+        elif self._work.num_ranks > 1:
+            while not self._work.is_published(name):
+                interruption.check()
+                time.sleep(_LOOK_EVERY_S)
+            stored = self._work.fetch(name)
+            deadline = time.monotonic() + _VISIBLE_WITHIN_S
+            while not self.store.restrict_to(stored) and time.monotonic() < deadline:
+                interruption.check()
+                time.sleep(_LOOK_EVERY_S)
+                self.store.close()
+                self.store = self.open_store(self._round)
+            if not self.store.restrict_to(stored):
+                raise RunError(
+                    f"{self.store.folder}: another rank sees attempts there that this one does not see within "
+                    f"{_VISIBLE_WITHIN_S:.0f} s. All attempts are kept. Put the run directory (--run_dir) on a file system "
+                    "that all ranks share, and go on with `seal fit --resume RUN`"
+                )
+        self._work.let_go(name)
 
     def _own(self, batch: TaskBatch, on_attempt: Callable[[Attempt], None]) -> None:
         """Write a batch's edits, hand them out, and try them as long as others leave some."""
@@ -198,16 +249,21 @@ class SelfEditLoop(_Loop):
         rest = iter(slots)
         return [list(islice(rest, size)) for size in sizes]
 
+    def close(self) -> None:
+        """Let another process write this rank's journal; talk to no rank any more."""
+        self.store.close()
+        if self._work is not None:
+            self._work.close()
+
     def _judge(self, computed: Computed, missing: set[str], on_attempt: Callable[[Attempt], None]) -> None:
         """Have a chunk judged and its missing attempts stored; now, or while the next is adapted."""
 
         def store(attempts: list[Attempt]) -> None:
-            for attempt in attempts:
-                if attempt.attempt_id in missing:
-                    stored = self.store.add(attempt)
-                    self.attempt_progress.increment_processed()
-                    self.attempt_progress.increment_completed()
-                    on_attempt(stored)
+            stored = [self.store.add(attempt) for attempt in attempts if attempt.attempt_id in missing]
+            for attempt in stored:
+                self.attempt_progress.increment_processed()
+                self.attempt_progress.increment_completed()
+                on_attempt(attempt)
 
         if self.attempting.judges_in_background:
             self._judging = InBackground(lambda: self.attempting.judged(computed)), store
@@ -225,22 +281,9 @@ class SelfEditLoop(_Loop):
             store(attempts)
 
     def _missing(self, chunk: Sequence[_Slot]) -> set[str]:
-        """The attempt ids of a chunk that are not stored.
-
-        Raises :class:`RunError` when one was stored with another seed: it belongs to another run.
-        """
-        missing = set()
-        for task, index, repeat in chunk:
-            name = attempt_id(self._round, task.task_id, index, repeat)
-            stored = self.store.get(name)
-            if stored is None:
-                missing.add(name)
-            elif stored.seed != self.attempting.trial_seed(task.task_id, index, self._round, repeat):
-                raise RunError(
-                    f"{self.store.folder}: the attempt {name} was made with another seed than model.seed gives. Nothing was "
-                    "changed. Go on with the seed it was begun with, or start a new run in another directory (--run_dir)"
-                )
-        return missing
+        """The attempt ids of a chunk that are not stored."""
+        ids = {attempt_id(self._round, task.task_id, index, repeat) for task, index, repeat in chunk}
+        return {name for name in ids if self.store.get(name) is None}
 
     def _edits(self, tasks: Sequence[Task]) -> dict[tuple[str, int], SelfEdit]:
         """The tasks' edits by (task id, edit index); where an edit was tried before, it is the stored one."""
@@ -250,10 +293,9 @@ class SelfEditLoop(_Loop):
 
     def _before(self, tasks: Sequence[Task]) -> dict[str, ExamScores]:
         """The tasks' exams without adaptation, once a task and round."""
-        before = {a.task_id: a.before for a in self.store.all() if a.before is not None}
-        if all(task.task_id in before for task in tasks):
-            return before
-        return self.attempting.before(tasks) | before
+        wanted = {task.task_id for task in tasks}
+        before = {a.task_id: a.before for a in self.store.all() if a.before is not None and a.task_id in wanted}
+        return before if before.keys() == wanted else self.attempting.before(tasks) | before
 
 
 def restart_e_step(checkpoint: dict[str, Any]) -> None:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from seal_lightning.adaptation import BatchedInnerLoop
-from seal_lightning.agreement import of_weights, require_agreement
 from seal_lightning.attempting import Attempting
 from seal_lightning.batches import RowBatch, TaskBatch
 from seal_lightning.distributed import gather_objects
@@ -24,7 +23,6 @@ from seal_lightning.evaluation.exams import MeasurementName, measurements
 from seal_lightning.evaluation.held_out import check_conditions
 from seal_lightning.evaluation.matrix import MatrixEstimate
 from seal_lightning.evaluation.protocols import Protocol, SinglePassage
-from seal_lightning.full_policy import FullPolicy
 from seal_lightning.generation import PolicyWriter, TransformersEngine
 from seal_lightning.grading import LocalRules
 from seal_lightning.held_out_steps import HeldOutSteps
@@ -33,11 +31,10 @@ from seal_lightning.language_model import LanguageModel
 from seal_lightning.loops import SelfEditLoop, restart_e_step
 from seal_lightning.m_step import take_step
 from seal_lightning.policy import Policy
+from seal_lightning.policy_loading import check_placement, load_policy
 from seal_lightning.pretrained import Pretrained
-from seal_lightning.quantization import check_device
 from seal_lightning.random_state import random_state, restore_random_state
 from seal_lightning.rewards import LikelihoodReward
-from seal_lightning.rundir import RunDir
 from seal_lightning.seams import Domain, Engine, Grader, InnerLoop, Reward, Writer
 from seal_lightning.sharded_strategy import spread
 from seal_lightning.types import AdapterSpec, Attempt, OptimizerSpec, SamplingSpec
@@ -164,7 +161,8 @@ class SealModule(HeldOutSteps):
             self._load()
             if self._trainer is not None:
                 in_place = None if self.student is not None or self.inner_loop.uses_adapter_spec else self.inner_loop
-                spread(self.loaded_policy, self.trainer.strategy, self.trainer.world_size, in_place)
+                student = None if self.student is None else self.student_model
+                spread(self.loaded_policy, self.trainer.strategy, self.trainer.world_size, in_place, student)
         if self._trainer is not None and self.trainer.state.fn == "fit":
             self.self_edit_loop = SelfEditLoop(
                 self.trainer,
@@ -177,17 +175,14 @@ class SealModule(HeldOutSteps):
             self.self_edit_loop.attach()
 
     def _load(self) -> None:
-        if self._trainer is not None and any(p is not None and p.quantization for p in (self.pretrained, self.student)):
-            check_device(self.trainer.strategy.root_device)
-        together = self._trainer is not None
-        if self.policy_adapter is None:
-            self.policy = FullPolicy(self.pretrained, self.seed, together=together)
-        else:
-            self.policy = Policy(self.pretrained, self.policy_adapter, self.seed, together=together)
-        self.policy.run_dir = self.run_dir if self._trainer is None else RunDir.of(self.trainer).path
-        if self._trainer is not None and self.trainer.world_size > 1:
-            model = self.policy.language_model
-            require_agreement({"model.pretrained": of_weights(model.model, model.tokenizer.get_vocab())})
+        self.policy = load_policy(
+            self.pretrained,
+            self.policy_adapter,
+            self.seed,
+            trainer=self._trainer,
+            run_dir=self.run_dir,
+            gradient_checkpointing=self.gradient_checkpointing,
+        )
         learner_engine = self.engine if self.student is None else deepcopy(self.engine)
         self.engine.bind(self.policy.language_model)
         self.learner = self._learner(self.policy)
@@ -217,6 +212,8 @@ class SealModule(HeldOutSteps):
         if self.student is None:
             return policy.language_model
         student = self.student.load(together=self._trainer is not None)
+        if self._trainer is not None:
+            check_placement(student.model, self.trainer)
         self.student_model = student.model  # a submodule, so that it goes where the policy goes
         return student
 
@@ -264,7 +261,8 @@ class SealModule(HeldOutSteps):
         """A batch of tasks goes through the self-edit loop; a batch of buffer rows is one optimiser step."""
         if isinstance(batch, TaskBatch):
             self.compute()
-            self.led(lambda: self.self_edit_loop.run(batch, self.round_index, self._announce))
+            last = bool(self.trainer.is_last_batch)
+            self.led(lambda: self.self_edit_loop.run(batch, self.round_index, self._announce, is_last=last))
             if self.trainer.is_last_batch:  # here and not at the epoch's end: callbacks come before that
                 self.self_edit_loop.finish()
             return None

@@ -8,6 +8,7 @@ All that decides how many passes there are happens in one process, as it does wi
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, TypeVar, cast
@@ -24,8 +25,9 @@ from seal_lightning.errors import RankLost
 
 T = TypeVar("T")
 
-_DONE, _FAILED, _GATHER = -1, -2, -3
+_DONE, _FAILED, _GATHER, _ALIVE = -1, -2, -3, -4
 """What the first rank says beside the number of a layer."""
+_ALIVE_EVERY_S = 1.0
 
 
 class Serving:
@@ -43,6 +45,7 @@ class Serving:
         self.group = group
         self.leads: bool = dist.get_rank(group) == 0
         self._leading = False
+        self._said = time.monotonic()
 
     def led(self, work: Callable[[], T]) -> T | None:
         """The work's result on the first rank; None on the others, which meanwhile serve it.
@@ -82,6 +85,8 @@ class Serving:
                 self.layers[said].unshard()
                 self.layers[said].reshard()
                 interruption.called_off()  # a signal to this rank: the first one sees the note and ends
+            elif said == _ALIVE:
+                interruption.called_off()
             elif said == _GATHER:
                 interruption.gather([])
             elif said == _DONE:
@@ -91,7 +96,13 @@ class Serving:
                 raise RankLost("the rank that computes for this one's group has failed")
 
     def _say(self, what: int) -> None:
+        self._said = time.monotonic()
         dist.broadcast(torch.tensor([what], device=self._device), group=self.group, group_src=0)
+
+    def _say_alive(self) -> None:
+        """Now and then, while this rank waits for a judge or for other groups: the others are in a collective."""
+        if time.monotonic() - self._said >= _ALIVE_EVERY_S:
+            self._say(_ALIVE)
 
     def _hear(self) -> int:
         heard = torch.empty(1, dtype=torch.long, device=self._device)
@@ -116,7 +127,8 @@ class Serving:
             layer.set_modules_to_backward_prefetch([layer])  # no other one: that would not be announced
         self._leading = True
         try:
-            yield
+            with interruption.checked_with(self._say_alive):
+                yield
         finally:
             self._leading = False
             for handle in handles:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
@@ -17,6 +17,7 @@ from seal_lightning.errors import ConfigError
 from seal_lightning.full_policy import FullPolicy
 from seal_lightning.lora.weights import here, like, rows_here, whole
 from seal_lightning.policy import Policy
+from seal_lightning.quantization import is_quantized
 from seal_lightning.seams import InnerLoop
 from seal_lightning.sharding import ShardingOptions
 
@@ -138,7 +139,9 @@ def _sharded_as(parameter: Tensor, values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def spread(policy: Policy, strategy: Strategy, num_ranks: int, in_place: InnerLoop | None) -> None:
+def spread(
+    policy: Policy, strategy: Strategy, num_ranks: int, in_place: InnerLoop | None, student: nn.Module | None = None
+) -> None:
     """Shard a policy where the strategy says so.
 
     Args:
@@ -146,6 +149,7 @@ def spread(policy: Policy, strategy: Strategy, num_ranks: int, in_place: InnerLo
         strategy: the trainer's.
         num_ranks: of the run.
         in_place: an inner loop that trains the policy's own weights, if that is how it adapts.
+        student: the model that is adapted in the policy's place, if there is one; it stays whole.
 
     Raises :class:`ConfigError` for an inner loop and for weights that cannot, and for all weights on several ranks without
     sharding.
@@ -156,10 +160,11 @@ def spread(policy: Policy, strategy: Strategy, num_ranks: int, in_place: InnerLo
                 f"model.inner_loop: {type(in_place).__name__} is not allowed with a sharded policy: it trains all weights, "
                 "on each rank others. Take seal_lightning.adaptation.BatchedInnerLoop, or configs/trainer/ddp.yaml"
             )
-        if policy.pretrained.quantization is not None:
+        if any(is_quantized(model) for model in (policy.model, student) if model is not None):
             raise ConfigError(
-                f"model.pretrained.quantization: {policy.pretrained.quantization} is not allowed with ShardedStrategy: FSDP "
-                "cannot spread codes of 4 bits. Set it to null, or take configs/trainer/ddp.yaml"
+                "model.pretrained or model.student: quantised weights are not allowed with ShardedStrategy, which cannot "
+                "spread their codes. Set quantization to null, or take a checkpoint that is not quantised, or "
+                "configs/trainer/ddp.yaml"
             )
         policy.shard(strategy.mesh, strategy.options)
     elif num_ranks > 1 and isinstance(policy, FullPolicy):

@@ -18,6 +18,7 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, Pr
 
 from seal_lightning.distributed import gather_objects
 from seal_lightning.errors import ModelError, shown
+from seal_lightning.quantization import is_quantized
 
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
@@ -46,7 +47,7 @@ def load_shared(read: Callable[[], Loaded]) -> Loaded:
     where the model cannot be built again from its settings.
     """
     if dist.get_rank() == 0:
-        model, tokenizer = _read_or_tell(read)
+        model, tokenizer = _read_or_tell(lambda: _numbers(read()))
         announced = _Announcement(
             model_class=type(model),
             config=model.config,
@@ -72,6 +73,15 @@ def _read_or_tell(read: Callable[[], Loaded]) -> Loaded:
     except Exception as error:
         _broadcast_object(str(error))
         raise
+
+
+def _numbers(loaded: Loaded) -> Loaded:
+    """What was read. Raises :class:`ModelError` for codes, of which the others would make nothing."""
+    if is_quantized(loaded[0]):
+        raise ModelError(
+            "model.pretrained.share_across_ranks: true is not allowed for a checkpoint that is quantised; set it to false"
+        )
+    return loaded
 
 
 def _heard(said: Any) -> _Announcement:

@@ -107,10 +107,6 @@ class SharedWork:
         self._taken[name] += 1
         return self._taken[name] - 1
 
-    def num_taken(self, name: str) -> int:
-        """How many have taken of this."""
-        return self._taken[name] if self._store is None else self._store.add(f"{name}/taken", 0)
-
     def publish(self, name: str, value: Any) -> None:
         """Let all ranks have a value; once a name."""
         self._own[name] = value
@@ -134,6 +130,11 @@ class SharedWork:
             # Of a rank of the same run, as torch's own collectives of objects are.
             self._own[name] = pickle.loads(data)  # nosec B301  # noqa: S301
         return self._own[name]
+
+    def close(self) -> None:
+        """Ask no more."""
+        if self._store is not None:
+            self._store.close()
 
     def let_go(self, name: str) -> None:
         """This rank needs a value no more."""

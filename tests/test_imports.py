@@ -52,7 +52,7 @@ LEVELS: list[set[str]] = [
     {"attempting", "prompt_lengths", "reinforcement", "work_sharing"},
     {"evaluation", "loops"},
     {"hooks"},
-    {"held_out_steps", "m_step"},
+    {"held_out_steps", "m_step", "policy_loading"},
     {"module"},
     {"datamodule"},
     {"callbacks"},

@@ -14,7 +14,9 @@ from fakes import ToyDomain, ToyTasks
 from lightning.pytorch import Trainer
 
 from seal_lightning import work_sharing
+from seal_lightning.attempt_store import AttemptStore
 from seal_lightning.batches import SharedTaskBatches
+from seal_lightning.errors import RunError
 from seal_lightning.loops import SelfEditLoop
 from seal_lightning.module import SealModule
 from seal_lightning.pretrained import Pretrained
@@ -99,11 +101,7 @@ def test_chats_cost_what_their_messages_do() -> None:
 
 def test_batches_know_what_is_left() -> None:
     batches = SharedTaskBatches(ToyTasks(7).load(), [3, 3, 1])
-    assert [(b.index, len(b.tasks), b.num_tasks_left, b.is_last) for b in batches] == [
-        (0, 3, 7, False),
-        (1, 3, 4, False),
-        (2, 1, 1, True),
-    ]
+    assert [(b.index, len(b.tasks), b.num_tasks_left) for b in batches] == [(0, 3, 7), (1, 3, 4), (2, 1, 1)]
     assert len(batches) == 3
     assert len(SharedTaskBatches([], [])) == 0
 
@@ -188,7 +186,7 @@ def batches() -> SharedTaskBatches:
 
 def all_of(loop: SelfEditLoop, stored: list[Attempt]) -> None:
     for batch in batches():
-        loop.run(batch, 0, stored.append)
+        loop.run(batch, 0, stored.append, is_last=batch.index == 1)
     loop.finish()
 
 
@@ -212,7 +210,7 @@ def test_a_free_rank_helps_in_the_middle_of_a_batch_and_nothing_changes(loops) -
             all_of(second, of_second)
 
     for batch in batches():
-        first.run(batch, 0, stored)
+        first.run(batch, 0, stored, is_last=batch.index == 1)
     assert len(of_first) == 3, "the call it was at"
     assert by_id(of_first).keys().isdisjoint(by_id(of_second))
     assert by_id(of_first) | by_id(of_second) == by_id(everything), "to the last bit, whoever does it"
@@ -227,9 +225,9 @@ def test_a_helper_waits_for_edits_that_are_being_written(loops, monkeypatch: pyt
     of_first: list[Attempt] = []
     of_second: list[Attempt] = []
     batch = next(iter(SharedTaskBatches(ToyTasks(1).load(), [1])))
-    written = threading.Event()
+    claimed, written = threading.Event(), threading.Event()
     write = first._write
-    monkeypatch.setattr(first, "_write", lambda batch: (written.wait(20), write(batch))[1])
+    monkeypatch.setattr(first, "_write", lambda batch: (claimed.set(), written.wait(20), write(batch))[2])
     naps = []
 
     def nap(seconds: float) -> None:
@@ -240,8 +238,7 @@ def test_a_helper_waits_for_edits_that_are_being_written(loops, monkeypatch: pyt
 
     owner = threading.Thread(target=first.run, args=(batch, 0, of_first.append))
     owner.start()
-    while first._work.num_taken("round 0/batch 0") == 0:
-        pass
+    claimed.wait(20)
     monkeypatch.setattr("seal_lightning.loops.time.sleep", nap)
     second.run(batch, 0, of_second.append)
     assert len(naps) == 3
@@ -249,13 +246,87 @@ def test_a_helper_waits_for_edits_that_are_being_written(loops, monkeypatch: pyt
     assert second.attempting.time_split.seconds()["idle"] > 0
 
 
-def test_a_batch_that_was_stored_before_is_not_waited_for(loops) -> None:
+def stored_before(loops, tmp_path: Path, kept: slice = slice(None)) -> tuple[list[Attempt], AttemptStore]:
+    """An E-step that was made, and some of it in a store of its own."""
     (alone, _), everything = loops(2), []
     all_of(alone, everything)
+    store = AttemptStore(tmp_path / "round_0")
+    for attempt in everything[kept]:
+        store.add(attempt)
+    store.close()
+    return everything, store
+
+
+def test_what_was_stored_before_is_not_made_again_and_told_by_one(loops, tmp_path: Path) -> None:
+    everything, _ = stored_before(loops, tmp_path, slice(0, 5))
     first, second = loops(2)
-    for loop in (first, second):
-        loop.open_store = lambda round_index: alone.store
+    for rank, loop in enumerate((first, second)):
+        loop.open_store = lambda round_index, rank=rank: AttemptStore(tmp_path / "round_0", rank)
+    again: list[Attempt] = []
+    all_of(first, again)
+    all_of(second, again)
+    assert by_id(again) == {name: a for name, a in by_id(everything).items() if name not in by_id(everything[:5])}
+    assert (first.tells_stored, second.tells_stored) == (True, False)
+    assert len(first.store.all()) + len(second.store.added()) == 12, "each is gathered once"
+
+
+def test_a_rank_waits_for_what_another_sees(loops, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a network file system that shows a host's files later to others."""
+    _, store = stored_before(loops, tmp_path)
+    first, second = loops(2)
+    looked: list[int] = []
+
+    def late(round_index: int) -> AttemptStore:
+        looked.append(round_index)
+        return AttemptStore(tmp_path / ("nothing" if len(looked) < 4 else "round_0"), 1)
+
+    first.open_store, second.open_store = (lambda round_index: store), late
     again: list[Attempt] = []
     all_of(first, again)
     all_of(second, again)
     assert again == []
+    assert len(looked) == 4
+    monkeypatch.setattr("seal_lightning.loops._VISIBLE_WITHIN_S", 0.2)
+    third, fourth = loops(2)
+    third.open_store, fourth.open_store = (lambda round_index: store), lambda round_index: AttemptStore(None)
+    all_of(third, again)
+    with pytest.raises(RunError, match="another rank sees attempts there that this one does not see"):
+        all_of(fourth, again)
+
+
+def test_only_what_a_batch_needs_is_handed_out(loops, tmp_path: Path) -> None:
+    _, store = stored_before(loops, tmp_path, slice(0, 10))
+    (loop, _), handed = loops(2), []
+    loop.open_store = lambda round_index: store
+    publish = loop._work.publish
+    loop._work.publish = lambda name, value: handed.append(value) or publish(name, value)  # type: ignore[method-assign]
+    all_of(loop, [])
+    (written,) = [value for value in handed if value is not None and not isinstance(value, list)]
+    assert set(written.before) == {"stone-2"}
+
+
+def test_another_seed_is_noticed_before_anything_is_made(loops, tmp_path: Path) -> None:
+    _, store = stored_before(loops, tmp_path, slice(8, 12))  # of the second batch only
+    (loop, _), made = loops(2), []
+    loop.open_store = lambda round_index: store
+    loop.attempting.seed += 1
+    with pytest.raises(RunError, match=r"made with another seed .* Nothing was changed"):
+        all_of(loop, made)
+    assert made == []
+
+
+def test_what_is_told_is_what_failed_first(loops, monkeypatch: pytest.MonkeyPatch) -> None:
+    (loop, _) = loops(2)
+
+    def fails(*args: object) -> None:
+        raise ValueError("the cable")
+
+    def fails_too() -> None:
+        raise RunError("the judge")
+
+    monkeypatch.setattr(loop, "_write", fails)
+    loop._begin_round(0)
+    monkeypatch.setattr(loop, "finish", fails_too)
+    with pytest.raises(ValueError, match="the cable") as found:
+        loop.run(next(iter(batches())), 0, lambda attempt: None)
+    assert "the judge" in found.value.__notes__[0]

@@ -20,7 +20,7 @@ from seal_lightning.errors import ConfigError
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import Dropout, LoraAdapter, Share, init_adapter, layer_of, routed, target_modules
 from seal_lightning.packed import LowerLayers, TokenizedSequence, checkpointed_if, pack
-from seal_lightning.packed.checkpointing import decoder_layers
+from seal_lightning.packed.checkpointing import recomputable_layers
 from seal_lightning.seams import InnerLoop
 from seal_lightning.seeds import derive_seed
 from seal_lightning.types import AdaptationPlan, Adapted, AdapterSpec, Diverged
@@ -72,7 +72,7 @@ class BatchedInnerLoop(InnerLoop):
     def bind(self, language_model: LanguageModel) -> None:
         """Train adapters of this model from now on. Raises :class:`ConfigError` where it cannot be checkpointed and shall."""
         if self.gradient_checkpointing:
-            decoder_layers(language_model.model)
+            recomputable_layers(language_model.model)
         self.language_model = language_model
         self._targets.clear()
         self._needs.clear()
@@ -191,7 +191,7 @@ class BatchedInnerLoop(InnerLoop):
     def _num_trained_layers(self, spec: AdapterSpec) -> int:
         """Decoder layers from the lowest adapted one on: those whose activations are kept."""
         lowest = min(layer_of(name)[1] or 0 for name in self._target_modules(spec))
-        return max(1, len(decoder_layers(self.language_model.model)) - lowest)
+        return max(1, len(recomputable_layers(self.language_model.model)) - lowest)
 
     def _target_modules(self, spec: AdapterSpec) -> tuple[str, ...]:
         key = (spec.target_modules, spec.layers)

@@ -21,7 +21,7 @@ from seal_lightning.errors import ConfigError, RunError
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.out_of_memory import is_out_of_memory
 from seal_lightning.packed import TokenizedSequence, UnadaptedStates, checkpointed_if, pack
-from seal_lightning.packed.checkpointing import decoder_layers
+from seal_lightning.packed.checkpointing import recomputable_layers
 from seal_lightning.packed.rows import grouped_within
 from seal_lightning.quantization import is_quantized
 from seal_lightning.schedule import learning_rate_factor
@@ -64,7 +64,7 @@ class FullFinetuning(InnerLoop):
                 "(seal_lightning.adaptation.BatchedInnerLoop)"
             )
         if self.gradient_checkpointing:
-            decoder_layers(language_model.model)
+            recomputable_layers(language_model.model)
         self.language_model = language_model
 
     def adapt(self, plans: Sequence[AdaptationPlan], seeds: Sequence[int]) -> Sequence[Adapted | Diverged]:

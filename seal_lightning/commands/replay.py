@@ -6,8 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-import torch
 from rich.console import Console
 
 from seal_lightning.attempt_store import AttemptStore
@@ -85,13 +85,16 @@ def _as_set(stored: Attempt) -> Attempt:
     return replace(stored, further_exams={n: replace(e, before=None) for n, e in stored.further_exams.items()})
 
 
-def merged_rounds(run: RunDir) -> list[dict[str, torch.Tensor]]:
-    """The LoRA of every round that a run has finished. Raises :class:`RunError` where no checkpoint tells."""
+def merged_rounds(run: RunDir) -> list[dict[str, Any]]:
+    """The LoRA, or the folder of whole weights, of every round that a run has finished.
+
+    Raises :class:`RunError` where no checkpoint tells.
+    """
     checkpoint = run.latest_checkpoint()
     if checkpoint is None:
         raise RunError(f"{run.checkpoints} has no checkpoint: the policies of its rounds are not there")
     try:
-        merged: list[dict[str, torch.Tensor]] = AtomicCheckpointIO().load_checkpoint(checkpoint)["seal"]["merged"]
+        merged: list[dict[str, Any]] = AtomicCheckpointIO().load_checkpoint(checkpoint)["seal"]["merged"]
     except (KeyError, TypeError) as error:
         raise RunError(f"{checkpoint} is no checkpoint of a run: it has no {error}") from error
     if not isinstance(merged, list):

@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from contextlib import closing
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -192,20 +193,26 @@ def _load(options: argparse.Namespace, run: RunDir | None, module: SealModule) -
     return merged
 
 
-def _circumstances(
-    module: SealModule, tasks: Sequence[Task], merged: Sequence[dict[str, torch.Tensor]]
-) -> dict[str, str]:
+def _circumstances(module: SealModule, tasks: Sequence[Task], merged: Sequence[dict[str, Any]]) -> dict[str, str]:
     """By task, a digest of what is asked and of the policy: what was tried under others is not taken for this."""
     policy = sha256()
     for state in merged:
         for name in sorted(state):
             policy.update(name.encode())
-            policy.update(state[name].detach().cpu().double().numpy().tobytes())
+            policy.update(_content(state[name]))
     found = {}
     for task in tasks:
         asked = repr((module.domain.exam(task), asked_questions(module.domain, task)))
         found[task.task_id] = sha256(asked.encode(errors="replace") + policy.digest()).hexdigest()[:12]
     return found
+
+
+def _content(kept: Any) -> bytes:
+    """What a checkpoint keeps of a round: a tensor of its LoRA, or the folder of its whole weights."""
+    if isinstance(kept, torch.Tensor):
+        return bytes(kept.detach().cpu().double().numpy().tobytes())
+    files = sorted(path for path in Path(kept).iterdir() if path.is_file())
+    return b"".join(path.name.encode() + sha256(path.read_bytes()).digest() for path in files)
 
 
 def _check(
@@ -228,6 +235,9 @@ def _check(
 def _deciding(model: dict[str, Any]) -> bytes:
     """What of a model's configuration decides how attempts end."""
     parts: dict[str, Any] = {name: model.get(name) for name in _DECIDES}
+    for name in ("pretrained", "student"):
+        if isinstance(parts[name], dict):  # who reads the weights decides nothing, and absent is as null
+            parts[name] = {k: v for k, v in parts[name].items() if k != "share_across_ranks" and v is not None}
     inner_loop = model.get("inner_loop")  # how many adapters it trains at once decides nothing
     parts["inner_loop"] = inner_loop.get("class_path") if isinstance(inner_loop, dict) else inner_loop
     return json.dumps(parts, indent=1, sort_keys=True, default=str).encode()

@@ -38,7 +38,7 @@ def checkpointed(model: PreTrainedModel, generators: Sequence[torch.Generator] =
 
     Raises :class:`ConfigError` for a model without layers that transformers would checkpoint.
     """
-    layers = decoder_layers(model)
+    layers = recomputable_layers(model)
     own = [layer.__dict__.get("forward") for layer in layers]
     try:
         for layer in layers:
@@ -57,9 +57,11 @@ def checkpointed_if(wanted: bool, model: PreTrainedModel) -> AbstractContextMana
     return checkpointed(model) if wanted else nullcontext()
 
 
-def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The layers that are computed again. Raises :class:`ConfigError` where a model has none."""
-    layers: list[nn.Module] = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+def recomputable_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The decoder's layers that are computed again. Raises :class:`ConfigError` where a model has none."""
+    layers: list[nn.Module] = [
+        module for module in model.get_decoder().modules() if isinstance(module, GradientCheckpointingLayer)
+    ]
     if not layers:
         raise ConfigError(
             f"gradient_checkpointing: true is not allowed for a {type(model).__name__}: it has no layers that transformers "

@@ -9,7 +9,11 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class RankPhase:
-    """One rank in one E-step or M-step, since the phase began or was gone on with."""
+    """One rank in one E-step or M-step, since the phase began or was gone on with.
+
+    Validation belongs to the M-step before it. Ranks that only hand another one their part of a sharded model are left out
+    of E-steps.
+    """
 
     rank: int
     host: str

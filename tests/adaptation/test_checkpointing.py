@@ -18,7 +18,7 @@ from seal_lightning.errors import ConfigError
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import Share, applied, init_adapter, routed
 from seal_lightning.packed import TokenizedSequence, checkpointed, pack
-from seal_lightning.packed.checkpointing import decoder_layers
+from seal_lightning.packed.checkpointing import recomputable_layers
 from seal_lightning.types import Adapted, AdapterSpec, AnchorSpec, OptimizerSpec, Segment, TrainingSequence
 
 SPEC = AdapterSpec(rank=4, alpha=8.0, target_modules="all-linear")
@@ -123,8 +123,8 @@ def test_hooks_that_are_gone_before_the_backward_pass_are_noticed(tiny64: Langua
 
 def test_layers_are_as_before_behind_the_block(tiny: LanguageModel) -> None:
     with checkpointed(tiny.model):
-        assert all("forward" in layer.__dict__ for layer in decoder_layers(tiny.model))
-    assert all("forward" not in layer.__dict__ for layer in decoder_layers(tiny.model))
+        assert all("forward" in layer.__dict__ for layer in recomputable_layers(tiny.model))
+    assert all("forward" not in layer.__dict__ for layer in recomputable_layers(tiny.model))
 
 
 def test_a_model_without_such_layers_is_refused(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:

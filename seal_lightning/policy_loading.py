@@ -1,0 +1,61 @@
+"""The policy of a run as it begins, and what is found out about it before anything is computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+from torch import nn
+
+from seal_lightning.agreement import of_weights, require_agreement
+from seal_lightning.full_policy import FullPolicy
+from seal_lightning.packed.checkpointing import recomputable_layers
+from seal_lightning.policy import Policy
+from seal_lightning.pretrained import Pretrained
+from seal_lightning.quantization import check_device, is_quantized
+from seal_lightning.rundir import RunDir
+from seal_lightning.types import AdapterSpec
+
+
+def load_policy(
+    pretrained: Pretrained,
+    adapter: AdapterSpec | None,
+    seed: int,
+    *,
+    trainer: Trainer | None,
+    run_dir: Path | None,
+    gradient_checkpointing: bool,
+) -> Policy:
+    """The pretrained policy. With a trainer of several ranks a collective: all call it at the same point.
+
+    Args:
+        pretrained: where it comes from.
+        adapter: the LoRA that M-steps train; None for all weights.
+        seed: of the run.
+        trainer: of the run, if there is one.
+        run_dir: where rounds are kept, if there is no trainer to say so.
+        gradient_checkpointing: whether M-steps will compute layers again.
+
+    Raises :class:`ConfigError` where the model cannot be trained so, and where ranks have loaded different ones.
+    """
+    together = trainer is not None
+    policy = (
+        FullPolicy(pretrained, seed, together=together)
+        if adapter is None
+        else Policy(pretrained, adapter, seed, together=together)
+    )
+    policy.run_dir = run_dir if trainer is None else RunDir.of(trainer).path
+    if gradient_checkpointing:
+        recomputable_layers(policy.model)
+    if trainer is not None:
+        check_placement(policy.model, trainer)
+        if trainer.world_size > 1:
+            vocabulary = policy.language_model.tokenizer.get_vocab()
+            require_agreement({"model.pretrained": of_weights(policy.model, vocabulary)})
+    return policy
+
+
+def check_placement(model: nn.Module, trainer: Trainer) -> None:
+    """Raise :class:`ConfigError` for a device that the model's weights were not made for."""
+    if is_quantized(model):
+        check_device(trainer.strategy.root_device)
