@@ -4,9 +4,9 @@
 
 Tasks are drawn from the run's, with all their attempts' seconds; ``--attempt_seconds`` scales them to a mean that was
 measured elsewhere. *Shared* is the schedule of :mod:`seal_lightning.work_sharing`; *dealt* gives each rank every n-th task
-beforehand, as this project did before. A simulation: talking to the store is counted at ``--claim_seconds``, and an attempt in
-a small call is taken to be as quick as in a large one, which favours *shared*. Take a run that was not interrupted: its
-seconds of writing are those of its last start.
+beforehand, as this project did before. A simulation: talking to the store is counted at ``--claim_seconds``, and an attempt
+in a small call is taken to be as quick as in a large one, which favours *shared*. Take a run that was not interrupted:
+its seconds of writing are those of its last start.
 """
 
 from __future__ import annotations
