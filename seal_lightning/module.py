@@ -31,7 +31,7 @@ from seal_lightning.language_model import LanguageModel
 from seal_lightning.loops import SelfEditLoop, restart_e_step
 from seal_lightning.m_step import take_step
 from seal_lightning.policy import Policy
-from seal_lightning.policy_loading import check_placement, load_policy
+from seal_lightning.policy_loading import check_placement, check_sources, load_policy
 from seal_lightning.pretrained import Pretrained
 from seal_lightning.random_state import random_state, restore_random_state
 from seal_lightning.rewards import LikelihoodReward
@@ -175,6 +175,8 @@ class SealModule(HeldOutSteps):
             self.self_edit_loop.attach()
 
     def _load(self) -> None:
+        if self._trainer is not None:
+            check_sources(self.trainer, self.pretrained, self.student)
         self.policy = load_policy(
             self.pretrained,
             self.policy_adapter,

@@ -55,7 +55,13 @@ def load_policy(
     return policy
 
 
+def check_sources(trainer: Trainer, *sources: Pretrained | None) -> None:
+    """Before a model is read, raise :class:`ConfigError` for a device that its weights would not be made for."""
+    if any(source is not None and source.quantization is not None for source in sources):
+        check_device(trainer.strategy.root_device)
+
+
 def check_placement(model: nn.Module, trainer: Trainer) -> None:
-    """Raise :class:`ConfigError` for a device that the model's weights were not made for."""
+    """As :func:`check_sources`, of a model that was read: its checkpoint may have come quantised."""
     if is_quantized(model):
         check_device(trainer.strategy.root_device)

@@ -17,6 +17,7 @@ from seal_lightning import lora
 from seal_lightning.adaptation import BatchedInnerLoop, FullFinetuning
 from seal_lightning.adaptation.whole_weights import scratch_weights
 from seal_lightning.errors import ConfigError
+from seal_lightning.full_policy import FullPolicy
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import applied, init_adapter, load_adapter, merge
 from seal_lightning.module import SealModule
@@ -24,6 +25,7 @@ from seal_lightning.packed import TokenizedSequence, checkpointed, pack
 from seal_lightning.policy import Policy
 from seal_lightning.pretrained import Pretrained
 from seal_lightning.quantization import check_device, is_quantized
+from seal_lightning.sharded_strategy import ShardedStrategy, spread
 from seal_lightning.types import AdaptationPlan, Adapted, AdapterSpec, OptimizerSpec, Segment, TrainingSequence
 
 SPEC = AdapterSpec(rank=4, alpha=8.0, target_modules="all-linear")
@@ -214,3 +216,13 @@ def test_a_run_on_another_device_is_refused_before_anything_is_read(
     monkeypatch.setattr(Pretrained, "load", lambda self, **_: pytest.fail("it was read"))
     with pytest.raises(ConfigError, match="'nf4' is not allowed on mps"):
         module.configure_model()
+
+
+def test_codes_are_not_spread_over_ranks_nor_trained_whole(tiny_folder: Path, nf4: LanguageModel) -> None:
+    codes = Pretrained(source=str(tiny_folder), quantization="nf4")
+    with pytest.raises(ConfigError, match="policy_adapter: null is not allowed with quantised weights"):
+        FullPolicy(codes, seed=1)
+    plain = Policy(Pretrained(source=str(tiny_folder)), SPEC, seed=1)
+    for policy, student in ((Policy(codes, SPEC, seed=1), None), (plain, nf4.model)):
+        with pytest.raises(ConfigError, match="quantised weights are not allowed with ShardedStrategy"):
+            spread(policy, ShardedStrategy(), 2, None, student)
