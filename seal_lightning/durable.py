@@ -6,6 +6,7 @@ make each of them fail.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -189,6 +190,17 @@ def reporting(path: Path) -> Iterator[None]:
             f"{path} could not be written: {error.strerror or error}. All that was stored before is kept. See to the disk "
             "(its room, its rights), then go on with `seal fit --resume RUN`"
         ) from error
+
+
+@contextmanager
+def safetensors_refusals() -> Iterator[None]:
+    """What the disk refuses of a safetensors file as the :class:`OSError` it is: the library has an error of its own."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(errno.EIO, str(error)) from error
 
 
 def _scratch(path: Path) -> Path:

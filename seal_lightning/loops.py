@@ -259,11 +259,12 @@ class SelfEditLoop(_Loop):
         """Have a chunk judged and its missing attempts stored; now, or while the next is adapted."""
 
         def store(attempts: list[Attempt]) -> None:
-            stored = [self.store.add(attempt) for attempt in attempts if attempt.attempt_id in missing]
-            for attempt in stored:
-                self.attempt_progress.increment_processed()
-                self.attempt_progress.increment_completed()
-                on_attempt(attempt)
+            for attempt in attempts:
+                if attempt.attempt_id in missing:
+                    stored = self.store.add(attempt)
+                    self.attempt_progress.increment_processed()
+                    self.attempt_progress.increment_completed()
+                    on_attempt(stored)
 
         if self.attempting.judges_in_background:
             self._judging = InBackground(lambda: self.attempting.judged(computed)), store

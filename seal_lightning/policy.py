@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
+from seal_lightning.durable import safetensors_refusals
 from seal_lightning.errors import ConfigError, ModelError, shown
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import (
@@ -208,7 +209,8 @@ class Policy(nn.Module):
             return
         config = self.model.generation_config
         self.model.generation_config = self.language_model.original_generation_config
-        self.model.save_pretrained(folder, state_dict=dict(weights))
+        with safetensors_refusals():
+            self.model.save_pretrained(folder, state_dict=dict(weights))
         self.model.generation_config = config
         self.language_model.tokenizer.save_pretrained(folder)
 

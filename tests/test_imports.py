@@ -17,7 +17,7 @@ PACKAGE = "seal_lightning"
 
 LEVELS: list[set[str]] = [
     {"errors"},
-    {"types", "seeds", "shared_store", "names", "estimates", "device_memory"},
+    {"types", "seeds", "durable", "shared_store", "names", "estimates", "device_memory"},
     {
         "chat_frames",
         "decoder_sizes",
@@ -31,7 +31,6 @@ LEVELS: list[set[str]] = [
         "schedule",
         "batches",
         "distributed",
-        "durable",
         "quiet",
         "random_state",
         "retention",

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+import yaml
 from fakes import tiny_tokenizer
 from test_end_to_end import config, final_loras, launch
 from transformers import (
@@ -172,7 +173,9 @@ def test_a_run_of_two_processes_ends_the_same(tiny_folder: Path, tmp_path: Path)
         settings = config(tiny_folder, run_dir, rounds=1)
         settings["trainer"] |= {"devices": 2, "strategy": "ddp"}
         settings["model"]["pretrained"]["share_across_ranks"] = shared
-        launch(settings, tmp_path)
+        path = tmp_path / f"{shared}.yaml"
+        path.write_text(yaml.safe_dump(settings))
+        launch(tmp_path, "fit", "-c", str(path))
         loras.append(final_loras(run_dir, "round0-m_step"))
     for one, other in zip(*loras, strict=True):
         assert all(torch.allclose(one[key], other[key], atol=1e-9) for key in one)

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from seal_lightning.durable import safetensors_refusals
 from seal_lightning.errors import ModelError, shown
 from seal_lightning.lora.adapter import LoraAdapter, linear_shape, target_modules
 from seal_lightning.names import is_url
@@ -99,7 +100,8 @@ def save_adapter(adapter: LoraAdapter, folder: Path, base_model: str) -> None:
     for name, (a, b) in adapter.weights.items():
         state[f"{PEFT_PREFIX}{name}.lora_A.weight"] = a.detach().cpu().contiguous()
         state[f"{PEFT_PREFIX}{name}.lora_B.weight"] = b.detach().cpu().contiguous()
-    save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    with safetensors_refusals():
+        save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     (folder / "adapter_spec.json").write_text(json.dumps(asdict(spec), indent=1))
 
 

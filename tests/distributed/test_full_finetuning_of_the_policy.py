@@ -49,6 +49,7 @@ def assert_same(run_dir: Path, alone: Path) -> None:
             torch.testing.assert_close(weight, expected[name], rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_alone(alone: Path, tiny_folder: Path, tmp_path: Path) -> None:
     """Every weight is learned, each round goes on from the last, and tests go back to any."""
     start = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float64).state_dict()
@@ -66,6 +67,7 @@ def test_alone(alone: Path, tiny_folder: Path, tmp_path: Path) -> None:
     assert main(["replay", str(alone), attempts(alone, 1)[0].attempt_id]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole_replicas", ["always", "never"])
 def test_equals_one_process(whole_replicas: str, alone: Path, tiny_folder: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "two"
@@ -100,6 +102,7 @@ def test_tests_on_two(alone: Path, tmp_path: Path) -> None:
         assert mine["log_prob"]["mean"] == pytest.approx(theirs["log_prob"]["mean"], abs=1e-9)
 
 
+@pytest.mark.slow
 def test_refused(tiny_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     settings = config(tiny_folder, tmp_path / "run", policy_adapter=None)
     settings["model"]["pretrained"]["dtype"] = "bfloat16"

@@ -160,6 +160,7 @@ def test_a_signal_while_one_rank_computes(told: int, tiny_folder: Path, tmp_path
     assert len(attempts(run_dir, 0)) == 15
 
 
+@pytest.mark.slow
 def test_the_rank_that_computes_fails(tiny_folder: Path, tmp_path: Path) -> None:
     """The one that hands it weights ends too, and says what came first."""
     settings = settings_of(tiny_folder, tmp_path / "run", {"whole_replicas": "never"})
@@ -168,6 +169,7 @@ def test_the_rank_that_computes_fails(tiny_folder: Path, tmp_path: Path) -> None
     assert "rank 0 failed first: 'interrupted by the test'" in (tmp_path / "rank1.log").read_text()
 
 
+@pytest.mark.slow
 def test_refused(tiny_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for name in ("fsdp", "fsdp_cpu_offload", "lightning.pytorch.strategies.ModelParallelStrategy"):
         settings = config(tiny_folder, tmp_path / "run")

@@ -75,6 +75,7 @@ def test_different_settings(tiny_folder: Path, tmp_path: Path) -> None:
     assert all("failed first" not in printed for _, printed in ends)
 
 
+@pytest.mark.slow
 def test_different_data_at_the_same_setting(tiny_folder: Path, tmp_path: Path) -> None:
     settings = two_rank_settings(tiny_folder, tmp_path / "run")
     settings["model"]["domain"] = {"class_path": "seal_lightning.domains.knowledge.KnowledgeDomain"}
@@ -95,6 +96,7 @@ def test_different_data_at_the_same_setting(tiny_folder: Path, tmp_path: Path) -
     assert "task 0" not in ends[0][1]
 
 
+@pytest.mark.slow
 def test_different_weights(tiny_folder: Path, tmp_path: Path) -> None:
     other = write_tiny_model(tmp_path / "other", seed=1)
     command = ["fit", "-c", str(write(tmp_path, two_rank_settings(tiny_folder, tmp_path / "run")))]
@@ -102,6 +104,7 @@ def test_different_weights(tiny_folder: Path, tmp_path: Path) -> None:
     assert_all_said(ends, "the ranks differ in model.pretrained, ", "rank 1 (host ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_data_that_one_rank_lacks(victim: int, tiny_folder: Path, tmp_path: Path) -> None:
     """Its error is its own; the other one waits for nobody."""
@@ -116,6 +119,7 @@ def test_data_that_one_rank_lacks(victim: int, tiny_folder: Path, tmp_path: Path
     assert f"rank {victim} failed first" in ends[1 - victim][1]
 
 
+@pytest.mark.slow
 def test_run_directories_that_are_not_one(tiny_folder: Path, tmp_path: Path) -> None:
     """As where each host has a disk of its own under the path."""
     settings = two_rank_settings(tiny_folder, tmp_path / "of0" / "run")
@@ -132,6 +136,7 @@ def test_run_directories_that_are_not_one(tiny_folder: Path, tmp_path: Path) -> 
         assert not list((tmp_path / f"of{rank}").rglob(".rank*")), "nothing is left behind"
 
 
+@pytest.mark.slow
 def test_a_run_directory_that_one_rank_cannot_write(tiny_folder: Path, tmp_path: Path) -> None:
     command = ["fit", "-c", str(write(tmp_path, two_rank_settings(tiny_folder, tmp_path / "run")))]
     (tmp_path / "file").touch()
@@ -162,6 +167,7 @@ def test_hosts_with_a_disk_each(hosts: tuple[Host, Host], tiny_folder: Path, tmp
         assert f"is not shared with rank 1 (host {hosts[1].name})" in said, said[-3000:]
 
 
+@pytest.mark.slow
 def test_a_port_in_use(tiny_folder: Path, tmp_path: Path) -> None:
     command = ["fit", "-c", str(write(tmp_path, two_rank_settings(tiny_folder, tmp_path / "run", timeout_s=5)))]
     with socket.socket() as taken:
@@ -179,6 +185,7 @@ def test_a_port_in_use(tiny_folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
+@pytest.mark.slow
 def test_a_first_rank_that_is_not_there(tiny_folder: Path, tmp_path: Path) -> None:
     command = ["fit", "-c", str(write(tmp_path, two_rank_settings(tiny_folder, tmp_path / "run", timeout_s=5)))]
     child = Child(
@@ -190,6 +197,7 @@ def test_a_first_rank_that_is_not_there(tiny_folder: Path, tmp_path: Path) -> No
         end_all([child])
 
 
+@pytest.mark.slow
 def test_a_second_rank_that_does_not_come(tiny_folder: Path, tmp_path: Path) -> None:
     command = ["fit", "-c", str(write(tmp_path, two_rank_settings(tiny_folder, tmp_path / "run", timeout_s=5)))]
     child = Child(
@@ -201,6 +209,7 @@ def test_a_second_rank_that_does_not_come(tiny_folder: Path, tmp_path: Path) -> 
         end_all([child])
 
 
+@pytest.mark.slow
 def test_all_go_on_with_the_checkpoint_of_the_first(tiny_folder: Path, tmp_path: Path) -> None:
     """Also where a rank was shown another one, as by a network file system that remembers."""
     run_dir, whole = tmp_path / "run", tmp_path / "whole"
@@ -222,6 +231,7 @@ def test_all_go_on_with_the_checkpoint_of_the_first(tiny_folder: Path, tmp_path:
         assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.slow
 def test_one_command_starts_and_goes_on(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, run_dir = tmp_path / "whole", tmp_path / "run"
     assert fit(tmp_path, config(tiny_folder, whole)) == 0
@@ -240,6 +250,7 @@ def test_one_command_starts_and_goes_on(tiny_folder: Path, tmp_path: Path, monke
     assert_same_run(run_dir, whole)
 
 
+@pytest.mark.slow
 def test_ranks_start_and_go_on_with_one_command(tiny_folder: Path, tmp_path: Path) -> None:
     """Two of them, then one: nobody decides by what another one has just written."""
     run_dir = tmp_path / "run"
@@ -261,6 +272,7 @@ def test_ranks_start_and_go_on_with_one_command(tiny_folder: Path, tmp_path: Pat
     assert yaml.safe_load((run_dir / "config.yaml").read_text())["trainer"]["devices"] == "auto", "the user's own word"
 
 
+@pytest.mark.slow
 def test_auto_names_no_checkpoint(tiny_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     settings = config(tiny_folder, tmp_path / "run")
     assert fit(tmp_path, settings, "--resume", "auto", "--ckpt_path", "x.ckpt") == 1

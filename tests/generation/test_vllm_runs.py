@@ -86,6 +86,7 @@ def test_every_score_is_what_this_process_says(run_dir: Path, monkeypatch: pytes
     assert first.isdisjoint(second), "the policy of the second round is another one"
 
 
+@pytest.mark.slow
 def test_seal_replay_asks_the_server(run_dir: Path, server: CompletionsServer) -> None:
     before = len(server.requests)
     for round_index in (0, 1):
@@ -93,6 +94,7 @@ def test_seal_replay_asks_the_server(run_dir: Path, server: CompletionsServer) -
     assert len(server.requests) > before
 
 
+@pytest.mark.slow
 def test_edits_are_the_tokens_that_the_server_sampled(run_dir: Path, tiny_folder: Path) -> None:
     decode = Pretrained(source=str(tiny_folder)).load().decode
     for round_index in (0, 1):
@@ -101,6 +103,7 @@ def test_edits_are_the_tokens_that_the_server_sampled(run_dir: Path, tiny_folder
             assert decode(list(attempt.edit.token_ids)).startswith(attempt.edit.text)
 
 
+@pytest.mark.slow
 def test_a_student_of_the_same_kind_learns_and_another_is_refused(
     server: CompletionsServer, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,6 +116,7 @@ def test_a_student_of_the_same_kind_learns_and_another_is_refused(
     assert "a model.student is asked through the same server" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_rank_that_a_later_round_would_reach_is_refused_at_once(
     server: CompletionsServer, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,6 +129,7 @@ def test_a_rank_that_a_later_round_would_reach_is_refused_at_once(
     assert not (tmp_path / "run" / "round_0" / "attempts.rank0.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_leaves_nothing(server: CompletionsServer, tiny_folder: Path, tmp_path: Path) -> None:
     """Neither adapters at the server nor folders."""
     (tmp_path / "tmp").mkdir()
@@ -175,6 +180,7 @@ def test_two_ranks_at_one_server(server: CompletionsServer, tiny_folder: Path, t
             assert buffer(runs[0], 0) == buffer(runs[1], 0)
 
 
+@pytest.mark.slow
 def test_full_finetuning_is_examined_in_this_process(
     server: CompletionsServer, tiny_folder: Path, tmp_path: Path
 ) -> None:
