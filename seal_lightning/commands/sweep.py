@@ -230,6 +230,10 @@ def _check(
     adapters = {setting.applied(one.plan).adapter for setting in settings for one in given}
     for spec in {(spec.target_modules, spec.layers): spec for spec in adapters}.values():
         target_modules(model, spec)
+    if module.inner_loop.uses_adapter_spec:
+        policy = module.loaded_policy
+        of_policy = policy.joined_rank(policy.num_finished) if module.student is None else 0
+        module.attempting.engine.check(of_policy + max((spec.rank for spec in adapters), default=0))
 
 
 def _deciding(model: dict[str, Any]) -> bytes:

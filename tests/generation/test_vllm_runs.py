@@ -130,6 +130,29 @@ def test_a_rank_that_a_later_round_would_reach_is_refused_at_once(
 
 
 @pytest.mark.slow
+def test_ranks_of_merged_steps_and_of_a_sweep_are_refused_at_once(
+    server: CompletionsServer, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three steps of rank 2 fit 8; five do not."""
+    before = len(server.requests)
+    protocol = {
+        "class_path": "seal_lightning.evaluation.ContinualSelfEdits",
+        "init_args": {"num_steps": 5, "adapter": {"rank": 2, "alpha": 4.0}},
+    }
+    settings = config(tiny_folder, tmp_path / "run", engine=engine(server, max_lora_rank=8), protocol=protocol)
+    settings["data"]["test"]["init_args"]["num_tasks"] = 5
+    path = tmp_path / "settings.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    assert main(["test", "-c", str(path)]) == 1
+    assert "--max-lora-rank 16" in capsys.readouterr().err
+    assert len(server.requests) == before
+    out = ["--out", str(tmp_path / "sweep"), "--edits", "passage", "--grid", "rank=2,9"]
+    assert main(["sweep", "-c", str(path), *out]) == 1
+    assert "--max-lora-rank 16" in capsys.readouterr().err
+    assert len(server.requests) == before
+
+
+@pytest.mark.slow
 def test_a_process_that_ends_leaves_nothing(server: CompletionsServer, tiny_folder: Path, tmp_path: Path) -> None:
     """Neither adapters at the server nor folders."""
     (tmp_path / "tmp").mkdir()
