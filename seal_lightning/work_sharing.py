@@ -98,7 +98,7 @@ class SharedWork:
         if num_ranks == 1:
             return cls()
         _num_shared += 1
-        return cls(num_ranks, SharedStore(f"seal_lightning/work/{_num_shared}", timeout_s))
+        return cls(num_ranks, SharedStore(f"seal_lightning/shared/{_num_shared}", timeout_s))
 
     def take(self, name: str) -> int:
         """How many have taken of this before: 0 for the first, and no number twice over all ranks."""
