@@ -143,24 +143,28 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [json.loads((folder / f"found{rank}.json").read_text()) for rank in (0, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_shared_is_what_is_read(found: list[dict[str, Any]], kind: str) -> None:
     for of_rank in found:
         assert {name for name, same in of_rank[kind].items() if not same} == set()
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_read_is_told_to_all(found: list[dict[str, Any]]) -> None:
     for of_rank in found:
         assert "nothing-here' cannot be loaded" in of_rank["missing"]
     assert found[1]["missing"].startswith("rank 0, which reads the model for all ranks, could not: ")
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_built_again_is_refused_on_all(found: list[dict[str, Any]]) -> None:
     for of_rank in found:
         assert "share_across_ranks: true is not allowed for this model" in of_rank["other tensors"]
         assert "embed_tokens.weight" in of_rank["other tensors"]
 
 
+@pytest.mark.slow
 def test_alone_it_reads(tiny_folder: Path) -> None:
     assert Pretrained(source=str(tiny_folder), share_across_ranks=True).load(together=True).model.device.type == "cpu"
 

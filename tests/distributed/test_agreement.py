@@ -123,6 +123,7 @@ def test_what_slurm_must_not_say(changed: dict[str, str | None], said: str) -> N
         launching.detected(told)
 
 
+@pytest.mark.slow
 def test_a_rank_that_computes_has_a_pulse_and_one_that_is_gone_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     store = HashStore()
     monkeypatch.setattr(shared_store.dist.distributed_c10d, "_get_default_store", lambda: store)

@@ -78,6 +78,7 @@ def assert_same(run_dir: Path, alone: Path, num_ranks: int = 2, tolerance: float
             torch.testing.assert_close(weight, expected["weights"][name], rtol=0, atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole_replicas", ["always", "never"])
 def test_equals_one_process(whole_replicas: str, alone: Path, tiny_folder: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / whole_replicas

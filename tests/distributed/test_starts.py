@@ -62,6 +62,7 @@ def assert_all_said(ends: Ended, *said: str) -> None:
             assert part in printed, printed[-3000:]
 
 
+@pytest.mark.slow
 def test_different_settings(tiny_folder: Path, tmp_path: Path) -> None:
     command = ["fit", "-c", str(write(tmp_path, two_rank_settings(tiny_folder, tmp_path / "run")))]
     ends = launched([command, [*command, "--model.num_edits", "5"]], tmp_path / "logs")
@@ -294,6 +295,7 @@ def test_auto_names_no_checkpoint(tiny_folder: Path, tmp_path: Path, capfd: pyte
         ({"environment": {"WORLD_SIZE": "two"}}, "the environment's WORLD_SIZE: 'two' is not allowed"),
     ],
 )
+@pytest.mark.slow
 def test_numbers_that_do_not_fit(
     options: dict[str, Any],
     said: str,

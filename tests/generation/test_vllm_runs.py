@@ -51,6 +51,7 @@ def run_dir(server: CompletionsServer, tiny_folder: Path, tmp_path_factory: pyte
     return folder
 
 
+@pytest.mark.slow
 def test_two_rounds_were_made(run_dir: Path, server: CompletionsServer) -> None:
     for round_index in (0, 1):
         assert len(attempts(run_dir, round_index)) == 12
@@ -61,6 +62,7 @@ def test_two_rounds_were_made(run_dir: Path, server: CompletionsServer) -> None:
     assert len(ranks) > 24, "an adapter an attempt, and the policy's"
 
 
+@pytest.mark.slow
 def test_every_score_is_what_this_process_says(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each attempt of both rounds made again with the in-process engine: same adapter, same policy, same reward."""
 
