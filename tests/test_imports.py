@@ -55,6 +55,7 @@ LEVELS: list[set[str]] = [
     {"module"},
     {"datamodule"},
     {"callbacks"},
+    {"incorporation"},
     {"lightning_cli"},
     {"commands"},
     {"cli"},
