@@ -27,13 +27,14 @@ USAGE = """usage: seal COMMAND …
   seal sweep RUN --grid rank=32,64 …   compare settings of the inner loop on given edits (or -c CONFIG … --out DIR)
   seal report RUN [RUN …]              a page of a run's results: tables, curves, edits, costs
   seal compare A B                     whether two runs differ on the same questions, beyond the noise
+  seal adapt PATH … --out DIR          make documents part of a model: self-edits, one adapter, exams before and after
   seal attempts RUN                    list, filter and show stored attempts; repair a damaged journal
 
 RUN is a run directory. `seal fit --help`, `seal test --help` … list every setting."""
 
 
 _WITHOUT_TORCH = ("attempts", "compare", "report")
-_COMMANDS = (*_WITHOUT_TORCH, "replay", "search", "sweep")
+_COMMANDS = (*_WITHOUT_TORCH, "adapt", "replay", "search", "sweep")
 """Each a module of :mod:`seal_lightning.commands` with a ``main``; imported when asked for."""
 
 _rank_lost: RankLost | None = None

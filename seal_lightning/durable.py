@@ -14,12 +14,14 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from seal_lightning.errors import RunError
 
 _TEMPORARY = ".tmp"
+_how_to_go_on = ContextVar("how_to_go_on", default="`seal fit --resume RUN`")
 _OURS = re.compile(r"\..+\.\d+\.tmp")
 _BUFFER_BYTES = 1 << 20
 
@@ -188,8 +190,23 @@ def reporting(path: Path) -> Iterator[None]:
     except OSError as error:
         raise RunError(
             f"{path} could not be written: {error.strerror or error}. All that was stored before is kept. See to the disk "
-            "(its room, its rights), then go on with `seal fit --resume RUN`"
+            f"(its room, its rights), then go on with {how_to_go_on()}"
         ) from error
+
+
+@contextmanager
+def going_on_with(command: str) -> Iterator[None]:
+    """Inside this block messages name this command as the one that goes on with what was stored."""
+    token = _how_to_go_on.set(command)
+    try:
+        yield
+    finally:
+        _how_to_go_on.reset(token)
+
+
+def how_to_go_on() -> str:
+    """The command that goes on with what was stored, as a message names it."""
+    return _how_to_go_on.get()
 
 
 @contextmanager

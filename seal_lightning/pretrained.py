@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from seal_lightning.errors import ModelError, shown
 from seal_lightning.language_model import LanguageModel
@@ -52,6 +52,15 @@ class Pretrained:
         """What ``from_pretrained`` takes: the hub id or the folder."""
         return str(embedded_folder()) if self.source == EMBEDDED else self.source
 
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer alone, where the model is not needed yet. Raises :class:`ModelError`."""
+        options = {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+        try:
+            # The revision is among the options, where bandit does not look.
+            return AutoTokenizer.from_pretrained(self.location(), **options)  # nosec B615
+        except (OSError, ValueError) as error:
+            raise self._refused(error) from error
+
     def load(self, *, together: bool = False) -> LanguageModel:
         """The model with its tokenizer, on the CPU.
 
@@ -76,11 +85,14 @@ class Pretrained:
             tokenizer = AutoTokenizer.from_pretrained(location, **options)  # nosec B615
             model = AutoModelForCausalLM.from_pretrained(location, **how, **options)  # nosec B615
         except (OSError, ValueError) as error:
-            raise ModelError(
-                f"model.pretrained.source: {shown(self.source)} cannot be loaded ({_first_line(error)}). "
-                "Allowed: a hub id that this machine can reach, a folder written by save_pretrained, or 'embedded'"
-            ) from error
+            raise self._refused(error) from error
         return model, tokenizer
+
+    def _refused(self, error: Exception) -> ModelError:
+        return ModelError(
+            f"model.pretrained.source: {shown(self.source)} cannot be loaded ({_first_line(error)}). "
+            "Allowed: a hub id that this machine can reach, a folder written by save_pretrained, or 'embedded'"
+        )
 
 
 def embedded_folder() -> Path:

@@ -7,7 +7,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from seal_lightning.durable import make_folder, reporting
+from seal_lightning.durable import how_to_go_on, make_folder, reporting
 from seal_lightning.errors import RunError
 
 
@@ -29,8 +29,8 @@ class RunLock:
             if error.errno in (errno.EAGAIN, errno.EACCES):
                 os.close(descriptor)
                 raise RunError(
-                    f"another process is at the run {self.path.parent}; nothing was touched. Wait for it, or stop it with "
-                    "SIGTERM and go on with `seal fit --resume`"
+                    f"another process is at {self.path.parent}; nothing was touched. Wait for it, or stop it with SIGTERM "
+                    f"and go on with {how_to_go_on()}"
                 ) from error
         self._descriptor = descriptor
 

@@ -39,7 +39,7 @@ LEVELS: list[set[str]] = [
     },
     {"records", "journal", "checkpoints", "interruption", "config_file"},
     {"agreement", "rundir", "checkpoint_io", "run_lock", "apart"},
-    {"run_options"},
+    {"run_options", "run_policy"},
     {"packed", "serving", "shared_loading"},
     {"sharding", "language_model"},
     {"pretrained", "attempt_store"},

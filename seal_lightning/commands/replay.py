@@ -6,14 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from rich.console import Console
 
 from seal_lightning.attempt_store import AttemptStore
-from seal_lightning.checkpoint_io import AtomicCheckpointIO
 from seal_lightning.commands.loading import load_run
 from seal_lightning.errors import RunError, shown
+from seal_lightning.run_policy import merged_rounds
 from seal_lightning.rundir import RunDir
 from seal_lightning.types import Attempt, Trial
 
@@ -83,20 +82,3 @@ def replay(run: RunDir, stored: Attempt) -> Attempt:
 def _as_set(stored: Attempt) -> Attempt:
     """The attempt with the questions that were written for it; what was measured is measured again."""
     return replace(stored, further_exams={n: replace(e, before=None) for n, e in stored.further_exams.items()})
-
-
-def merged_rounds(run: RunDir) -> list[dict[str, Any]]:
-    """The LoRA, or the folder of whole weights, of every round that a run has finished.
-
-    Raises :class:`RunError` where no checkpoint tells.
-    """
-    checkpoint = run.latest_checkpoint()
-    if checkpoint is None:
-        raise RunError(f"{run.checkpoints} has no checkpoint: the policies of its rounds are not there")
-    try:
-        merged: list[dict[str, Any]] = AtomicCheckpointIO().load_checkpoint(checkpoint)["seal"]["merged"]
-    except (KeyError, TypeError) as error:
-        raise RunError(f"{checkpoint} is no checkpoint of a run: it has no {error}") from error
-    if not isinstance(merged, list):
-        raise RunError(f"{checkpoint} is no checkpoint of a run: its merged rounds are a {type(merged).__name__}")
-    return merged

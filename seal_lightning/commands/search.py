@@ -18,13 +18,13 @@ from torch import Tensor
 
 from seal_lightning.attempt_store import AttemptStore
 from seal_lightning.commands.loading import load_run
-from seal_lightning.commands.replay import merged_rounds
 from seal_lightning.commands.search_report import Tried, best_settings, content, show
 from seal_lightning.errors import ConfigError, RunError, shown
 from seal_lightning.evaluation.configurations import Configuration, configurations
 from seal_lightning.evaluation.exams import EVERYTHING
 from seal_lightning.evaluation.steps import inner_seed
 from seal_lightning.module import SealModule
+from seal_lightning.run_policy import merged_rounds
 from seal_lightning.rundir import RunDir
 from seal_lightning.seeds import derive_seed
 from seal_lightning.types import (

@@ -21,7 +21,6 @@ from rich.progress import track
 from seal_lightning.attempt_store import AttemptStore
 from seal_lightning.attempting import Attempting
 from seal_lightning.commands.loading import load_run, load_settings, merged_settings
-from seal_lightning.commands.replay import merged_rounds
 from seal_lightning.commands.sweep_edits import SOURCES, given_edits
 from seal_lightning.commands.sweep_report import Report
 from seal_lightning.datamodule import SealDataModule
@@ -41,6 +40,7 @@ from seal_lightning.lora import target_modules
 from seal_lightning.module import SealModule
 from seal_lightning.prompt_lengths import check_prompts_fit
 from seal_lightning.rewards import AccuracyReward, LikelihoodReward
+from seal_lightning.run_policy import merged_rounds
 from seal_lightning.rundir import RunDir
 from seal_lightning.seams import Reward
 from seal_lightning.types import Task

@@ -24,6 +24,8 @@ class Merging:
         self.mitigations = mitigations
         self.past: list[TrainingSequence] = []
         """What was trained on and merged, oldest first; what was replayed is not there twice."""
+        self.merged: Adapter | None = None
+        """The update that the last :meth:`merge` made the model's own; None where it was refused."""
 
     def prepared(self, plan: AdaptationPlan, seed: int) -> AdaptationPlan:
         """A step's plan with what is done against forgetting while it is learned."""
@@ -42,5 +44,14 @@ class Merging:
                 proposal = mitigation.merging(proposal, tuple(self.past))
         if proposal.adapter is not None:
             merge(self.learner, proposal.adapter)
-            self.past = list(dict.fromkeys((*self.past, *plan.sequences)))
+            self._remember(plan)
+        self.merged = proposal.adapter
         return proposal.decision
+
+    def merge_again(self, plan: AdaptationPlan, adapter: Adapter) -> None:
+        """Repeat a merge that was let before."""
+        merge(self.learner, adapter)
+        self._remember(plan)
+
+    def _remember(self, plan: AdaptationPlan) -> None:
+        self.past = list(dict.fromkeys((*self.past, *plan.sequences)))

@@ -1,0 +1,223 @@
+"""``seal adapt PATH… --out DIR``: documents become part of a model, with exams that say what was learned and forgotten."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from seal_lightning import durable
+from seal_lightning.commands.adapt_report import TerminalProgress, show_estimate, show_material, show_record
+from seal_lightning.errors import ConfigError, RunError, StopRequested, shown
+from seal_lightning.incorporation.adapting import Incorporation, Material, earlier_exams
+from seal_lightning.incorporation.configuration import Configuration, configured, with_protocol
+from seal_lightning.incorporation.estimate import estimated, measured_rates
+from seal_lightning.incorporation.folder import AdaptedFolder
+from seal_lightning.incorporation.reading import job_of, read_material
+from seal_lightning.incorporation.starting_model import StartingModel
+from seal_lightning.incorporation.workspace import Workspace
+from seal_lightning.lora import LoraAdapter
+from seal_lightning.names import checked_run_dir
+from seal_lightning.prompt_lengths import check_prompts_fit
+from seal_lightning.run_lock import RunLock
+
+_GO_ON = "the same `seal adapt` command"
+
+
+def main(args: Sequence[str]) -> int:
+    """Exit code 0 when the adapted folder is whole (or would be made: ``--dry-run``)."""
+    options, overrides = _parser().parse_known_args(args)
+    with durable.going_on_with(_GO_ON), _stopping(options):
+        return _run(options, overrides)
+
+
+def _run(options: argparse.Namespace, overrides: list[str]) -> int:
+    start = StartingModel.named(options.policy)
+    folder = _folder(options.out, options.policy)
+    configuration = _configured(start, options, overrides)
+    module = configuration.module
+    console = Console(highlight=False, markup=False)
+    material = read_material(options.paths, options.questions, module.pretrained, configuration.spec.passage_tokens)
+    show_material(console, material)
+    job = job_of(material, options.questions, configuration.settings, start.identity(), continual=options.continual)
+    work = Workspace(folder)
+    begun = work.check(job)
+    if folder.is_finished:
+        _check_same(folder, begun)
+        console.print(f"{folder.path} is finished: nothing is left to do", soft_wrap=True)
+    else:
+        earlier = _load(start, configuration, material, options.device)
+        _show_estimate(console, configuration, material, begun=begun)
+        if options.dry_run:
+            console.print("--dry-run: nothing was written", soft_wrap=True)
+            return 0
+        _adapt(start, configuration, material, folder, work, job, earlier, options.continual, console)
+    if options.dry_run:
+        return 0
+    show_record(console, folder)
+    _publish(folder, options, console)
+    return 0
+
+
+def _adapt(
+    start: StartingModel,
+    configuration: Configuration,
+    material: Material,
+    folder: AdaptedFolder,
+    work: Workspace,
+    job: dict[str, Any],
+    earlier: list[LoraAdapter],
+    continual: bool,
+    console: Console,
+) -> None:
+    lock = RunLock(folder.path)
+    lock.acquire()
+    try:
+        with closing(work), TerminalProgress(console) as progress:
+            work.begin(job)
+            Incorporation(
+                configuration=configuration,
+                material=material,
+                folder=folder,
+                work=work,
+                continual=continual,
+                earlier=earlier,
+                earlier_names=start.earlier_names(),
+                earlier_exams=[] if start.adapted is None else earlier_exams(start.adapted),
+                progress=progress,
+            ).run()
+    finally:
+        lock.release()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="seal adapt",
+        allow_abbrev=False,
+        description="Make documents part of a model: it asks itself about them, writes and tries self-edits, and one LoRA "
+        "adapter learns what was kept. What was done is kept too: the same command goes on after an interruption.",
+        epilog="Every other setting is one of the configuration, as --model.num_edits 5 or --adapt.keep 2.",
+    )
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="documents (.txt .md .html .pdf .json .jsonl) or folders"
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="where the adapted folder is made; nothing else is")
+    parser.add_argument(
+        "--policy",
+        metavar="RUN|DIR|HUB_ID",
+        help="a run of `seal fit`, a folder of `seal adapt` to go on from, a hub id or a model's folder; by default the "
+        "embedded SmolLM2-135M-Instruct",
+    )
+    parser.add_argument(
+        "--questions",
+        metavar="FILE",
+        help="your own questions with answers: JSONL, JSON, CSV or SQuAD. Half of them choose edits, half examine",
+    )
+    parser.add_argument("-c", "--config", action="append", default=[], metavar="FILE", help="settings; later ones win")
+    parser.add_argument("--continual", action="store_true", help="learn and merge passage by passage (§5 of the paper)")
+    parser.add_argument("--merged", action="store_true", help="write the full model too, in DIR/merged")
+    parser.add_argument(
+        "--push", metavar="REPO", help="push the adapter to a hub repository (private; the hub's own login)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="read the documents, estimate, and write nothing")
+    parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1 …")
+    return parser
+
+
+def _configured(start: StartingModel, options: argparse.Namespace, overrides: list[str]) -> Configuration:
+    if strange := [
+        word for word in overrides if word.startswith("-") and not word.startswith(("--model.", "--adapt."))
+    ]:
+        raise ConfigError(f"{shown(strange[0])} is no option of seal adapt; see `seal adapt --help`")
+    configuration = configured(start.settings, options.config, overrides, start.adapt)
+    protocol = with_protocol(configuration.settings["model"], continual=options.continual)
+    if protocol:
+        configuration = configured(start.settings, options.config, [*overrides, *protocol], start.adapt)
+    return configuration
+
+
+def _folder(out: str, policy: str | None) -> AdaptedFolder:
+    """Where the adaptation is made: a new or empty folder, or one of ours."""
+    folder = AdaptedFolder(checked_run_dir(out, "--out"))
+    folder.check_inside()
+    if policy is not None and Path(policy).exists() and folder.path.exists() and folder.path.samefile(policy):
+        raise ConfigError(
+            f"--out: {shown(out)} is what --policy names; it is not changed by what goes on from it. Name another folder"
+        )
+    ours = folder.is_finished or folder.work.is_dir()
+    if folder.path.exists() and not ours and any(path.name != ".lock" for path in folder.path.iterdir()):
+        raise RunError(f"--out: {shown(out)} holds other things; nothing in it was touched. Name a new folder")
+    return folder
+
+
+def _check_same(folder: AdaptedFolder, begun: bool) -> None:
+    if not begun:
+        raise RunError(
+            f"--out: {folder.path} holds a finished adaptation, and no longer what it was made of (work/). Nothing in it was "
+            f"touched. Name another --out; to go on from it, --policy {folder.path}"
+        )
+
+
+def _load(start: StartingModel, configuration: Configuration, material: Material, device: str) -> list[LoraAdapter]:
+    """The model, on its device, as it is to be adapted. Raises :class:`ConfigError` where passages do not fit it."""
+    module = configuration.module
+    chosen = _device(device)
+    earlier = start.install(module)
+    module.learner.model.to(chosen)
+    module.engine.check(max(spec.rank for spec in module.domain.adapter_specs()))
+    check_prompts_fit(module.domain, material.passages, module.learner)
+    return [adapter.detached_copy(chosen) for adapter in earlier]
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().split("\n", 1)[0][:200]
+        raise ConfigError(f"--device: {shown(name)} is not allowed: {reason}. Take auto or cpu") from error
+    return device
+
+
+def _show_estimate(console: Console, configuration: Configuration, material: Material, *, begun: bool) -> None:
+    passages = material.passages
+    rates = measured_rates(configuration.module, passages[0])
+    phases = estimated(configuration.module, configuration.spec, passages, rates, by_user=material.has_questions)
+    show_estimate(console, phases, begun=begun)
+
+
+def _publish(folder: AdaptedFolder, options: argparse.Namespace, console: Console) -> None:
+    """The full model, and the hub."""
+    if not options.merged and not options.push:
+        return
+    from seal_lightning.incorporation.publishing import push, write_merged
+
+    if options.merged:
+        console.print(f"the full model: {write_merged(folder)}", soft_wrap=True)
+    if options.push:
+        console.print(f"pushed to {push(folder, options.push)}", soft_wrap=True)
+
+
+@contextmanager
+def _stopping(options: argparse.Namespace) -> Iterator[None]:
+    """Ctrl-C and SIGTERM as ends in good order: each piece of work was stored when it was done."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise StopRequested(
+            f"stopped. What was done is kept in {shown(options.out)}; {_GO_ON} goes on with it", exit_code=130
+        ) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)

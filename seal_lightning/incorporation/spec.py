@@ -1,0 +1,40 @@
+"""What ``seal adapt`` is told beside the model's own settings: the ``adapt`` part of its configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from seal_lightning.errors import ConfigError
+from seal_lightning.types import SamplingSpec
+
+_LEAST = {"passage_tokens": 16, "num_questions": 2, "question_retries": 0, "keep": 1, "max_rank": 1}
+_MOST = {"num_questions": 100, "question_retries": 100}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptSpec:
+    """How documents become part of a model. Raises :class:`ConfigError` for what is out of bounds."""
+
+    passage_tokens: int = 200
+    """≥ 16, tokens of a passage at most."""
+    num_questions: int = 6
+    """2 to 100, asked of the model on each passage; half of them choose its edits, half examine what was learned."""
+    question_retries: int = 1
+    """0 to 100, how often a passage with fewer questions is asked again."""
+    question_sampling: SamplingSpec = SamplingSpec(temperature=0.3, top_p=0.95, max_new_tokens=256)  # noqa: RUF009
+    """How questions are sampled."""
+    keep: int = 1
+    """≥ 1, edits of a passage that are learned at most. An edit must beat the passage alone at as many steps."""
+    control: bool = True
+    """Whether the passages alone are learned too, for as many steps, to be compared with."""
+    answers: bool = True
+    """Whether exams generate answers beside the likelihood of the right ones: accuracies, for most of an exam's time."""
+    max_rank: int = 256
+    """≥ 1, of the adapter that is written: where updates together have a higher rank, they are cut to the nearest of this."""
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            value, most = getattr(self, name), _MOST.get(name)
+            if value < least or (most is not None and value > most):
+                allowed = f"at least {least}" if most is None else f"from {least} to {most}"
+                raise ConfigError(f"adapt.{name}: {value} is not allowed; it must be {allowed}")
