@@ -33,7 +33,8 @@ _GO_ON = "the same `seal adapt` command"
 
 def main(args: Sequence[str]) -> int:
     """Exit code 0 when the adapted folder is whole (or would be made: ``--dry-run``)."""
-    options, overrides = _parser().parse_known_args(args)
+    words, overrides = _without_overrides(args)
+    options = _parser().parse_args(words)
     with durable.going_on_with(_GO_ON), _stopping(options):
         return _run(options, overrides)
 
@@ -131,11 +132,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _without_overrides(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The command's own words, and settings of the configuration with their values."""
+    words: list[str] = []
+    overrides: list[str] = []
+    rest = iter(args)
+    for word in rest:
+        if word.startswith(("--model.", "--adapt.")):
+            overrides.append(word)
+            overrides += [] if "=" in word else [value for value in [next(rest, None)] if value is not None]
+        else:
+            words.append(word)
+    return words, overrides
+
+
 def _configured(start: StartingModel, options: argparse.Namespace, overrides: list[str]) -> Configuration:
-    if strange := [
-        word for word in overrides if word.startswith("-") and not word.startswith(("--model.", "--adapt."))
-    ]:
-        raise ConfigError(f"{shown(strange[0])} is no option of seal adapt; see `seal adapt --help`")
     configuration = configured(start.settings, options.config, overrides, start.adapt)
     protocol = with_protocol(configuration.settings["model"], continual=options.continual)
     if protocol:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from seal_lightning.domains.knowledge import Passage
@@ -199,7 +200,7 @@ class Incorporation:
         module, pretrained = self.configuration.module, self.configuration.module.pretrained
         return AdaptedRecord(
             base=BaseModel(
-                source=pretrained.source,
+                source=_lasting(pretrained.source),
                 revision=pretrained.revision,
                 dtype=pretrained.dtype,
                 trust_remote_code=pretrained.trust_remote_code,
@@ -222,11 +223,16 @@ class Incorporation:
         """Everything, the record last."""
         edits = [edit for choice in choices for edit in _edits(choice)]
         with placing_folder(self.folder.adapter) as scratch:
-            save_adapter(adapter, scratch, base_model=self.configuration.module.pretrained.location())
+            save_adapter(adapter, scratch, base_model=_lasting(self.configuration.module.pretrained.location()))
             write_bytes(scratch / "README.md", model_card(record, self.folder.name).encode(errors="backslashreplace"))
         RecordFile(self.folder.edits, KeptEdit).write(edits)
         RecordFile(self.folder.exam, StoredExam).write([*self._exams_of_these(questions), *self.earlier_exams])
         self.folder.write_record(record)
+
+
+def _lasting(source: str) -> str:
+    """A hub id as it is, a folder by its whole path: whoever asks the adapted model may be elsewhere."""
+    return str(Path(source).resolve()) if Path(source).is_dir() else source
 
 
 def _asking(domain: Any) -> Asking:

@@ -64,6 +64,8 @@ def own_questions(
         frozenset({Measurement.LIKELIHOOD}), spec.num_questions, spec.question_retries, spec.question_sampling
     )
     examiner.bind(domain, engine)
+    if not passages:
+        return []
     with progress.phase("questions", len(passages)) as advance:
         for start in range(0, len(passages), PASSAGES_AT_ONCE):
             batch = passages[start : start + PASSAGES_AT_ONCE]

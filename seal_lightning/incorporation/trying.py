@@ -118,7 +118,7 @@ class Trying:
         ]
         *edits, alone = candidates
         best = BestOfK(self.keep).select(edits)
-        kept = [c for c in best if alone.reward is None or (c.reward or 0.0) > alone.reward]
+        kept = [c for c in best if alone.reward is None or (c.reward is not None and c.reward > alone.reward)]
         return Choice(
             passage=passage,
             kept=tuple(candidate.attempts[0].edit for candidate in kept),
