@@ -3,6 +3,9 @@
 Prompt and target are always tokenised apart and joined, so that loss masks and scored positions are known by construction.
 So are the turns of a chat and what the chat template writes around them: a prompt, and a training sequence that has it as
 its beginning, get the same ids.
+
+What stands in a text is text: a document that says ``<|im_end|>`` gets the ids of those characters. Control tokens come
+from the chat template and from the tokenizer's own begin and end tokens only.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self._frames = ChatFrames(tokenizer)
         self._plain_ids = lru_cache(maxsize=_REMEMBERED_TEXTS)(self._tokenized)
+        self._frame_ids = lru_cache(maxsize=_REMEMBERED_TEXTS)(self._tokenized_frame)
         self.merged: tuple[LoraAdapter, ...] | None = ()
         """The LoRAs that are in the weights beside what was pretrained, oldest first; None: other changes are in them.
 
@@ -85,15 +89,19 @@ class LanguageModel:
     @cached_property
     def bos_ids(self) -> list[int]:
         """The tokens the tokenizer puts before a text (Llama's begin token; none for Qwen and SmolLM2)."""
-        with_special = self._ids("a", special=True)
-        plain = self._ids("a", special=False)
+        with_special = self._ids("a", add_special_tokens=True)
+        plain = self._ids("a", add_special_tokens=False)
         for start in range(len(with_special) - len(plain) + 1):
             if with_special[start : start + len(plain)] == plain:
                 return with_special[:start]
         return []
 
     def encode_text(self, text: str) -> list[int]:
-        """The ids of a text that continues something: no special tokens added."""
+        """The ids of a text that continues something: no special tokens added, and none read out of it.
+
+        The characters of a special token's name are ordinary characters here. (Added tokens that their tokenizer does not
+        declare special, as runs of blanks are in some, stay one token.)
+        """
         return list(self._plain_ids(text))
 
     def encode_chat(self, turns: Sequence[ChatMessage], *, answer_next: bool) -> list[list[int]]:
@@ -109,10 +117,10 @@ class LanguageModel:
         contents = [self.encode_text(frame.content(i, turn.content)) for i, turn in enumerate(turns)]
         if not answer_next and len(turns) > 1 and turns[-1].role == "assistant":
             before = self.encode_chat(turns[:-1], answer_next=True)
-            return [*before, contents[-1], self.encode_text(frame.texts[-1])]
-        pieces = [self.encode_text(frame.texts[0])]
+            return [*before, contents[-1], list(self._frame_ids(frame.texts[-1]))]
+        pieces = [list(self._frame_ids(frame.texts[0]))]
         for content, text in zip(contents, frame.texts[1:], strict=True):
-            pieces += [content, self.encode_text(text)]
+            pieces += [content, list(self._frame_ids(text))]
         return pieces
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
@@ -144,8 +152,11 @@ class LanguageModel:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def _tokenized(self, text: str) -> tuple[int, ...]:
-        return tuple(self._ids(text, special=False))
+        return tuple(self._ids(text, add_special_tokens=False, split_special_tokens=True))
 
-    def _ids(self, text: str, *, special: bool) -> list[int]:
-        encoded: Any = self.tokenizer(text, add_special_tokens=special)
+    def _tokenized_frame(self, text: str) -> tuple[int, ...]:
+        return tuple(self._ids(text, add_special_tokens=False, split_special_tokens=False))
+
+    def _ids(self, text: str, **options: bool) -> list[int]:
+        encoded: Any = self.tokenizer(text, **options)
         return list(encoded["input_ids"])

@@ -79,7 +79,9 @@ class SentenceEncoder:
     def _tokens(self, text: str, limit: int) -> list[int]:
         # Eight characters a token are more than enough, and lone surrogates are no text for the tokenizer.
         clean = text[: 8 * limit].encode("utf-8", "replace").decode("utf-8")
-        tokens: list[int] = self._tokenizer(clean, add_special_tokens=False)["input_ids"][:limit]
+        # A text that says "[SEP]" is no two texts.
+        encoded = self._tokenizer(clean, add_special_tokens=False, split_special_tokens=True)
+        tokens: list[int] = encoded["input_ids"][:limit]
         return tokens or [self._tokenizer.unk_token_id]
 
     def _batch(self, rows: Sequence[tuple[list[int], list[int]]]) -> list[Tensor]:

@@ -74,7 +74,7 @@ def test_a_chat_begins_as_its_prompt_for_the_embedded_model() -> None:
         plain = [{"role": role, "content": text} for role, text in turns]
         whole = str(embedded.tokenizer.apply_chat_template(plain, tokenize=False))
         row = tokenize(chat(turns, "all"), embedded)
-        assert [*row.token_ids, *embedded.encode_text("\n")] == embedded._ids(whole, special=False)
+        assert [*row.token_ids, *embedded.encode_text("\n")] == embedded._ids(whole, add_special_tokens=False)
         assert embedded.tokenizer.decode(row.token_ids).count("You are a helpful AI assistant") == (
             0 if turns[0][0] == "system" else 1
         )
@@ -88,7 +88,7 @@ def test_the_mask_of_a_chat(tiny: LanguageModel) -> None:
     user, assistant = model.encode_text("user\n"), model.encode_text("assistant\n")
     line, end = model.encode_text("\n"), model.eos_ids[0]
     between, before = [end, *line], [*line, *user]
-    assert model.encode_text(f"{END}\nuser\n") == [end, *before]
+    assert model._ids(f"{END}\nuser\n", add_special_tokens=False) == [end, *before]
 
     def mask(sequence: TrainingSequence) -> list[bool]:
         return list(tokenize(sequence, model).trained)

@@ -1,6 +1,7 @@
 """Knowledge incorporation (§3.2): passages, prompt formats, plans and exams."""
 
 from seal_lightning.domains.knowledge.directed_edits import DirectedEdits
+from seal_lightning.domains.knowledge.documents import Documents
 from seal_lightning.domains.knowledge.domain import KnowledgeDomain
 from seal_lightning.domains.knowledge.edit_file import EditFile
 from seal_lightning.domains.knowledge.entigraph import EntiGraph, EntiGraphWording
@@ -29,6 +30,7 @@ __all__ = [
     "BundledPassages",
     "ChainOfThought",
     "DirectedEdits",
+    "Documents",
     "EditFile",
     "EntiGraph",
     "EntiGraphWording",

@@ -40,7 +40,7 @@ class PassagesJson(PassageSource):
         if not isinstance(rows, list):
             raise DataError(f"{self.path}: must hold a list of passages; it is {json_kind(rows)}")
         for index, row in enumerate(rows):
-            yield located(f"record {index}", partial(_passage, row, self.require_questions))
+            yield located(f"record {index}", partial(passage_of_row, row, self.require_questions))
 
 
 @dataclass
@@ -63,10 +63,11 @@ class PassagesJsonl(PassageSource):
 
 
 def _passage_of_line(line: bytes, require_questions: bool) -> Passage:
-    return _passage(parse_json(line), require_questions)
+    return passage_of_row(parse_json(line), require_questions)
 
 
-def _passage(row: object, require_questions: bool) -> Passage:
+def passage_of_row(row: object, require_questions: bool) -> Passage:
+    """The passage of ``{title, context, questions}``. Raises :class:`RecordError` for what is none."""
     if not require_questions and isinstance(row, dict):
         row = {"questions": [], **row}
     record = validated(PassageRow, row)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from seal_lightning.domains.knowledge.passage import Passage, Question, passage_id
@@ -84,11 +84,16 @@ class PassageSource(TaskSource):
         self.skipped = tuple(invalid)
         first = f"{invalid[0].where}: {invalid[0].problem}" if invalid else ""
         if not found:
-            told = f"; {len(invalid)} records are invalid, the first at {first}" if invalid else ""
-            raise DataError(f"{self.origin}: the data set has no passage{told}")
+            raise self._none_left(invalid)
         if invalid:
             _log.warning("%s: left out %d invalid records, the first at %s", self.origin, len(invalid), first)
         return self._sampled(self._cut(list(found.values())))
+
+    def _none_left(self, invalid: Sequence[InvalidRecord]) -> DataError:
+        """What to say where no record is a passage that is taken."""
+        first = f"{invalid[0].where}: {invalid[0].problem}" if invalid else ""
+        told = f"; {len(invalid)} records are invalid, the first at {first}" if invalid else ""
+        return DataError(f"{self.origin}: the data set has no passage{told}")
 
     def _problem(self, passage: Passage, places: Mapping[str, str]) -> str:
         """Why a passage is not taken, though its record is one; empty when it is."""

@@ -39,7 +39,8 @@ class SquadJson(PassageSource):
 
     def passages(self) -> Iterator[Located]:
         """The file's paragraphs."""
-        return _paragraphs(Path(self.path).expanduser())
+        path = Path(self.path).expanduser()
+        return paragraphs(read_json(path), path)
 
 
 @dataclass
@@ -61,11 +62,11 @@ class BundledPassages(PassageSource):
 
     def passages(self) -> Iterator[Located]:
         """The split's paragraphs."""
-        return _paragraphs(Path(self.origin))
+        return paragraphs(read_json(Path(self.origin)), self.origin)
 
 
-def _paragraphs(path: Path) -> Iterator[Located]:
-    content = read_json(path)
+def paragraphs(content: object, path: str | Path) -> Iterator[Located]:
+    """The paragraphs in what a file of SQuAD's format holds. Raises :class:`DataError` where it is of another format."""
     articles = content.get("data") if isinstance(content, dict) else content
     if not isinstance(content, dict) or not isinstance(articles, list):
         raise DataError(f"{path}: must hold an object with a list 'data', as SQuAD has it; it is {json_kind(content)}")
