@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -84,6 +87,17 @@ class ExamRecord:
     by: str
     """Who wrote the questions: ``the model``, ``the user``, ``this package``."""
     scores: tuple[ConditionScores, ...]
+    questions_sha256: str = ""
+    """:func:`questions_sha256`: exams of one hash are comparable. Empty: not known."""
+
+    def scores_of(self, condition: str) -> ConditionScores | None:
+        """The scores whose condition begins so (``before``, ``adapted``); None where there are none."""
+        return next((each for each in self.scores if each.condition.startswith(condition)), None)
+
+
+def questions_sha256(asked: Iterable[tuple[str, str, str]]) -> str:
+    """Of the questions of an exam: (title that is shown, question, first gold answer) each. Their order does not matter."""
+    return hashlib.sha256(json.dumps(sorted(asked)).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
