@@ -28,12 +28,14 @@ USAGE = """usage: seal COMMAND …
   seal report RUN [RUN …]              a page of a run's results: tables, curves, edits, costs
   seal compare A B                     whether two runs differ on the same questions, beyond the noise
   seal attempts RUN                    list, filter and show stored attempts; repair a damaged journal
+  seal adapters DIR …                  adapted models: list, compare, merge, export, push, remove
+  seal lm_eval DIR                     what an adaptation costs elsewhere, by lm-evaluation-harness
 
 RUN is a run directory. `seal fit --help`, `seal test --help` … list every setting."""
 
 
-_WITHOUT_TORCH = ("attempts", "compare", "report")
-_COMMANDS = (*_WITHOUT_TORCH, "replay", "search", "sweep")
+_WITHOUT_TORCH = ("adapters", "attempts", "compare", "report")
+_COMMANDS = (*_WITHOUT_TORCH, "lm_eval", "replay", "search", "sweep")
 """Each a module of :mod:`seal_lightning.commands` with a ``main``; imported when asked for."""
 
 _rank_lost: RankLost | None = None

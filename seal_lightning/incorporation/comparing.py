@@ -112,7 +112,15 @@ def _described(folder: Listed) -> dict[str, JSON]:
     if record is None:
         return base
     documents = ", ".join(sorted(document.sha256[:12] for document in record.documents))
-    return {**base, "seed": record.seed, "documents (SHA-256)": documents, **record.settings}
+    return {**base, "seed": record.seed, "documents (SHA-256)": documents, **_flat(record.settings)}
+
+
+def _flat(settings: Mapping[str, JSON], prefix: str = "") -> dict[str, JSON]:
+    """By dotted name."""
+    flat: dict[str, JSON] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
+    return flat
 
 
 def _letter(index: int) -> str:

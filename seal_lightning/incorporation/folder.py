@@ -3,6 +3,7 @@
 adapter/         a standard PEFT folder, with a model card
 merged/          a full model, where that was asked for
 edits.jsonl      the self-edits, and which were kept
+exam.jsonl       the questions of its exams
 adapted.json     see :class:`AdaptedRecord`; written last
 work/            journals that a resume goes on from
 """
@@ -79,6 +80,11 @@ class AdaptedFolder:
         return self.path / "edits.jsonl"
 
     @property
+    def exam(self) -> Path:
+        """The questions of its exams, for an adaptation that goes on from this one."""
+        return self.path / "exam.jsonl"
+
+    @property
     def work(self) -> Path:
         """What a resume goes on from."""
         return self.path / "work"
@@ -109,7 +115,7 @@ class AdaptedFolder:
 
     def check_inside(self) -> None:
         """Raise :class:`RunError` where a part of the folder is a link: nothing outside is read for it, or written."""
-        for path in (self.record_file, self.adapter, self.merged, self.edits, self.work):
+        for path in (self.record_file, self.adapter, self.merged, self.edits, self.exam, self.work):
             if path.is_symlink():
                 raise RunError(
                     f"{path} is a link; nothing was read or written. Put what it leads to in its place: an adapted folder "

@@ -101,6 +101,20 @@ def questions_sha256(asked: Iterable[tuple[str, str, str]]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MergedFrom:
+    """How the updates of several adapted folders became one: ``settings["merged"]`` of a record."""
+
+    weights: dict[str, float]
+    """By the folder's name."""
+    max_rank: int | None
+    rank: int
+    """≥ 1, of the sum."""
+    sum_of_ranks: int
+    left_out_of_the_norm: float
+    """In [0, 1]: of the whole update's norm, by truncation."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class AdaptedRecord:
     """``adapted.json``: an adapted folder's description of itself. It is written last, so where it is, all is."""
 
