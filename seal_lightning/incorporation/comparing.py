@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -72,7 +71,7 @@ def differing(settings: Mapping[str, Mapping[str, JSON]]) -> dict[str, dict[str,
     return {
         name: values
         for name, values in by_name.items()
-        if len({json.dumps(value, sort_keys=True) for value in values.values()}) > 1
+        if any(v != next(iter(values.values())) for v in values.values())
     }
 
 
