@@ -29,12 +29,14 @@ USAGE = """usage: seal COMMAND …
   seal compare A B                     whether two runs differ on the same questions, beyond the noise
   seal adapt PATH … --out DIR          make documents part of a model: self-edits, one adapter, exams before and after
   seal attempts RUN                    list, filter and show stored attempts; repair a damaged journal
+  seal adapters DIR …                  adapted models: list, compare, merge, export, push, remove
+  seal lm_eval DIR                     what an adaptation costs elsewhere, by lm-evaluation-harness
 
 RUN is a run directory. `seal fit --help`, `seal test --help` … list every setting."""
 
 
-_WITHOUT_TORCH = ("attempts", "compare", "report")
-_COMMANDS = (*_WITHOUT_TORCH, "adapt", "replay", "search", "sweep")
+_WITHOUT_TORCH = ("adapters", "attempts", "compare", "report")
+_COMMANDS = (*_WITHOUT_TORCH, "adapt", "lm_eval", "replay", "search", "sweep")
 """Each a module of :mod:`seal_lightning.commands` with a ``main``; imported when asked for."""
 
 _rank_lost: RankLost | None = None

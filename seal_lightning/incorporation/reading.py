@@ -31,7 +31,7 @@ def read_material(paths: Sequence[str], questions: str | None, pretrained: Pretr
     source = Documents(paths=list(paths), passage_tokens=passage_tokens)
     source.count_tokens = count_tokens
     passages = source.load()
-    skipped = [SkippedRecord(path=one.path, reason=one.reason) for one in source.left_out]
+    skipped = [SkippedRecord(path=one.where, reason=one.problem) for one in source.skipped]
     if questions is not None:
         found = matched(read_questions(questions), passages)
         _check_matched(found, questions, len(passages))

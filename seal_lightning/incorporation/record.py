@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -84,6 +87,31 @@ class ExamRecord:
     by: str
     """Who wrote the questions: ``the model``, ``the user``, ``this package``."""
     scores: tuple[ConditionScores, ...]
+    questions_sha256: str = ""
+    """:func:`questions_sha256`: exams of one hash are comparable. Empty: not known."""
+
+    def scores_of(self, condition: str) -> ConditionScores | None:
+        """The scores whose condition begins so (``before``, ``adapted``); None where there are none."""
+        return next((each for each in self.scores if each.condition.startswith(condition)), None)
+
+
+def questions_sha256(asked: Iterable[tuple[str, str, str]]) -> str:
+    """Of the questions of an exam: (title that is shown, question, first gold answer) each. Their order does not matter."""
+    return hashlib.sha256(json.dumps(sorted(asked)).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergedFrom:
+    """How the updates of several adapted folders became one: ``settings["merged"]`` of a record."""
+
+    weights: dict[str, float]
+    """By the folder's name."""
+    max_rank: int | None
+    rank: int
+    """≥ 1, of the sum."""
+    sum_of_ranks: int
+    left_out_of_the_norm: float
+    """In [0, 1]: of the whole update's norm, by truncation."""
 
 
 @dataclass(frozen=True, kw_only=True)

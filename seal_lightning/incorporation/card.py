@@ -1,0 +1,139 @@
+"""The model card of an adapter: Markdown with front matter as the Hugging Face hub reads it. No torch.
+
+Names of documents come from anywhere: they are escaped, and of paths the last part alone is told.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
+
+import yaml
+from jinja2 import BaseLoader, Environment, StrictUndefined
+from pydantic import TypeAdapter, ValidationError
+
+from seal_lightning.estimates import shown_estimate
+from seal_lightning.incorporation.record import AdaptedRecord, BaseModel, ExamRecord, MergedFrom
+from seal_lightning.names import is_url
+from seal_lightning.reporting.markdown import escaped
+from seal_lightning.reporting.text import escaped_unseen, shown_seconds
+from seal_lightning.types import JSON
+
+EMBEDDED = "embedded"
+EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""What the embedded model was made from; its own weights are rounded to 4 bits."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+_MERGED_FROM = TypeAdapter(MergedFrom)
+_BACKTICKS = re.compile("`{3,}")
+
+
+def model_card(record: AdaptedRecord, name: str) -> str:
+    """The card of an adapted folder of this name; its text is valid UTF-8 and names no place on this machine."""
+    environment = Environment(  # nosec B701
+        loader=BaseLoader(),
+        autoescape=False,  # noqa: S701 (that is for HTML; Markdown is escaped by `plain`)
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "plain": escaped,
+        "base_name": last_part,
+        "estimate": shown_estimate,
+        "forgotten": _forgotten,
+    }
+    template = environment.from_string(
+        (files("seal_lightning.incorporation") / "card.md.jinja").read_text(encoding="utf-8")
+    )
+    text = template.render(
+        front_matter=_front_matter(record.base),
+        name=name,
+        record=record,
+        base=hub_name(record.base),
+        embedded=record.base.source == EMBEDDED,
+        merged=_merged_from(record),
+        documents=record.documents,
+        probes=[exam for exam in record.exams if exam.name == "probe"],
+        asks_itself=any(exam.by == "the model" for exam in record.exams),
+        settings=_settings(record.settings),
+        seconds=", ".join(f"{escaped(k)} {shown_seconds(s)}" for k, s in record.seconds.items()) or "not measured",
+        versions=", ".join(f"{escaped(k)} {escaped(v)}" for k, v in record.versions.items()) or "not known",
+    )
+    return escaped_unseen(re.sub("\n{3,}", "\n\n", text))
+
+
+def hub_id(base: BaseModel) -> str | None:
+    """What a hub knows the base model by; None of a folder on this machine."""
+    if base.source == EMBEDDED:
+        return EMBEDDED_HUB_ID
+    return base.source if _HUB_ID.fullmatch(base.source) and not os.path.isdir(base.source) else None
+
+
+def hub_name(base: BaseModel) -> str:
+    """What others know the base model by: a hub id; of a folder on this machine its last part."""
+    return hub_id(base) or last_part(base.source)
+
+
+def last_part(path: str) -> str:
+    """Of a path, in whatever system it was written; a text without separators as it is."""
+    return PureWindowsPath(PurePosixPath(path).name).name or "…"
+
+
+def _front_matter(base: BaseModel) -> str:
+    from huggingface_hub import ModelCardData
+
+    name = hub_id(base)
+    tags = ["lora", "seal", "self-edits", *([] if name is None else [f"base_model:adapter:{name}"])]
+    data = ModelCardData(base_model=name, library_name="peft", pipeline_tag="text-generation", tags=tags)
+    return str(data.to_yaml()).strip()
+
+
+def _merged_from(record: AdaptedRecord) -> MergedFrom | None:
+    """A record may come from anybody: what is no such description is left among the settings."""
+    try:
+        return _MERGED_FROM.validate_python(record.settings["merged"]) if "merged" in record.settings else None
+    except ValidationError:
+        return None
+
+
+def _settings(settings: Mapping[str, JSON]) -> str:
+    """As YAML without paths, and nothing that could end the fence it stands in."""
+    text = yaml.safe_dump(_without_places(dict(settings)), allow_unicode=False, sort_keys=False, width=100).strip()
+    return _BACKTICKS.sub("``", text)
+
+
+def _without_places(value: Any) -> Any:
+    """A setting with what names a place on this machine or in its network reduced to a last part."""
+    if isinstance(value, dict):
+        return {str(key): _without_places(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_places(inner) for inner in value]
+    if not isinstance(value, str):
+        return value
+    if is_url(value):
+        return "(an address)"
+    return value if _HUB_ID.fullmatch(value) or not _has_separator(value) else last_part(value)
+
+
+def _has_separator(text: str) -> bool:
+    return "\n" not in text and ("/" in text or "\\" in text)
+
+
+def _forgotten(probe: ExamRecord) -> str:
+    return ", ".join(_losses(probe)) or "nothing was measured"
+
+
+def _losses(probe: ExamRecord) -> Iterator[str]:
+    before, adapted = probe.scores_of("before"), probe.scores_of("adapted")
+    if before is None or adapted is None:
+        return
+    if adapted.gain is not None:
+        yield f"the log-probability of the right answers changed by {shown_estimate(adapted.gain, signed=True)} nats"
+    if before.accuracy is not None and adapted.accuracy is not None:
+        yield f"accuracy went from {shown_estimate(before.accuracy)} to {shown_estimate(adapted.accuracy)}"
