@@ -211,9 +211,10 @@ def _publish(folder: AdaptedFolder, options: argparse.Namespace, console: Consol
     from seal_lightning.incorporation.publishing import push, write_merged
 
     if options.merged:
-        console.print(f"the full model: {write_merged(folder)}", soft_wrap=True)
+        there = folder.merged.exists()
+        console.print(f"the full model: {folder.merged if there else write_merged(folder)}", soft_wrap=True)
     if options.push:
-        console.print(f"pushed to {push(folder, options.push)}", soft_wrap=True)
+        console.print(f"pushed to {push(folder, options.push).url}", soft_wrap=True)
 
 
 @contextmanager

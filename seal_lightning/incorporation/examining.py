@@ -10,7 +10,7 @@ from seal_lightning.domains.knowledge import Passage
 from seal_lightning.errors import RunError
 from seal_lightning.estimates import Estimate, estimate
 from seal_lightning.evaluation.exams import is_finite
-from seal_lightning.incorporation.record import ConditionScores, ExamRecord
+from seal_lightning.incorporation.record import ConditionScores, ExamRecord, questions_sha256
 from seal_lightning.lora import LoraAdapter
 from seal_lightning.types import ExamScores, Measurement
 
@@ -66,6 +66,9 @@ def sat(
         num_questions=sum(len(stored.passage.questions) for stored in exam),
         num_passages=len(exam),
         by=exam[0].by,
+        questions_sha256=questions_sha256(
+            (one.passage.title, q.question, q.answers[0]) for one in exam for q in one.passage.questions
+        ),
         scores=tuple(_scores(name, found, first) for name, found in by_condition.items()),
     )
 
