@@ -39,13 +39,24 @@ def one_row_each(adapters: Sequence[LoraAdapter | None]) -> list[Share]:
     return joined([Share(size=1, adapter=adapter) for adapter in adapters])
 
 
-def left_padded(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids [B, T] and attention mask [B, T] of rows that all end in the last column."""
+def left_padded(
+    rows: Sequence[Sequence[int]], pad_id: int, device: torch.device, num_shared: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Token ids [B, T] and attention mask [B, T] of rows that all end in the last column.
+
+    The first ``num_shared`` tokens, which all rows have in common, stand in the first columns, before the pads.
+    """
     width = max(map(len, rows))
     pads = [width - len(row) for row in rows]
-    ids = [[pad_id] * n + list(row) for n, row in zip(pads, rows, strict=True)]
-    mask = [[0] * n + [1] * (width - n) for n in pads]
+    ids = [[*row[:num_shared], *[pad_id] * n, *row[num_shared:]] for n, row in zip(pads, rows, strict=True)]
+    mask = [[1] * num_shared + [0] * n + [1] * (width - n - num_shared) for n in pads]
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def common_start(rows: Sequence[Sequence[int]]) -> int:
+    """How many tokens all rows begin with alike; each row's last token is not counted."""
+    shortest = min(map(len, rows)) - 1
+    return next((i for i in range(shortest) if len({row[i] for row in rows}) > 1), shortest)
 
 
 def positions(mask_BT: Tensor) -> Tensor:

@@ -59,3 +59,8 @@ def roomy_cache(model: PreTrainedModel) -> DynamicCache:
 def keep_rows(cache: DynamicCache, rows: list[int], device: torch.device) -> None:
     """Keep (or repeat) rows of the batch, in this order."""
     cache.batch_select_indices(torch.tensor(rows, device=device))
+
+
+def grows_freely(cache: DynamicCache) -> bool:
+    """Whether every layer keeps all tokens, and none a window of the last ones only."""
+    return all(type(layer) is RoomyLayer for layer in cache.layers)

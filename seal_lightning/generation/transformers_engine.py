@@ -14,9 +14,9 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, St
 
 from seal_lightning import interruption
 from seal_lightning.errors import ConfigError, DataError, shown
-from seal_lightning.generation.batching import by_adapter, joined, left_padded, one_row_each, positions
+from seal_lightning.generation.batching import by_adapter, common_start, joined, left_padded, one_row_each, positions
 from seal_lightning.generation.endings import ended
-from seal_lightning.generation.kv_cache import keep_rows, roomy_cache
+from seal_lightning.generation.kv_cache import grows_freely, keep_rows, roomy_cache
 from seal_lightning.generation.opened_text import OpenedText
 from seal_lightning.generation.sampling import RowStops, SeededSampling
 from seal_lightning.generation.schema_tokens import SchemaTokens
@@ -38,6 +38,9 @@ from seal_lightning.types import (
     ScoreRequest,
     TextSchema,
 )
+
+_WORTH_SHARING = 32
+"""Tokens: fewer cost more than they save, an additional pass through all layers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,11 +209,12 @@ class TransformersEngine(Engine):
 
     def _generate_batch(self, batch: Sequence[_Row]) -> list[list[int]]:
         """What each row wrote, its own end and perhaps more; rows that are done leave the batch when half of it is."""
-        ids_BT, mask_BT = left_padded(
-            [row.prompt for row in batch], self.language_model.pad_id, self.language_model.device
-        )
+        cache = roomy_cache(self.language_model.model)
+        prompts = [row.prompt for row in batch]
+        num_shared = self._num_shared(batch, cache)
+        ids_BT, mask_BT = left_padded(prompts, self.language_model.pad_id, self.language_model.device, num_shared)
         width = ids_BT.shape[1]
-        cache = self._prefilled(batch, ids_BT, mask_BT)
+        self._prefill(cache, batch, ids_BT, mask_BT, num_shared)
         left = list(range(len(batch)))
         written: dict[int, list[int]] = {}
         while left:
@@ -254,31 +258,51 @@ class TransformersEngine(Engine):
         room = self.language_model.max_length - prompt_length
         return replace(spec, max_new_tokens=min(spec.max_new_tokens, room))
 
-    def _prefilled(self, batch: Sequence[_Row], ids_BT: Tensor, mask_BT: Tensor) -> DynamicCache:
-        """Keys and values of prompts that several rows share (a task's k edits), computed once; empty where none are.
+    def _num_shared(self, batch: Sequence[_Row], cache: DynamicCache) -> int:
+        """Tokens that all prompts begin with (an instruction, worked examples), where they are worth a pass of their own.
+
+        0 where rows have different adapters, and in a sliding window, in which the pads behind them would count.
+        """
+        alike = len({id(row.adapter) for row in batch}) == 1 and len({tuple(row.prompt) for row in batch}) > 1
+        if not alike or not grows_freely(cache):
+            return 0
+        num_shared = common_start([row.prompt for row in batch])
+        return num_shared if num_shared >= _WORTH_SHARING else 0
+
+    def _prefill(
+        self, cache: DynamicCache, batch: Sequence[_Row], ids_BT: Tensor, mask_BT: Tensor, num_shared: int
+    ) -> None:
+        """Keys and values of what rows share, computed once: how all prompts begin, and prompts that several have (k edits).
 
         The last token is left to ``generate``, which needs its logits.
         """
-        model = self.language_model.model
-        cache = roomy_cache(model)
+        if num_shared:
+            self._read(cache, batch[:1], ids_BT[:1, :num_shared], mask_BT[:1, :num_shared])
         keys = [(tuple(row.prompt), id(row.adapter)) for row in batch]
         first_row = {key: i for i, key in reversed(list(enumerate(keys)))}
         if len(first_row) == len(batch) or ids_BT.shape[1] < 2:
-            return cache
+            if num_shared:
+                keep_rows(cache, [0] * len(batch), ids_BT.device)
+            return
         rows = sorted(first_row.values())
-        mask_UT = mask_BT[rows, :-1]
-        with routed(model, one_row_each([batch[i].adapter for i in rows])):
+        if num_shared:
+            keep_rows(cache, [0] * len(rows), ids_BT.device)
+        self._read(cache, [batch[i] for i in rows], ids_BT[rows, :-1], mask_BT[rows, :-1])
+        place = {row: i for i, row in enumerate(rows)}
+        keep_rows(cache, [place[first_row[key]] for key in keys], ids_BT.device)
+
+    def _read(self, cache: DynamicCache, rows: Sequence[_Row], ids_UT: Tensor, mask_UT: Tensor) -> None:
+        """Add to a cache the keys and values of the tokens that it has not."""
+        model, known = self.language_model.model, cache.get_seq_length()
+        with routed(model, one_row_each([row.adapter for row in rows])):
             model(
-                input_ids=ids_BT[rows, :-1],
+                input_ids=ids_UT[:, known:],
                 attention_mask=mask_UT,
-                position_ids=positions(mask_UT),
+                position_ids=positions(mask_UT)[:, known:],
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
             )
-        place = {row: i for i, row in enumerate(rows)}
-        keep_rows(cache, [place[first_row[key]] for key in keys], ids_BT.device)
-        return cache
 
 
 def _lora(adapter: Adapter | None) -> LoraAdapter | None:

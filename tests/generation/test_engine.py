@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from decoders import decoder
+from decoders import DECODERS, decoder
 from fakes import tiny_tokenizer, weights_hash, write_tiny_model
+from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from seal_lightning.adaptation.tokenizing import tokenize
 from seal_lightning.errors import ConfigError, DataError, ModelError
 from seal_lightning.generation import TransformersEngine
 from seal_lightning.generation import sampling as token_sampling
-from seal_lightning.generation.kv_cache import keep_rows, roomy_cache
+from seal_lightning.generation.kv_cache import grows_freely, keep_rows, roomy_cache
 from seal_lightning.generation.sampling import SeededSampling
 from seal_lightning.language_model import LanguageModel
 from seal_lightning.lora import LoraAdapter, Share, init_adapter, routed
@@ -166,6 +168,56 @@ def test_prompts_that_rows_share_are_computed_once_and_change_nothing(tiny64: La
         assert together[0].token_ids == tuple(
             plain_greedy(tiny64, prompts[0], 12) if sampling is GREEDY else together[0].token_ids
         )
+
+
+SHARED = "The stones lie in the river, and each has a number and a colour. " * 3
+
+
+@pytest.mark.parametrize("spec", [GREEDY, SAMPLED])
+@pytest.mark.parametrize("with_adapter", [False, True])
+def test_what_all_prompts_begin_with_is_read_once_and_changes_nothing(
+    tiny64: LanguageModel, spec: SamplingSpec, with_adapter: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = adapters_of(tiny64, 1)[0] if with_adapter else None
+    prompts = [SHARED + tail for tail in ("Stone 3 is", "Which stone is grey? Stone", "x", "Stone 3 is")]
+    requests = [GenerationRequest(prompt=p, sampling=spec, seed=i, adapter=adapter) for i, p in enumerate(prompts)]
+    read: list[int] = []
+    forward = tiny64.model.forward
+
+    @wraps(forward)  # generate looks at what it takes
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        read.append(kwargs["input_ids"].numel())
+        return forward(*args, **kwargs)
+
+    alone = [engine_of(tiny64).generate([request])[0] for request in requests]
+    monkeypatch.setattr(tiny64.model, "forward", counted)
+    assert list(engine_of(tiny64).generate(requests)) == alone
+    lengths = [len(tiny64.encode_prompt(prompt)) for prompt in prompts]
+    num_shared = len(tiny64.encode_text(SHARED))
+    assert read[0] >= num_shared - 1  # the last token may be joined to what follows
+    assert sum(read) < sum(lengths) - 2 * (num_shared - 1) + len(prompts) * spec.max_new_tokens
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_every_architecture_writes_behind_a_shared_start_what_it_writes_alone(name: str) -> None:
+    language_model = decoder(name)
+    requests = [GenerationRequest(prompt=SHARED + tail, sampling=GREEDY) for tail in ("Stone 3 is", "A", "So many")]
+    alone = [engine_of(language_model).generate([request])[0] for request in requests]
+    assert list(engine_of(language_model).generate(requests)) == alone
+
+
+def test_nothing_is_shared_among_adapters_or_in_a_window(tiny64: LanguageModel, tmp_path: Path) -> None:
+    first, second = adapters_of(tiny64, 2)
+    mixed = [
+        GenerationRequest(prompt=SHARED + str(i), sampling=GREEDY, adapter=adapter)
+        for i, adapter in enumerate((first, second, None))
+    ]
+    alone = [engine_of(tiny64).generate([request])[0] for request in mixed]
+    assert list(engine_of(tiny64).generate(mixed)) == alone
+    windowed = roomy_cache(tiny64.model)
+    assert grows_freely(windowed)
+    windowed.layers[0] = DynamicSlidingWindowLayer(sliding_window=8)
+    assert not grows_freely(windowed)
 
 
 def test_each_row_stops_at_its_own_number_of_tokens(tiny64: LanguageModel) -> None:
