@@ -162,5 +162,4 @@ def _received(pipe: IO[bytes] | None) -> bytes:
     head = pipe.read(_LENGTH.size)
     if len(head) < _LENGTH.size:
         raise EOFError
-    content = pipe.read(_LENGTH.unpack(head)[0])
-    return content
+    return pipe.read(_LENGTH.unpack(head)[0])

@@ -33,7 +33,7 @@ def read_plain(text: str) -> Extract:
             block and block.pop()
             end_block()
             outline.heading(levels.setdefault(line.strip()[0], len(levels) + 1), lines[number - 1])
-        elif not line.strip() or (_is_rule(line) and not block):
+        elif not line.strip() or _is_rule(line):
             end_block()
         else:
             block.append(line)
