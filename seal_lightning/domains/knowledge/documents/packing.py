@@ -89,7 +89,7 @@ class Packing:
     """Tokens of a passage, at most."""
     count: CountTokens
     min_words: int
-    """Of a passage; what has fewer goes with its neighbours."""
+    """Of a section; one that has fewer goes with its neighbours, though they be cut for it."""
 
     def pieces(self, sections: Sequence[Section]) -> Iterator[Piece]:
         """The document's passages, in order: every word under its headings, once, and none over the budget.

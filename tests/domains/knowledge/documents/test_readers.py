@@ -208,15 +208,18 @@ PAGE = """<!DOCTYPE html><html><head><title>The page - site</title><style>p{}</s
 <body onload="evil()"><header>Site header</header><nav><a href="/">Home</a></nav>
 <ul><li><a href="/a">Alpha page</a></li><li><a href="/b">Beta page</a></li><li><a href="/c">Gamma page</a></li></ul>
 <h1>Main  heading<a href="#m">¶</a></h1><!-- a comment -->
-<p>Short para with <b>bold</b>, a&nbsp;<a href="http://x.example/">link</a> and <img src="http://x.example/i" alt="a picture">.<br>New line</p>
+<p>Short para with <b>bold</b>, a&nbsp;<a href="http://x.example/">link</a> and
+<img src="http://x.example/i" alt="a picture">.<br>New line</p>
 Loose text
 <h2>Second</h2><ol><li>one</li><li>two<ul><li>nested</li></ul></li></ol>
 <dl><dt>Term</dt><dd>what it means</dd></dl>
 <table><caption>Sizes</caption><tr><th>a</th><th>b</th></tr><tr><td>1</td><td>2 <i>x</i></td></tr></table>
 <pre>code  line
   more</pre><p style="display: none">hidden</p><p hidden>hidden</p><noscript>noscript</noscript>
-<template><p>template</p></template><object data="http://x.example/o">object</object><iframe src="file:///etc/passwd">frame</iframe>
-<table><tr><td><h3>Third</h3><p>In a layout table.</p></td></tr></table><textarea>form</textarea><footer>Footer</footer></body></html>"""
+<template><p>template</p></template>
+<object data="http://x.example/o">object</object><iframe src="file:///etc/passwd">frame</iframe>
+<table><tr><td><h3>Third</h3><p>In a layout table.</p></td></tr></table>
+<textarea>form</textarea><footer>Footer</footer></body></html>"""
 
 
 def test_html() -> None:

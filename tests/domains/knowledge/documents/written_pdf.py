@@ -11,7 +11,11 @@ from pypdf import PdfReader, PdfWriter
 
 def pdf_of(pages: Sequence[Sequence[str]], title: str | None = None, packed: bool = True) -> bytes:
     """A file with these lines on its pages, from the top."""
-    objects = [b"<< /Type /Catalog /Pages 2 0 R >>", b"", b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"]
+    objects = [
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"",
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>",
+    ]
     kids = []
     for lines in pages:
         shown = "".join(f"({_escaped(line)}) Tj 0 -14 Td\n" for line in lines)
