@@ -82,8 +82,14 @@ _BLOCKS = frozenset(
         "ul",
     }
 )
-_TABLE_FRAMES = frozenset({"table", "thead", "tbody", "tfoot", "tr"})
-_TABLE_PARTS = _TABLE_FRAMES | {"caption", "colgroup", "col", "td", "th"}
+_TABLE_PARTS = {
+    "table": {"caption", "colgroup", "col", "thead", "tbody", "tfoot", "tr"},
+    "thead": {"tr"},
+    "tbody": {"tr"},
+    "tfoot": {"tr"},
+    "tr": {"td", "th"},
+}
+"""What may stand in what of a table that is one."""
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _LAYOUT = "|".join(f"descendant::{tag}" for tag in ("table", "p[2]", "ul", "ol", "pre", "h1", "h2", "h3", "h4"))
 """A table that holds one of these is no table but a page's layout."""
@@ -221,9 +227,9 @@ class _Reading:
         for row in table.iter("tr", "caption"):
             cells = [row] if row.tag == "caption" else [cell for cell in row if cell.tag in ("td", "th")]
             rows.append(" | ".join(self._cell(cell) for cell in cells))
-        frames = [part for part in table.iter() if part.tag in _TABLE_FRAMES]
+        frames = [part for part in table.iter() if part.tag in _TABLE_PARTS]
         texts = [text for part in frames for text in (part.text, *(child.tail for child in part))]
-        strange = any(child.tag not in _TABLE_PARTS for part in frames for child in part)
+        strange = any(child.tag not in _TABLE_PARTS[part.tag] for part in frames for child in part)
         return None if strange or any((text or "").strip() for text in texts) else rows
 
     def _cell(self, cell: Any) -> str:
