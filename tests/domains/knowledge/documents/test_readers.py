@@ -127,6 +127,13 @@ def test_plain_text_has_paragraphs_lists_and_underlined_headings() -> None:
     ]
 
 
+def test_restructured_text_has_tables_labels_and_fields() -> None:
+    text = ".. _a-label:\n\n:Number of Instances: one hundred and seventy-eight of them all\n:Donor: nobody\n\n==== ====\na    b\n==== ====\n"
+    assert outline(read_plain(text)) == [
+        ((), [":Number of Instances: one hundred and seventy-eight of them all\n:Donor: nobody", "a  b"])
+    ]
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.text(st.sampled_from("ab.-=~*\n\n\f\t 1)é"), max_size=300))
 def test_plain_text_loses_rules_only(text: str) -> None:
