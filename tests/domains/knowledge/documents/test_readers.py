@@ -128,10 +128,9 @@ def test_plain_text_has_paragraphs_lists_and_underlined_headings() -> None:
 
 
 def test_restructured_text_has_tables_labels_and_fields() -> None:
-    text = ".. _a-label:\n\n:Number of Instances: one hundred and seventy-eight of them all\n:Donor: nobody\n\n==== ====\na    b\n==== ====\n"
-    assert outline(read_plain(text)) == [
-        ((), [":Number of Instances: one hundred and seventy-eight of them all\n:Donor: nobody", "a  b"])
-    ]
+    fields = ":Number of Instances: one hundred and seventy-eight of them all\n:Donor: nobody"
+    text = f".. _a-label:\n\n{fields}\n\n==== ====\na    b\n==== ====\n"
+    assert outline(read_plain(text)) == [((), [fields, "a  b"])]
 
 
 @settings(max_examples=200, deadline=None)
