@@ -150,7 +150,7 @@ def test_a_chat_needs_a_template(tiny: LanguageModel) -> None:
 def test_texts_that_come_back_are_tokenised_once(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     ids = tiny._ids
-    monkeypatch.setattr(tiny, "_ids", lambda text, special: seen.append(text) or ids(text, special=special))
+    monkeypatch.setattr(tiny, "_ids", lambda text, **options: seen.append(text) or ids(text, **options))
     rows = [tokenize(chat(CHATS["turns"], "last"), tiny) for _ in range(5)]
     assert len(set(rows)) == 1
     assert seen.count(GRID) == 1

@@ -28,6 +28,8 @@ _MOST_UNREADABLE = 0.1
 """The part of a text that may be control or replacement characters; a file with more is none."""
 _FEW_LETTERS = 0.1
 """Up to this part of bytes beyond ASCII, a text is taken for one in a Western language."""
+_FEWEST_TO_GUESS = 24
+"""So is one with no more such bytes than these."""
 _CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\ud800-\udfff\ufeff\ufffe\uffff]")
 """Control characters but for tab, line and page ends; half characters; soft hyphens; byte order marks."""
 _LINE_END = re.compile("\r\n|[\r\x85\u2028]|\u2029")
@@ -100,7 +102,8 @@ def _guessed(content: bytes) -> tuple[str, str]:
     if sum(_is_utf8(line) for line in beyond) * 2 >= len(beyond):
         return "\n".join(_line(line) for line in lines), "mixed"
     sample = b"\n".join(beyond)[:_SAMPLE_BYTES]
-    few = sum(byte > 127 for byte in content[:_SAMPLE_BYTES]) <= _FEW_LETTERS * len(content[:_SAMPLE_BYTES])
+    num_beyond = sum(byte > 127 for byte in sample)
+    few = num_beyond <= max(_FEWEST_TO_GUESS, _FEW_LETTERS * len(content[:_SAMPLE_BYTES]))
     best = None if few else from_bytes(sample).best()
     encoding = "cp1252" if best is None else best.encoding
     return content.decode(encoding, errors="replace"), encoding

@@ -82,6 +82,14 @@ _BLOCKS = frozenset(
         "ul",
     }
 )
+_TABLE_PARTS = {
+    "table": {"caption", "colgroup", "col", "thead", "tbody", "tfoot", "tr"},
+    "thead": {"tr"},
+    "tbody": {"tr"},
+    "tfoot": {"tr"},
+    "tr": {"td", "th"},
+}
+"""What may stand in what of a table that is one."""
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _LAYOUT = "|".join(f"descendant::{tag}" for tag in ("table", "p[2]", "ul", "ol", "pre", "h1", "h2", "h3", "h4"))
 """A table that holds one of these is no table but a page's layout."""
@@ -120,6 +128,8 @@ def read_html(text: str) -> Extract:
         tree = html.document_fromstring(text.encode(), parser=parser)
     except (etree.ParserError, etree.XMLSyntaxError, ValueError) as error:
         raise Unreadable("is a page without text") from error
+    if any("depth" in entry.message for entry in parser.error_log):  # libxml2 stops reading there
+        raise Unreadable("nests its elements more than 256 deep")
     body = tree.body if tree.body is not None else tree
     reading = _Reading()
     main = _main_part(body)
@@ -168,8 +178,8 @@ class _Reading:
             self.outline.paragraph("".join(element.itertext()).expandtabs(4))
         elif tag in ("ul", "ol", "dl", "menu"):
             self.outline.paragraph("\n".join(self._list_lines(element, "")))
-        elif tag == "table" and not element.xpath(f"boolean({_LAYOUT})"):
-            self.outline.paragraph("\n".join(self._rows(element)))
+        elif tag == "table" and (rows := self._rows(element)) is not None:
+            self.outline.paragraph("\n".join(rows))
         else:
             self._within(element)
             self.end_paragraph()
@@ -190,10 +200,12 @@ class _Reading:
 
     def _list_lines(self, element: Any, indent: str) -> list[str]:
         """A list's items a line each, those of lists within them indented."""
-        lines: list[str] = []
+        lines: list[str] = [indent + " ".join((element.text or "").split())]
         number = 0
         for item in element:
+            tail = " ".join((item.tail or "").split())
             if self._is_unseen(item):
+                lines.append(indent + tail)
                 continue
             number += item.tag == "li"
             marker = {"li": "- " if element.tag != "ol" else f"{number}. ", "dd": "  "}.get(str(item.tag), "")
@@ -204,17 +216,29 @@ class _Reading:
             texts = [p.text for s in inner.outline.sections() for p in (*_heading_of(s), *s.paragraphs)]
             for place, line in enumerate(line for text in texts for line in text.split("\n")):
                 lines.append(indent + (marker if place == 0 else " " * len(marker)) + line)
-        return lines
+            lines.append(indent + tail)
+        return [line for line in lines if line.strip()]
 
-    def _rows(self, table: Any) -> list[str]:
+    def _rows(self, table: Any) -> list[str] | None:
+        """A table's rows a line each; None for one that lays out a page, or has text beside its cells."""
+        if table.xpath(f"boolean({_LAYOUT})"):
+            return None
         rows = []
         for row in table.iter("tr", "caption"):
-            if row.tag == "caption":
-                rows.append(_plain(row))
-                continue
-            cells = [_seen_text(self, cell) for cell in row if cell.tag in ("td", "th")]
-            rows.append(" | ".join(cells) if any(cells) else "")
-        return rows
+            cells = [row] if row.tag == "caption" else [cell for cell in row if cell.tag in ("td", "th")]
+            rows.append(" | ".join(self._cell(cell) for cell in cells))
+        frames = [part for part in table.iter() if part.tag in _TABLE_PARTS]
+        texts = [text for part in frames for text in (part.text, *(child.tail for child in part))]
+        strange = any(child.tag not in _TABLE_PARTS[part.tag] for part in frames for child in part)
+        return None if strange or any((text or "").strip() for text in texts) else rows
+
+    def _cell(self, cell: Any) -> str:
+        inner = _Reading()
+        inner.inside_main = self.inside_main
+        inner._within(cell)
+        inner.end_paragraph()
+        texts = [p.text for s in inner.outline.sections() for p in (*_heading_of(s), *s.paragraphs)]
+        return " ".join(" ".join(texts).split())
 
     def _is_unseen(self, element: Any) -> bool:
         if not isinstance(element.tag, str) or element.tag in _UNSEEN:
@@ -225,7 +249,7 @@ class _Reading:
             return True
         if self.inside_main or not (element.tag in _FRAME or self._is_menu(element)):
             return False
-        self.menu_words += num_words("".join(element.itertext()))
+        self.menu_words += num_words(" ".join(element.itertext()))
         return True
 
     @staticmethod
@@ -238,15 +262,6 @@ class _Reading:
 
 def _heading_of(section: Section) -> list[Paragraph]:
     return [Paragraph(text=section.headings[-1])] if section.headings else []
-
-
-def _seen_text(reading: _Reading, cell: Any) -> str:
-    inner = _Reading()
-    inner.inside_main = reading.inside_main
-    inner._within(cell)
-    inner.end_paragraph()
-    texts = [p.text for s in inner.outline.sections() for p in (*_heading_of(s), *s.paragraphs)]
-    return " ".join(" ".join(texts).split())
 
 
 def _squeezed(text: str | None) -> str:

@@ -57,6 +57,7 @@ class _Reading:
             self._lists.append(start)
         elif token.type in ("bullet_list_close", "ordered_list_close"):
             self._lists.pop()
+            self._marker = "  " * len(self._lists)
             if not self._lists:
                 self._end_lines()
         elif token.type == "list_item_open":

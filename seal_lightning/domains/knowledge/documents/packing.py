@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from itertools import pairwise
 
@@ -13,6 +13,9 @@ from seal_lightning.domains.knowledge.documents.sentences import clauses, senten
 
 CountTokens = Callable[[str], int]
 
+_RUNS_A_PASSAGE = 8
+_GRAINS_A_PASSAGE = 16
+"""Smaller units are one: where passages end does not hang on them, and finding the best places takes time for each."""
 _SMALL = 0.25
 """A section under this part of the budget goes with its neighbours where they fit one passage."""
 _ESTIMATED = re.compile(r"[A-Za-z]+|\d|[^\sA-Za-z\d]")
@@ -32,6 +35,20 @@ def num_words(text: str) -> int:
     return sum(1 if run.isascii() and len(run) <= 40 else -(-len(run) // (40 if run.isascii() else 4)) for run in runs)
 
 
+def together(parts: Iterable[str], length: int) -> list[str]:
+    """Neighbouring parts as one up to this many characters; a longer part alone."""
+    found: list[list[str]] = []
+    size = 0
+    for part in parts:
+        if found and size + len(part) <= length:
+            found[-1].append(part)
+            size += len(part)
+        else:
+            found.append([part])
+            size = len(part)
+    return ["".join(run) for run in found]
+
+
 class Bound(IntEnum):
     """What lies between two units of text; the smaller, the better a passage ends there."""
 
@@ -43,6 +60,9 @@ class Bound(IntEnum):
     WORD = 5
     CHARACTER = 6
 
+
+Cut = tuple[Callable[[str], Iterable[str]], Bound]
+"""A way to cut a text, and what then lies between its parts."""
 
 _COST = {
     Bound.SECTION: 0.0,
@@ -89,7 +109,7 @@ class Packing:
     """Tokens of a passage, at most."""
     count: CountTokens
     min_words: int
-    """Of a passage; what has fewer goes with its neighbours."""
+    """Of a section; one that has fewer goes with its neighbours, though they be cut for it."""
 
     def pieces(self, sections: Sequence[Section]) -> Iterator[Piece]:
         """The document's passages, in order: every word under its headings, once, and none over the budget.
@@ -98,7 +118,9 @@ class Packing:
         """
         for group in self._groups([section for section in sections if section.paragraphs]):
             headings = _common(section.headings for section in group)
-            for units in self._packed([unit for section in group for unit in self._units(section, len(headings))]):
+            for units in self._packed(
+                self._grains(u for section in group for u in self._units(section, len(headings)))
+            ):
                 yield Piece(text=_joined(units), headings=headings, page=units[0].page)
 
     def _groups(self, sections: Sequence[Section]) -> list[list[Section]]:
@@ -139,10 +161,12 @@ class Packing:
             bound = Bound.PARAGRAPH
 
     def _cut(self, paragraph: Paragraph, bound: Bound) -> Iterator[Unit]:
+        runs, single = (self._runs, Bound.WORD), (words, Bound.WORD)
+        cuts = ((clauses, Bound.CLAUSE), runs, single, (self._characters, Bound.CHARACTER))
         joint = "\n\n"
         for line in paragraph.text.split("\n"):
             for sentence in sentences(line):
-                for text, inner in self._fitting(sentence, (clauses, words), Bound.CLAUSE):
+                for text, inner in self._fitting(sentence, cuts):
                     if stripped := text.strip():
                         found = joint if inner is None else inner[0]
                         tokens = self.count(found + stripped)
@@ -151,17 +175,19 @@ class Packing:
                 joint, bound = (" " if sentence[-1:].isspace() else ""), Bound.SENTENCE
             joint, bound = "\n", Bound.LINE
 
-    def _fitting(
-        self, text: str, cuts: tuple[Callable[[str], list[str]], ...], bound: Bound
-    ) -> Iterator[tuple[str, tuple[str, Bound] | None]]:
+    def _runs(self, text: str) -> list[str]:
+        """Words, together where they are far below the budget: one alone is not worth a question to the tokenizer."""
+        length = len(text) * self.budget // (_RUNS_A_PASSAGE * max(1, self.count(text)))
+        return together(words(text), max(1, length))
+
+    def _fitting(self, text: str, cuts: tuple[Cut, ...]) -> Iterator[tuple[str, tuple[str, Bound] | None]]:
         """A text in pieces within the budget, each but the first with what lies between it and the one before."""
-        if self.count(f"\n\n{text.strip()}") <= self.budget:
+        if not cuts or self.count(f"\n\n{text.strip()}") <= self.budget:
             yield text, None
             return
-        joint = ""
-        for number, part in enumerate(cuts[0](text) if cuts else self._characters(text)):
-            inner = self._fitting(part, cuts[1:], Bound(bound + 1)) if cuts else iter([(part, None)])
-            for smaller, between in inner:
+        joint, (cut, bound) = "", cuts[0]
+        for number, part in enumerate(cut(text)):
+            for smaller, between in self._fitting(part, cuts[1:]):
                 yield smaller, between or ((joint, bound) if number else None)
             joint = " " if part[-1:].isspace() else ""
 
@@ -175,6 +201,17 @@ class Packing:
                 part = part[: len(part) * 3 // 4 or 1]
             yield part
             start += len(part)
+
+    def _grains(self, units: Iterable[Unit]) -> list[Unit]:
+        """The units, tiny ones as one with those that follow."""
+        grains: list[Unit] = []
+        for unit in units:
+            last = grains[-1] if grains else None
+            if last is not None and last.tokens + unit.tokens <= self.budget // _GRAINS_A_PASSAGE:
+                grains[-1] = replace(last, text=last.text + unit.joint + unit.text, tokens=last.tokens + unit.tokens)
+            else:
+                grains.append(unit)
+        return grains
 
     def _packed(self, units: list[Unit]) -> Iterator[list[Unit]]:
         """Units in passages within the budget, cut where it costs least in all."""

@@ -16,39 +16,39 @@ Page = list[str]
 
 
 def without_margins(pages: Sequence[Page]) -> list[Page]:
-    """The pages without lines at their top and bottom that half of them have, or that hold the number of the page.
+    """The pages without lines at their top and bottom that half of them have, or that begin or end with the page's number.
 
-    What differs in numbers only is the same line. A number is the page's where it is as far from the page's place in the
-    file as on half of the pages. Fewer than four pages have no such lines.
+    A number is the page's where it is as far from the page's place in the file as on half of the pages. Such lines are
+    looked for from the outside in, and no page is emptied. Fewer than four pages have none.
     """
     filled = [page for page in pages if page]
     least = max(_FEWEST_PAGES - 1, _REPEATED_PART * len(filled))
     if len(filled) < _FEWEST_PAGES:
         return list(pages)
-    seen = Counter(line for page in filled for line in {_numberless(page[at]) for at in _margin(page)})
+    seen = Counter(line for page in filled for line in {page[at] for at in _margin(page)})
     offsets = Counter(
         offset
         for number, page in enumerate(pages)
         for offset in {offset for at in _margin(page) for offset in _offsets(page[at], number)}
     )
+
+    def goes(line: str, number: int) -> bool:
+        return seen[line] >= least or any(offsets[offset] >= least for offset in _offsets(line, number))
+
     kept = []
     for number, page in enumerate(pages):
-        goes = {
-            at
-            for at in _margin(page)
-            if seen[_numberless(page[at])] >= least or any(offsets[o] >= least for o in _offsets(page[at], number))
-        }
-        kept.append([line for at, line in enumerate(page) if at not in goes])
+        start, end = 0, len(page)
+        while start < min(_MARGIN_LINES, end - 1) and goes(page[start], number):
+            start += 1
+        while end > max(len(page) - _MARGIN_LINES, start + 1) and goes(page[end - 1], number):
+            end -= 1
+        kept.append(page[start:end])
     return kept
 
 
 def _margin(page: Page) -> Iterator[int]:
     """The places of its first and last lines."""
     return (at for at in range(len(page)) if at < _MARGIN_LINES or at >= len(page) - _MARGIN_LINES)
-
-
-def _numberless(line: str) -> str:
-    return re.sub(r"\d+", "#", line.lower())
 
 
 def _offsets(line: str, page: int) -> set[int]:

@@ -7,7 +7,9 @@ import re
 from seal_lightning.domains.knowledge.documents.extract import Extract, Outline, titled
 
 _RULE = re.compile(r"([=\-~^\"'`#*+:.<>_])\1{2,}\s*")
-_ITEM = re.compile(r"(?:[-*•‣◦+]|\(?(?:\d{1,3}|[A-Za-z])[.)])\s")
+_NO_TEXT = re.compile(r"(?:={2,}|-{2,})(?: +(?:={2,}|-{2,}))+\s*|\.\. _[^:]{1,80}:\s*")
+"""Rules of reStructuredText's tables, and its labels."""
+_ITEM = re.compile(r"(?:[-*•‣◦+]|\(?(?:\d{1,3}|[A-Za-z])[.)])\s|:[A-Z][\w ]{1,40}:\s")
 _COLUMNS = re.compile(r"\S(?: {3,}|\t+| \| )\S")
 _FULL_LINE = 45
 """Characters from which on a line ends because the next word did not fit, not because something is over."""
@@ -19,7 +21,7 @@ def read_plain(text: str) -> Extract:
 
     A line over a rule of ``=``, ``-``, ``~`` … as long as it is a heading; levels go by the order in which the rules
     first come, as in reStructuredText. Lines that were broken to a width are joined; items of lists, lines in columns and
-    short lines stay lines. The end of a page ends a paragraph.
+    short lines stay lines. The end of a page ends a paragraph. Rules and labels are left out.
     """
     outline, levels, block = Outline(), dict[str, int](), list[str]()
 
@@ -33,9 +35,9 @@ def read_plain(text: str) -> Extract:
             block and block.pop()
             end_block()
             outline.heading(levels.setdefault(line.strip()[0], len(levels) + 1), lines[number - 1])
-        elif not line.strip() or (_is_rule(line) and not block):
+        elif not line.strip() or _is_rule(line):
             end_block()
-        else:
+        elif not _NO_TEXT.fullmatch(line):
             block.append(line)
     end_block()
     return titled(None, outline.sections())

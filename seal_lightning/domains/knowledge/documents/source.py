@@ -70,7 +70,7 @@ class Documents(PassageSource):
     passage_tokens: int = 200
     """≥ 16: tokens of a passage of a text, at most, its title apart."""
     min_words: int = 8
-    """≥ 1: a passage with fewer words goes with its neighbour, and where there is none is left out."""
+    """≥ 1: a section with fewer words goes with its neighbour; a document with fewer is left out."""
     max_file_bytes: int = 64 * _MIB
     """≥ 1: a larger file is left out, unread."""
     max_chars: int = 5_000_000
@@ -202,12 +202,11 @@ class Documents(PassageSource):
             yield where, row
 
     def _of_extract(self, path: str, where: str, title: str, extract: Extract, order: int) -> Iterator[Located]:
+        if sum(num_words(p.text) for section in extract.sections for p in section.paragraphs) < self.min_words:
+            yield where, RecordError(f"has fewer than {self.min_words} words (min_words)")
+            return
         packing = Packing(budget=self.passage_tokens, count=self.count_tokens, min_words=self.min_words)
         for piece in packing.pieces(extract.sections):
-            if num_words(piece.text) < self.min_words:
-                problem = f"{shown(piece.text, 60)} has fewer than {self.min_words} words (min_words)"
-                yield where, RecordError(problem)
-                continue
             full_title = " › ".join(dict.fromkeys((title, *piece.headings[-1:])))
             found = located(f"{where}, passage {order}", partial(build_passage, full_title, piece.text, ()))
             if isinstance(found[1], Passage):

@@ -1,0 +1,365 @@
+"""Documents as a source: what folders have, what is skipped and why, where passages come from."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import re
+import socket
+import stat
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonargparse import ArgumentParser
+from written_pdf import encrypted, pdf_of
+
+from seal_lightning.domains.knowledge import Documents, Passage
+from seal_lightning.domains.knowledge.documents import apart, source
+from seal_lightning.domains.knowledge.documents.apart import ReaderApart
+from seal_lightning.domains.knowledge.documents.extract import Unreadable
+from seal_lightning.errors import ConfigError, DataError
+from seal_lightning.seams import TaskSource
+
+FACTS = "The bridge over the river was built in 1512 by two brothers. It has nine arches of grey stone. "
+
+
+def filled(folder: Path) -> Path:
+    """A document of every kind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "plain_notes-2.txt").write_text(f"{FACTS}\n")
+    (folder / "guide.md").write_text(
+        f"# The Guide\n\n{FACTS * 3}Read in Markdown.\n\n## Tolls\n\n{FACTS * 3}Nobody pays.\n"
+    )
+    (folder / "page.html").write_text(f"<title>A page</title><h1>Page</h1><p>{FACTS}Read in HTML.</p>")
+    (folder / "paper.pdf").write_bytes(pdf_of([[FACTS[:60], FACTS[60:], "Read in a PDF."]], title="The Paper"))
+    (folder / "README").write_text(f"{FACTS}No ending.")
+    row = {
+        "title": "Asked",
+        "context": f"{FACTS}Asked.",
+        "questions": [{"question": "How many arches?", "answer": "nine"}],
+    }
+    (folder / "asked.json").write_text(json.dumps([row, {"title": "T", "text": f"{FACTS}In a corpus."}]))
+    (folder / "lines.jsonl").write_text(
+        "\n".join(json.dumps(r) for r in [{"text": f"{FACTS}Line."}, {"text": 5}]) + "\n{\n"
+    )
+    squad = {"title": "Old_Bridge", "paragraphs": [{"context": f"{FACTS}In SQuAD.", "qas": []}]}
+    (folder / "squad.json").write_text(json.dumps({"data": [squad]}))
+    return folder
+
+
+def reasons(documents: Documents) -> dict[str, str]:
+    return {Path(record.where).name: record.problem for record in documents.skipped}
+
+
+def test_every_kind_is_read(tmp_path: Path) -> None:
+    documents = Documents(paths=[str(filled(tmp_path))])
+    assert isinstance(documents, TaskSource)
+    passages = documents.load()
+    found = {p.context.replace(FACTS.strip(), "").strip(): p for p in passages}
+    assert {ending: p.title for ending, p in found.items()} == {
+        "": "plain notes 2",
+        "Read in Markdown.": "The Guide",
+        "Nobody pays.": "The Guide › Tolls",
+        "Read in HTML.": "Page",
+        "Read in a PDF.": "The Paper",
+        "No ending.": "README",
+        "Asked.": "Asked",
+        "In a corpus.": "T",
+        "Line.": "lines",
+        "In SQuAD.": "Old Bridge",
+    }
+    assert [q.answers for q in found["Asked."].questions] == [("nine",)]
+    kinds = {Path(d.path).name: (d.kind, d.num_passages) for d in documents.documents}
+    assert kinds == {
+        "README": ("text", 1),
+        "asked.json": ("json", 2),
+        "guide.md": ("markdown", 2),
+        "lines.jsonl": ("jsonl", 1),
+        "page.html": ("html", 1),
+        "paper.pdf": ("pdf", 1),
+        "plain_notes-2.txt": ("text", 1),
+        "squad.json": ("squad", 1),
+    }
+    for document in documents.documents:
+        assert document.sha256 == hashlib.sha256(Path(document.path).read_bytes()).hexdigest()
+    tolls = documents.places[found["Nobody pays."].task_id]
+    assert (tolls.path, tolls.headings, tolls.page, tolls.order) == (str(tmp_path / "guide.md"), ("Tolls",), None, 1)
+    assert documents.places[found["Read in a PDF."].task_id].page == 1
+    assert documents.places.keys() == {p.task_id for p in passages}
+    told = reasons(documents)
+    assert told.keys() == {"lines.jsonl: line 2 (record 1)", "lines.jsonl: line 3 (record 2)"}
+
+
+def test_the_order_of_paths_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = filled(tmp_path / "one"), filled(tmp_path / "two")
+    (two / "more.txt").write_text("More text stands in the second folder, about nothing in particular.")
+    ways = [[str(one), str(two)], [str(two), str(one)], [str(two), str(one / "guide.md"), str(one), str(two)]]
+    monkeypatch.chdir(tmp_path)
+    loaded = [Documents(paths=paths).load() for paths in [*ways, ["one", "two", "."]]]
+    assert all(passages == loaded[0] for passages in loaded)
+    documents = Documents(paths=ways[0])
+    documents.load()
+    assert sum(d.num_passages for d in documents.documents) == len(loaded[0]) == 11
+    again = [record for record in documents.skipped if "the same title and context as" in record.problem]
+    assert len(again) == 10
+
+
+def test_a_passage_keeps_the_budget_of_the_given_tokenizer(tmp_path: Path) -> None:
+    text = " ".join(f"In {year} the bridge had {year % 97} arches of stone." for year in range(1200, 1300))
+    (tmp_path / "long.txt").write_text(text)
+    documents = Documents(paths=[str(tmp_path)], passage_tokens=64)
+    documents.count_tokens = len  # every character a token
+    passages = documents.load()
+    assert all(len(p.context) <= 64 for p in passages)
+    assert "".join("".join(p.context for p in passages).split()) == "".join(text.split())
+
+
+def test_settings_of_sources_hold(tmp_path: Path) -> None:
+    paths = [str(filled(tmp_path))]
+    assert len(Documents(paths=paths, limit=3, shuffle_seed=1).load()) == 3
+    documents = Documents(paths=paths, limit=2)
+    first = documents.load()
+    assert documents.places.keys() == {p.task_id for p in first}
+    asked = Documents(paths=paths, require_questions=True)
+    assert [p.title for p in asked.load()] == ["Asked"]
+    with pytest.raises(DataError, match=r"lines\.jsonl: line 2 \(record 1\).*field 'text'"):
+        Documents(paths=paths, skip_invalid=False).load()
+
+
+def test_yaml_names_it(tmp_path: Path) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--source", type=TaskSource)
+    name = "seal_lightning.domains.knowledge.Documents"
+    given: dict[str, Any] = {"class_path": name, "init_args": {"paths": [str(tmp_path)], "passage_tokens": 64}}
+    made = parser.instantiate_classes(parser.parse_object({"source": given})).source
+    assert made == Documents(paths=[str(tmp_path)], passage_tokens=64)
+    assert "count_tokens" not in parser.get_defaults().as_dict()
+
+
+# Files that cannot be used
+
+UNUSABLE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "empty.txt": (lambda p: p.write_bytes(b""), "is empty"),
+    "blank.md": (lambda p: p.write_text(" \n\n"), "is empty"),
+    "word.txt": (lambda p: p.write_text("Word"), "fewer than 8 words"),
+    "rules.txt": (lambda p: p.write_text("-----\n=====\n"), "has no text"),
+    "program": (lambda p: p.write_bytes(b"\x7fELF\x02\x01\x01\0"), "binary file"),
+    "noise.txt": (lambda p: p.write_bytes(bytes(range(256)) * 50), "binary file"),
+    "report.docx": (lambda p: zipfile.ZipFile(p, "w").writestr("a", "b"), "ZIP archive"),
+    "notes.txt.gz": (lambda p: p.write_bytes(gzip.compress(b"text")), "packed"),
+    "picture.png": (lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n\0"), "an image"),
+    "secret.pdf": (lambda p: p.write_bytes(encrypted(pdf_of([["Text."]]), "x")), "needs a password"),
+    "scan.pdf": (lambda p: p.write_bytes(pdf_of([[]])), "perhaps scanned"),
+    "broken.pdf": (lambda p: p.write_bytes(pdf_of([["Text."]])[:99]), "damaged PDF"),
+    "text.pdf": (lambda p: p.write_text("Just text."), "does not begin as one"),
+    "void.html": (lambda p: p.write_text("<html><script>x</script></html>"), "has no text"),
+    "deep.html": (lambda p: p.write_text("<b>" * 9999 + "text"), "256 deep"),
+    "bad.json": (lambda p: p.write_text("{"), "is not JSON"),
+    "deep.json": (lambda p: p.write_text("[" * 99999), "nested too deeply"),
+    "odd.json": (lambda p: p.write_text('{"a": 1}'), "must hold SQuAD's object"),
+    "style.css": (lambda p: p.write_text("p {}"), "no document"),
+    "pipe": (lambda p: os.mkfifo(p), "a pipe"),
+    "socket": (lambda p: socket.socket(socket.AF_UNIX).bind(str(p)), "No such device|a socket"),
+    "nowhere.txt": (lambda p: p.symlink_to("missing"), "out of the folder or nowhere"),
+    "passwd.txt": (lambda p: p.symlink_to("/etc/passwd"), "out of the folder"),
+    "etc": (lambda p: p.symlink_to("/etc"), "out of the folder"),
+    "loop": (lambda p: p.symlink_to("loop"), "out of the folder|levels of symbolic links"),
+}
+
+
+def test_what_cannot_be_used_is_told_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    good = Documents(paths=[str(filled(Path("good").absolute()))]).load()
+    for name, (make, _) in UNUSABLE.items():
+        make(Path("good") / name)
+    documents = Documents(paths=["good"])
+    assert documents.load() == good
+    told = reasons(documents)
+    for name, (_, reason) in UNUSABLE.items():
+        assert name in told, told
+        assert re.search(reason, told[name]), f"{name}: {told[name]}"
+    assert len(told) == len(UNUSABLE) + 2
+
+
+def test_where_nothing_is_left_the_first_reasons_are_told(tmp_path: Path) -> None:
+    for name in ("empty.txt", "scan.pdf", "word.txt", "program"):
+        UNUSABLE[name][0](tmp_path / name)
+    with pytest.raises(DataError, match=r"no document gives a passage: .*empty.txt: is empty; .*program.*and 1 more"):
+        Documents(paths=[str(tmp_path)]).load()
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match="there is no file"):
+        Documents(paths=[str(tmp_path / "none")]).load()
+
+
+def test_paths_that_cannot_be_read_are_all_told_before_anything_is_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    wrong = [str(tmp_path / "typo.txt"), str(tmp_path / "pipe"), "/dev/zero", "", "a\0b", str(tmp_path / ("x" * 300))]
+    wrong.append(str(tmp_path / "new\nline\x1b[31m"))
+    with pytest.raises(DataError) as error:
+        Documents(paths=[str(filled(tmp_path / "good")), *wrong]).load()
+    text = str(error.value)
+    assert "7 of 8 paths cannot be read" in text
+    assert "is not there" in text
+    assert "is a pipe, neither" in text
+    assert "is a device, neither" in text
+    assert "(and 2 more)" in text
+    assert "\x1b" not in text
+    assert "\n" not in text
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_rights(tmp_path: Path) -> None:
+    (filled(tmp_path) / "README").chmod(0)
+    documents = Documents(paths=[str(tmp_path)])
+    documents.load()
+    assert "Permission" in reasons(documents)["README"]
+    with pytest.raises(DataError, match="Permission"):
+        Documents(paths=[str(tmp_path / "README")]).load()
+
+
+def test_hidden_files_are_counted_and_links_inside_are_not_read_twice(tmp_path: Path) -> None:
+    folder = filled(tmp_path / "folder")
+    (folder / ".git").mkdir()
+    (folder / ".git" / "notes.txt").write_text(FACTS)
+    (folder / ".hidden.txt").write_text(FACTS)
+    (folder / "again.md").symlink_to("guide.md")
+    (folder / "self").symlink_to(".")
+    documents = Documents(paths=[str(folder)])
+    assert len(documents.load()) == 10
+    assert reasons(documents)["folder"] == "2 hidden files or folders were left out"
+    assert len(Documents(paths=[str(folder / ".hidden.txt")]).load()) == 1, "named itself, it is meant"
+
+
+def test_odd_names_are_shown_safely(tmp_path: Path) -> None:
+    names = ["new\nline.txt", "esc\x1b[31mape.txt", os.fsdecode(b"latin-\xe9.txt"), "-.txt", "…" * 60 + ".txt"]
+    for number, name in enumerate(names):
+        (tmp_path / name).write_text(f"{FACTS} Number {number}.")
+    documents = Documents(paths=[str(tmp_path)])
+    passages = documents.load()
+    assert len(passages) == 5
+    for text in [d.path for d in documents.documents] + [p.title for p in passages] + [p.task_id for p in passages]:
+        text.encode()
+        assert text.isprintable()
+
+
+def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
+    with (filled(tmp_path) / "huge.txt").open("wb") as file:
+        file.truncate(2**30)
+    documents = Documents(paths=[str(tmp_path)])
+    assert len(documents.load()) == 10
+    assert "has 1073741824 bytes; allowed are 67108864" in reasons(documents)["huge.txt"]
+
+
+def test_a_file_that_grows_while_it_is_read_is_cut_short(tmp_path: Path) -> None:
+    documents = Documents(paths=["/proc/self/maps"], max_file_bytes=100)  # says it has 0 bytes
+    with pytest.raises(DataError, match="more than 100 bytes"):
+        documents.load()
+
+
+def test_limits(tmp_path: Path) -> None:
+    (filled(tmp_path) / "long.txt").write_text(FACTS * 100)
+    (tmp_path / "long.md").write_text(FACTS * 100)
+    (tmp_path / "long.html").write_text(f"<p>{FACTS * 100}</p>")
+    (tmp_path / "long.jsonl").write_text(json.dumps({"text": FACTS * 100}))
+    documents = Documents(paths=[str(tmp_path)], max_chars=1000)
+    assert len(documents.load()) == 10
+    told = reasons(documents)
+    for name in ("long.txt", "long.md", "long.html", "long.jsonl: line 1 (record 0)"):
+        assert "characters of text; allowed are 1000 (max_chars)" in told[name]
+    with pytest.raises(DataError, match="more than 12 passages"):
+        Documents(paths=[str(tmp_path)], max_passages=12).load()
+    with pytest.raises(DataError, match="more than 3 files"):
+        Documents(paths=[str(tmp_path)], max_files=3).load()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"paths": []},
+        {"paths": "x"},
+        {"passage_tokens": 15},
+        {"min_words": 0},
+        {"max_chars": 0},
+        {"max_seconds": 0.0},
+        {"limit": 0},
+    ],
+)
+def test_settings_are_checked(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"Documents: {next(iter(settings))} is"):
+        Documents(**{"paths": ["x"], **settings})
+
+
+def test_what_lies_is_read_as_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(pdf_of([[FACTS]]))
+    (tmp_path / "b.txt").write_text(f"<!-- x --><!DOCTYPE html><p>{FACTS}</p>")
+    (tmp_path / "c.pdf").write_text(f"<html><p>{FACTS}</p>")
+    documents = Documents(paths=[str(tmp_path)])
+    documents.load()
+    assert [d.kind for d in documents.documents] == ["pdf", "html", "html"]
+
+
+def test_lost_characters_are_told(tmp_path: Path) -> None:
+    (tmp_path / "mixed.txt").write_bytes(FACTS.encode() + "é\n".encode() + FACTS.encode() + b"caf\xe9 \x81\n")
+    documents = Documents(paths=[str(tmp_path)])
+    assert "café" in documents.load()[0].context
+    assert reasons(documents)["mixed.txt"] == "1 places could not be decoded (mixed) and are U+FFFD now"
+
+
+# The process apart
+
+
+def test_a_reader_that_takes_too_long_is_ended_and_the_next_goes_on() -> None:
+    with ReaderApart(max_seconds=0.05, max_memory_bytes=2**31) as reader:
+        slow = ("*" + "[a](b " * 40_000).encode()
+        with pytest.raises(Unreadable, match=r"more than 0\.05 s"):
+            reader.read("markdown", slow * 8, 10**8)
+        reader.max_seconds = 60
+        assert reader.read("markdown", b"# A\n\ntext", 100).title == "A"
+        process = reader._process
+        assert process is not None
+        assert process.poll() is None
+    assert process.poll() is not None
+
+
+def test_a_reader_that_dies_costs_its_document_only() -> None:
+    with ReaderApart(max_seconds=60, max_memory_bytes=2**31) as reader:
+        reader.read("markdown", b"text", 100)
+        assert reader._process is not None
+        reader._process.kill()
+        with pytest.raises(Unreadable, match="made its reader fail"):
+            reader.read("markdown", b"text", 100)
+        assert reader.read("markdown", b"text", 100).num_chars == 4
+
+
+def test_a_reader_s_memory_is_bounded() -> None:
+    with ReaderApart(max_seconds=60, max_memory_bytes=2**28) as reader:
+        with pytest.raises(Unreadable, match="memory"):
+            reader.read("markdown", b"*a* " * 8_000_000, 10**9)
+        assert reader.read("markdown", b"text", 100).num_chars == 4
+
+
+def test_a_parser_s_own_fault_is_the_document_s_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart, "read_document", lambda *_: 1 / 0)
+    assert apart._answer({"kind": "pdf", "max_chars": 9}, b"") == {
+        "reason": "cannot be read: it makes its parser fail (ZeroDivisionError)"
+    }
+
+
+def test_names_are_readable() -> None:
+    assert source.readable_name(Path("my_great--notes.v2.txt")) == "my great notes.v2"
+    assert source.readable_name(Path("___.txt")) == "Document"
+
+
+def test_nothing_is_written(tmp_path: Path) -> None:
+    folder = filled(tmp_path)
+    before = sorted((p.name, p.stat().st_mtime_ns) for p in folder.iterdir())
+    for path in folder.iterdir():
+        path.chmod(stat.S_IRUSR)
+    passages = Documents(paths=[str(folder)]).load()
+    assert all(isinstance(p, Passage) for p in passages)
+    assert sorted((p.name, p.stat().st_mtime_ns) for p in folder.iterdir()) == before

@@ -1,0 +1,147 @@
+"""PDF: text by pages, headings of the outline, margins left out; and what cannot be read, told."""
+
+from __future__ import annotations
+
+import zlib
+
+import pytest
+from written_pdf import assembled, encrypted, pdf_of, stream, with_outline
+
+from seal_lightning.domains.knowledge.documents.extract import Extract, Unreadable
+from seal_lightning.domains.knowledge.documents.page_margins import without_margins
+from seal_lightning.domains.knowledge.documents.pdf import read_pdf
+
+FULL = "This line of print is as wide as the column of its page is, which is wide"
+
+
+def paragraphs(extract: Extract) -> list[tuple[tuple[str, ...], str, int | None]]:
+    return [(section.headings, p.text, p.page) for section in extract.sections for p in section.paragraphs]
+
+
+def test_lines_become_paragraphs_and_pages_are_known() -> None:
+    pages = [
+        [FULL, "and ends here.", f"{FULL} and the ex-", "periment goes over", FULL],
+        [
+            f"{FULL} over the page goes all of it.",
+            "Well-",
+            f"known things, as the well-known {FULL}",
+            "(in brackets) have a \\ and caf\xe9.",
+        ],
+    ]
+    found = read_pdf(pdf_of(pages, title="A title"))
+    assert found.title == "A title"
+    assert [(text, page) for _, text, page in paragraphs(found)] == [
+        (f"{FULL} and ends here.", 1),
+        (
+            f"{FULL} and the experiment goes over {FULL} {FULL} over the page goes all of it. Well-known things, as the "
+            f"well-known {FULL} (in brackets) have a \\ and café.",
+            1,
+        ),
+    ]
+    assert found.left_out == ()
+
+
+@pytest.mark.parametrize("title", ["Microsoft Word - report.doc", "untitled", "thesis.tex", "  "])
+def test_titles_that_programs_give_are_none(title: str) -> None:
+    assert read_pdf(pdf_of([["Some text."]], title=title)).title is None
+
+
+def test_the_outline_gives_headings() -> None:
+    content = pdf_of(
+        [
+            ["1 Introduction", "It begins.", "1.1 A long", "heading", "Deeper."],
+            ["Still deeper.", "2 The end", "It ends."],
+            ["Rest."],
+        ]
+    )
+    entries = [("Introduction", 0, -1), ("1.1 A long heading", 0, 0), ("The end", 1, -1), ("Not in the text", 2, -1)]
+    assert paragraphs(read_pdf(with_outline(content, entries))) == [
+        (("Introduction",), "It begins.", 1),
+        (("Introduction", "1.1 A long heading"), "Deeper.", 1),
+        (("Introduction", "1.1 A long heading"), "Still deeper.", 2),
+        (("The end",), "It ends.", 2),
+        (("Not in the text",), "Rest.", 3),
+    ]
+
+
+def test_running_headers_and_page_numbers_go() -> None:
+    pages = [
+        [
+            f"Chapter {n // 3}: Iron {n + 5}",
+            f"Text of page {n} stands here.",
+            f"{1900 + 7 * n} was a year.",
+            f"- {n + 5} -",
+        ]
+        for n in range(1, 9)
+    ]
+    text = " ".join(text for _, text, _ in paragraphs(read_pdf(pdf_of(pages))))
+    assert all(f"Text of page {n} stands here. {1900 + 7 * n} was a year." in text for n in range(1, 9))
+    assert "Chapter" not in text
+    assert "- " not in text
+    assert without_margins(pages[:3]) == pages[:3], "of three pages nobody knows"
+
+
+def test_headers_that_change_with_the_chapter_go_by_their_number() -> None:
+    pages = [[f"{('Iron', 'Gold', 'Lead')[n // 3]} {n + 5}", f"{'abcdefghi'[n]} word"] for n in range(9)]
+    assert without_margins(pages) == [[f"{'abcdefghi'[n]} word"] for n in range(9)]
+
+
+def test_a_poem_s_refrain_within_the_page_stays() -> None:
+    pages = [[f"a{n}", f"b{n * n}x", "Refrain", f"c{n}x{n}", f"d{n}y"] for n in "vwxyz" for n in [ord(n)]]
+    assert all("Refrain" in page for page in without_margins(pages))
+
+
+def test_a_password_is_asked_for() -> None:
+    content = pdf_of([["Some text stands here."]])
+    with pytest.raises(Unreadable, match="encrypted and needs a password"):
+        read_pdf(encrypted(content, "secret"))
+    assert paragraphs(read_pdf(encrypted(content, "")))[0][1] == "Some text stands here.", "a file that only restricts"
+
+
+def test_a_file_without_text_says_so() -> None:
+    with pytest.raises(Unreadable, match="without text, perhaps scanned"):
+        read_pdf(pdf_of([[], []]))
+
+
+def test_pages_without_text_are_counted() -> None:
+    found = read_pdf(pdf_of([["Some text."], [], ["More."], []]))
+    assert found.left_out == ("2 pages have no text (scanned or empty): 2, 4",)
+
+
+def test_damage_is_told_and_what_is_whole_is_read() -> None:
+    content = pdf_of([["First page."], ["Second page."]], packed=False)
+    assert paragraphs(read_pdf(content.replace(b"0000000", b"0000009")))[0][1] == "First page. Second page.", (
+        "its table is lost"
+    )
+    for broken in (b"%PDF-1.7\n", content[:200], content.replace(b"/Pages", b"/Pagez"), b"%PDF-1.4" + b"\xff" * 3000):
+        with pytest.raises(Unreadable, match="PDF"):
+            read_pdf(broken)
+
+
+def test_a_file_that_unpacks_without_end_is_refused() -> None:
+    bomb = zlib.compress(zlib.compress(b"(x) Tj " * 60_000_000, 9), 9)
+    data = b"<< /Filter [/FlateDecode /FlateDecode] /Length %d >>\nstream\n%b\nendstream" % (len(bomb), bomb)
+    page = b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 9 9] /Resources << >> /Contents 4 0 R >>"
+    pages = b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>"
+    with pytest.raises(Unreadable, match="PDF"):
+        read_pdf(assembled([b"<< /Type /Catalog /Pages 2 0 R >>", pages, page, data]))
+
+
+def test_pages_that_hold_themselves_are_refused() -> None:
+    pages = b"<< /Type /Pages /Kids [2 0 R 2 0 R] /Count 99999999 >>"
+    with pytest.raises(Unreadable):
+        read_pdf(assembled([b"<< /Type /Catalog /Pages 2 0 R >>", pages]))
+
+
+def test_scripts_actions_and_attachments_are_no_text() -> None:
+    """Neither run nor read: they are not in the text."""
+    action = b"<< /S /JavaScript /JS (app.alert\\(1\\)) >>"
+    launch = b"<< /S /Launch /F (/bin/sh) >>"
+    catalog = b"<< /Type /Catalog /Pages 2 0 R /OpenAction %b /AA << /WC %b >> /Names << /EmbeddedFiles 6 0 R >> >>"
+    content = stream(b"BT /F1 11 Tf 50 700 Td (Plain text.) Tj ET")
+    page = b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Resources << /Font << /F1 4 0 R >> >> /Contents 5 0 R >>"
+    font = b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"
+    names = b"<< /Names [(evil.txt) << /Type /Filespec /F (evil.txt) /EF << /F 7 0 R >> >>] >>"
+    pages = b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>"
+    objects = [catalog % (action, launch), pages, page, font, content, names, stream(b"attached")]
+    assert paragraphs(read_pdf(assembled(objects))) == [((), "Plain text.", 1)]
