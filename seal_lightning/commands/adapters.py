@@ -184,8 +184,12 @@ def _push(args: Sequence[str]) -> int:
         "--with_edits", action="store_true", help="the self-edits too; they may hold the text of your documents"
     )
     options = parser.parse_args(args)
+    from huggingface_hub.utils import disable_progress_bars
+
     from seal_lightning.incorporation.publishing import push
 
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     folder = AdaptedFolder.named(options.folder)
     pushed = push(folder, options.repo, private=not options.public, with_edits=options.with_edits)
     _print([f"{label(pushed.url, 300)}: {', '.join(pushed.files)}"])

@@ -156,7 +156,10 @@ def _asked(repo_id: str, endpoint: str, ask: Callable[[], _T]) -> _T:
         how = f" {_LOGIN}." if status in (401, 403) else ""
         raise RunError(f"{where}: HTTP {status}: {_first_line(error)}.{how} {kept}") from error
     except Exception as error:  # the client's HTTP library, its upload of large files and the network have their own
-        raise RunError(f"{where}: {type(error).__name__}: {_first_line(error)}. {kept}") from error
+        first = error
+        while isinstance(first.__cause__, Exception):
+            first = first.__cause__
+        raise RunError(f"{where}: {type(first).__name__}: {_first_line(first)}. {kept}") from error
 
 
 def _check_floating(model: Any, base: BaseModel) -> None:
