@@ -184,7 +184,7 @@ def _push(args: Sequence[str]) -> int:
         "--with_edits", action="store_true", help="the self-edits too; they may hold the text of your documents"
     )
     options = parser.parse_args(args)
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     from seal_lightning.incorporation.publishing import push
 
