@@ -25,7 +25,7 @@ class TaskScore:
     """With the harness's own standard error."""
     adapted: Estimate
     difference: Estimate
-    """Adapted less before; its standard error is paired over samples, None where the metric is no mean over them."""
+    """Adapted less before, n samples (0 of a group of tasks); its standard error is paired over samples, None where the metric is no mean over them."""
     higher_is_better: bool | None = None
 
 
@@ -61,7 +61,7 @@ def table_lines(scores: Sequence[TaskScore]) -> Iterator[str]:
             shown_estimate(score.difference, signed=True),
         )
         lower = " (lower is better)" if score.higher_is_better is False else ""
-        rows.append((label(score.task), label(score.metric) + lower, str(score.difference.n), *values))
+        rows.append((label(score.task), label(score.metric) + lower, str(score.difference.n or "–"), *values))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -27,6 +27,7 @@ from seal_lightning.lora import applied, load_adapter
 from seal_lightning.types import AdapterSpec
 
 ROOT = Path(__file__).resolve().parents[2]
+LOUD = AdapterSpec(rank=4, alpha=100.0, target_modules=("q_proj", "v_proj", "down_proj"))
 
 
 def results(acc: list[float], perplexity: float = 2.0) -> dict[str, Any]:
@@ -69,9 +70,10 @@ def folder(tmp_path: Path, tiny_folder: Path) -> AdaptedFolder:
     return write_adapted(tmp_path / "a", tiny_folder)
 
 
-def test_the_harness_asks_what_we_would(folder: AdaptedFolder, tiny: LanguageModel) -> None:
+def test_the_harness_asks_what_we_would(tmp_path: Path, tiny_folder: Path, tiny: LanguageModel) -> None:
     """Accuracy from log-probabilities of the choices, computed here by plain passes."""
     pytest.importorskip("lm_eval")
+    folder = write_adapted(tmp_path / "loud", tiny_folder, spec=LOUD)
     found = measure(folder, HarnessOptions())
     scores = {score.metric: score for score in found.scores}
     assert scores.keys() == {"acc", "acc_norm"}
@@ -93,6 +95,7 @@ def test_the_harness_asks_what_we_would(folder: AdaptedFolder, tiny: LanguageMod
     with applied(tiny.model, load_adapter(tiny.model, folder.adapter)):
         assert scores["acc"].adapted.mean == pytest.approx(accuracy())
     assert scores["acc"].difference.n == 48
+    assert scores["acc"].difference.mean != 0
     assert scores["acc"].difference.standard_error is not None
     assert measure(folder, HarnessOptions()).scores == found.scores
 
@@ -212,8 +215,7 @@ def test_bad_settings_and_a_damaged_adapter(folder: AdaptedFolder, tmp_path: Pat
 @pytest.mark.slow
 def test_the_embedded_model_knows_most_of_it(tmp_path: Path) -> None:
     pytest.importorskip("lm_eval")
-    loud = AdapterSpec(rank=4, alpha=100.0, target_modules=("q_proj", "v_proj", "down_proj"))
-    folder = write_adapted(tmp_path / "a", "embedded", spec=loud)
+    folder = write_adapted(tmp_path / "a", "embedded", spec=LOUD)
     scores = {score.metric: score for score in measure(folder, HarnessOptions()).scores}
     assert scores["acc"].before.mean > 0.6  # chance is 0.25
     assert scores["acc"].adapted.mean < scores["acc"].before.mean - 0.1  # an adapter of noise
