@@ -193,6 +193,10 @@ def _push(args: Sequence[str]) -> int:
     folder = AdaptedFolder.named(options.folder)
     pushed = push(folder, options.repo, private=not options.public, with_edits=options.with_edits)
     _print([f"{label(pushed.url, 300)}: {', '.join(pushed.files)}"])
+    if pushed.base_is_local:
+        _print(
+            ["note: its base model is a folder of yours, which others do not have; the card names it by its last part"]
+        )
     if pushed.was_there:
         _print(["The repository was there before: who may see it was left as it is"])
     return 0

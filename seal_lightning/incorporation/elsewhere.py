@@ -25,7 +25,8 @@ class TaskScore:
     """With the harness's own standard error."""
     adapted: Estimate
     difference: Estimate
-    """Adapted less before, n samples (0 of a group of tasks); its standard error is paired over samples, None where the metric is no mean over them."""
+    """Adapted less before, of n samples (0 of a group of tasks); its standard error is paired over them, None where the
+    metric is no mean over samples."""
     higher_is_better: bool | None = None
 
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 DEFAULT_TASK = "seal_general_knowledge"
 """The probe that comes with this package; needs no network."""
-_TASK_FILE = Path(__file__).with_name("lm_eval_tasks") / f"{DEFAULT_TASK}.yaml"
+_TASK_FILE = Path(__file__).with_name(f"{DEFAULT_TASK}.yaml")
 _SEED = 1234
 _PACKAGES = ("lm_eval", "torch", "transformers", "datasets")
 

@@ -114,6 +114,7 @@ def test_what_is_pushed(hub: Hub, folder: AdaptedFolder, tmp_path: Path) -> None
     told = pushed(hub.url, folder.path, "me/handbook", home=tmp_path / "home")
     assert told.returncode == 0, told.stderr
     assert "README.md, adapter_config.json, adapter_model.safetensors" in told.stdout
+    assert "its base model is a folder of yours" in told.stdout
     assert hub.private == {"me/handbook": True}
     files = hub.repositories["me/handbook"]
     assert sorted(files) == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
