@@ -93,6 +93,7 @@ def test_merging(a: AdaptedFolder, b: AdaptedFolder, tmp_path: Path, capsys: pyt
 
 def test_exporting(a: AdaptedFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert "MiB; transformers loads it as any model" in said(capsys, "export", a.path)
+    assert " with a full model, written " in said(capsys, a.path)
     assert AutoModelForCausalLM.from_pretrained(a.merged).config.num_hidden_layers == 2
     with pytest.raises(RunError, match="--overwrite puts a new one in its place"):
         main(["export", str(a.path)])
