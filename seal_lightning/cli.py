@@ -35,8 +35,8 @@ USAGE = """usage: seal COMMAND …
 RUN is a run directory. `seal fit --help`, `seal test --help` … list every setting."""
 
 
-_WITHOUT_TORCH = ("adapters", "attempts", "compare", "report")
-_COMMANDS = (*_WITHOUT_TORCH, "adapt", "lm_eval", "replay", "search", "sweep")
+_WITHOUT_TORCH = ("adapters", "attempts", "compare", "lm_eval", "report")
+_COMMANDS = (*_WITHOUT_TORCH, "adapt", "replay", "search", "sweep")
 """Each a module of :mod:`seal_lightning.commands` with a ``main``; imported when asked for."""
 
 _rank_lost: RankLost | None = None

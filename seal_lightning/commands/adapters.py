@@ -184,11 +184,19 @@ def _push(args: Sequence[str]) -> int:
         "--with_edits", action="store_true", help="the self-edits too; they may hold the text of your documents"
     )
     options = parser.parse_args(args)
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
     from seal_lightning.incorporation.publishing import push
 
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     folder = AdaptedFolder.named(options.folder)
     pushed = push(folder, options.repo, private=not options.public, with_edits=options.with_edits)
     _print([f"{label(pushed.url, 300)}: {', '.join(pushed.files)}"])
+    if pushed.base_is_local:
+        _print(
+            ["note: its base model is a folder of yours, which others do not have; the card names it by its last part"]
+        )
     if pushed.was_there:
         _print(["The repository was there before: who may see it was left as it is"])
     return 0

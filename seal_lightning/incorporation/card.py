@@ -20,7 +20,7 @@ from seal_lightning.estimates import shown_estimate
 from seal_lightning.incorporation.record import AdaptedRecord, BaseModel, ExamRecord, MergedFrom
 from seal_lightning.names import is_url
 from seal_lightning.reporting.markdown import escaped
-from seal_lightning.reporting.text import escaped_unseen, shown_seconds
+from seal_lightning.reporting.text import shown_seconds
 from seal_lightning.types import JSON
 
 EMBEDDED = "embedded"
@@ -65,7 +65,7 @@ def model_card(record: AdaptedRecord, name: str) -> str:
         seconds=", ".join(f"{escaped(k)} {shown_seconds(s)}" for k, s in record.seconds.items()) or "not measured",
         versions=", ".join(f"{escaped(k)} {escaped(v)}" for k, v in record.versions.items()) or "not known",
     )
-    return escaped_unseen(re.sub("\n{3,}", "\n\n", text))
+    return re.sub("\n{3,}", "\n\n", text)
 
 
 def hub_id(base: BaseModel) -> str | None:

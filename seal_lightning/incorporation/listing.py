@@ -36,6 +36,8 @@ class Listed:
     """Linear layers that are adapted, where they are named one by one."""
     num_bytes: int
     """On the disk, of the whole folder."""
+    has_merged: bool
+    """Whether a full model is part of it."""
     written: str
     """Day and minute, UTC."""
     record: AdaptedRecord | None
@@ -64,6 +66,7 @@ def listed(path: str | Path, what: str = "DIR") -> Listed:
         rank=rank if isinstance(rank, int) and not isinstance(rank, bool) else None,
         num_modules=len(modules) if isinstance(modules, list) else None,
         num_bytes=num_bytes(folder),
+        has_merged=record is not None and (folder / "merged").is_dir(),
         written=datetime.fromtimestamp(dated.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M"),
         record=record,
     )
@@ -82,7 +85,8 @@ def lines_of(found: Listed) -> Iterator[str]:
     at = f" at {label(found.revision)}" if found.revision else ""
     base = label(found.base) if found.base else "a model that it does not name"
     yield f"{label(found.name)}  ({label(str(found.path), 300)})"
-    yield f"  of {base}{at}, {rank}{modules}, {shown_size(found.num_bytes)}, written {found.written} UTC"
+    size = shown_size(found.num_bytes) + (" with a full model" if found.has_merged else "")
+    yield f"  of {base}{at}, {rank}{modules}, {size}, written {found.written} UTC"
     if found.record is None:
         yield "  a plain PEFT folder: nothing says what it was trained on"
         return

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from seal_lightning import durable
 from seal_lightning.errors import ConfigError, RunError, shown
-from seal_lightning.incorporation.card import hub_name, model_card
+from seal_lightning.incorporation.card import hub_id, hub_name, model_card
 from seal_lightning.incorporation.folder import AdaptedFolder
 from seal_lightning.incorporation.record import BaseModel
 
@@ -34,6 +34,8 @@ class Pushed:
     files: tuple[str, ...]
     was_there: bool
     """Whether the repository was there before; who may see it was not changed then."""
+    base_is_local: bool
+    """Whether the base model is a folder here, which nobody else has."""
 
 
 def write_merged(folder: AdaptedFolder, *, overwrite: bool = False, trust_remote_code: bool = False) -> Path:
@@ -86,6 +88,7 @@ def push(folder: AdaptedFolder, repo_id: str, *, private: bool = True, with_edit
         url=str(commit.commit_url),
         files=tuple(operation.path_in_repo for operation in operations),
         was_there=was_there,
+        base_is_local=hub_id(folder.record().base) is None,
     )
 
 
@@ -156,7 +159,10 @@ def _asked(repo_id: str, endpoint: str, ask: Callable[[], _T]) -> _T:
         how = f" {_LOGIN}." if status in (401, 403) else ""
         raise RunError(f"{where}: HTTP {status}: {_first_line(error)}.{how} {kept}") from error
     except Exception as error:  # the client's HTTP library, its upload of large files and the network have their own
-        raise RunError(f"{where}: {type(error).__name__}: {_first_line(error)}. {kept}") from error
+        first = error
+        while isinstance(first.__cause__, Exception):
+            first = first.__cause__
+        raise RunError(f"{where}: {type(first).__name__}: {_first_line(first)}. {kept}") from error
 
 
 def _check_floating(model: Any, base: BaseModel) -> None:

@@ -98,7 +98,7 @@ def test_merging_one_with_its_negative_leaves_nothing(a: AdaptedFolder, tmp_path
     assert update_norm(loaded(found.folder)) < 1e-5 * update_norm(loaded(a))
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 10_000))
 def test_norms_and_products_are_those_of_whole_updates(rank: int, other_rank: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from adapted_folders import adapted_record, write_adapted
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seal_lightning.errors import ConfigError, RunError
@@ -55,6 +55,7 @@ def test_a_configuration_that_is_none(folder: AdaptedFolder, content: str, said:
         listed(folder.path)
 
 
+@settings(deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(), lambda c: st.lists(c) | st.dictionaries(st.text(), c)

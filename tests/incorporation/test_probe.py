@@ -7,7 +7,7 @@ from collections import Counter
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seal_lightning.errors import DataError
@@ -64,6 +64,7 @@ def test_an_id_twice_and_nothing_at_all() -> None:
         parse_probe("\n \n", "x")
 
 
+@settings(deadline=None)
 @given(
     st.text()
     | st.recursive(st.none() | st.integers() | st.text(), lambda c: st.lists(c) | st.dictionaries(st.text(), c)).map(
