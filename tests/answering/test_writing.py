@@ -50,9 +50,9 @@ def test_an_unadapted_answer_is_transformers_own(tiny: LanguageModel, tiny_folde
     before = weights_hash(tiny.model)
     ids = tiny.prompt_ids(PROMPT)
     reference = AutoModelForCausalLM.from_pretrained(tiny_folder)
-    of_transformers = reference.generate(
-        input_ids=torch.tensor([ids]), do_sample=False, max_new_tokens=24
-    )[0, len(ids) :].tolist()
+    of_transformers = reference.generate(input_ids=torch.tensor([ids]), do_sample=False, max_new_tokens=24)[
+        0, len(ids) :
+    ].tolist()
     answers = [write(tiny, ids, SPECS[0], adapter=chosen) for chosen in (None, adapter, None)]
     assert [list(a.token_ids) == of_transformers for a in answers] == [True, False, True]
     assert weights_hash(tiny.model) == before
