@@ -174,7 +174,7 @@ class _Answering:
             self.stop()
 
     def _used(self, prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
-        self._request.scope[NOTE] = f", {shown(self._job.asked.adapter)}: {prompt_tokens} + {completion_tokens} tokens"
+        self._request.scope[NOTE] = f", {shown(self._reply.model)}: {prompt_tokens} + {completion_tokens} tokens"
         return usage(prompt_tokens, completion_tokens)
 
 

@@ -18,6 +18,8 @@ class CompletionReply:
     whole_object = chunk_object = "text_completion"
 
     def __init__(self, model: str) -> None:
+        self.model = model
+        """As it was asked for."""
         self._head = {"id": f"{self.prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
 
     def whole(self, answers: Sequence[Completion], usage: dict[str, int]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from seal_lightning.errors import shown
 from seal_lightning.openai_api.errors import ApiError, bad_field
@@ -56,7 +56,18 @@ _OFF: dict[str, tuple[Any, ...]] = {
 }
 """OpenAI's fields that are not done here, with the values that ask for nothing."""
 
-_Stop = Annotated[str, Field(min_length=1, max_length=200)]
+
+def _unicode(text: str) -> str:
+    """JSON may spell half of a surrogate pair, which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("the text has half of a surrogate pair, which is no character") from None
+    return text
+
+
+_Text = Annotated[str, AfterValidator(_unicode)]
+_Stop = Annotated[_Text, Field(min_length=1, max_length=200)]
 
 
 class _Strict(BaseModel):
@@ -103,7 +114,7 @@ class _Sampled(_Strict):
 
 
 _Token = Annotated[int, Field(ge=0)]
-_Prompt = str | Annotated[list[_Token], Field(min_length=1)]
+_Prompt = _Text | Annotated[list[_Token], Field(min_length=1)]
 
 
 class CompletionBody(_Sampled):
@@ -121,12 +132,12 @@ class CompletionBody(_Sampled):
 
 class _TextPart(_Strict):
     type: Literal["text"]
-    text: str
+    text: _Text
 
 
 class _Message(_Strict):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[_TextPart], Field(min_length=1)]
+    content: _Text | Annotated[list[_TextPart], Field(min_length=1)]
     name: str | None = None
 
     def turn(self) -> ChatMessage:
