@@ -16,17 +16,17 @@ ASKING = Asking(style="base", max_answer_tokens=12)
 SPEC = AdapterSpec(rank=4, alpha=8.0, target_modules="all-linear")
 
 
-def random_lora(base: Path, seed: int, scale: float = 0.3) -> LoraAdapter:
+def random_lora(base: Path, seed: int) -> LoraAdapter:
     """An adapter of a model whose B is not zero."""
     model = Pretrained(source=str(base)).load().model
     generator = torch.Generator().manual_seed(seed)
     adapter = init_adapter(model, SPEC, generator)
     for _, b in adapter.weights.values():
-        b.copy_(torch.randn(b.shape, generator=generator) * scale)
+        b.copy_(torch.randn(b.shape, generator=generator) * 0.3)
     return adapter
 
 
-def write_adapted(folder: Path, base: Path, seed: int = 0, asking: Asking = ASKING) -> Path:
+def write_adapted(folder: Path, base: Path, seed: int = 0, asking: Asking = ASKING, scale: float = 0.3) -> Path:
     """Write a whole folder; returns it."""
     adapted = AdaptedFolder(folder)
     save_adapter(random_lora(base, seed), adapted.adapter, base_model=str(base))
