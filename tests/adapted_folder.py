@@ -26,7 +26,7 @@ def random_lora(base: Path, seed: int) -> LoraAdapter:
     return adapter
 
 
-def write_adapted(folder: Path, base: Path, seed: int = 0, asking: Asking = ASKING, scale: float = 0.3) -> Path:
+def write_adapted(folder: Path, base: Path, seed: int = 0, asking: Asking = ASKING) -> Path:
     """Write a whole folder; returns it."""
     adapted = AdaptedFolder(folder)
     save_adapter(random_lora(base, seed), adapted.adapter, base_model=str(base))

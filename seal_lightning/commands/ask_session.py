@@ -52,25 +52,24 @@ class Session:
         self._console = Console(highlight=False)
 
     def run(self) -> int:
-        """Exit code 0, however it is left."""
+        """Exit code 0; it is left by /quit or the end of the input."""
         with contextlib.suppress(ImportError):  # not everywhere; with it, lines are edited and come back
             import readline  # noqa: F401
         self._say(f"{self.name}, asked in the style {self.asking.style}; every question alone. {HELP}")
         while True:
             try:
                 line = input("? ").strip()
+                if line == "/quit":
+                    return 0
+                if line.startswith("/"):
+                    self._obey(line)
+                elif line:
+                    self._answer(line)
             except EOFError:
                 self._say("")
                 return 0
-            except KeyboardInterrupt:
+            except KeyboardInterrupt:  # of a line that is typed, or a second one while an answer is written
                 self._say("")
-                continue
-            if line == "/quit":
-                return 0
-            if line.startswith("/"):
-                self._obey(line)
-            elif line:
-                self._answer(line)
 
     def _obey(self, line: str) -> None:
         command, _, rest = line.partition(" ")
