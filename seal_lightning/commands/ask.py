@@ -42,9 +42,14 @@ def main(args: Sequence[str]) -> int:
         top_p=options.top_p,
         max_new_tokens=1 if options.max_new_tokens is None else options.max_new_tokens,
     )
-    for stream in (sys.stdout, sys.stderr):
+    # A terminal may be of fewer characters than a model's text, and what is typed may be no text: that is told later.
+    for stream, errors in (
+        (sys.stdout, "backslashreplace"),
+        (sys.stderr, "backslashreplace"),
+        (sys.stdin, "surrogateescape"),
+    ):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a terminal may be of fewer characters than a model's text
+            stream.reconfigure(errors=errors)
     source = adapter_source(options.dir)
     models = AdaptedModels.load([source], trust_remote_code=options.trust_remote_code)
     asking = _asking(models, models.asking(source), options.style)

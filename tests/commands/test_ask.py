@@ -259,6 +259,7 @@ def test_a_session_on_a_terminal(adapted: Path) -> None:
         terminal.type(f"{QUESTION}\n")
         terminal.wait_for(lambda seen: seen.count(" tokens") == 2)
         assert "unadapted: " in terminal.seen
+        terminal.wait_for(lambda seen: seen.endswith("? "))
         assert "\x1b" not in terminal.seen.replace("\x1b[?2004h", "").replace("\x1b[?2004l", "")
         terminal.type("\x04")
         assert terminal.process.wait(20) == 0

@@ -25,6 +25,9 @@ PROMPT = "The stone 3 is"
 MESSAGES: list[Any] = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Which colour?"}]
 TURNS = (ChatMessage(role="system", content="Be short."), ChatMessage(role="user", content="Which colour?"))
 
+LONG = 1
+"""A seed of a sample that does not end early."""
+
 
 def lone(here: Served, model: str, prompt: Any, seed: int = 0, **sampling: Any) -> Completion:
     """What the model says without a server."""
@@ -311,9 +314,17 @@ def wait_until(there: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_who_leaves_is_not_written_for(here: Served, monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
-    seen = here.slowed(monkeypatch, 0.05)
-    body = {"model": "minerals", "prompt": PROMPT, "max_tokens": 200, "temperature": 1.5, "stream": stream}
+    assert len(lone(here, "minerals", PROMPT, seed=LONG, temperature=1.5, max_new_tokens=200).token_ids) == 200
+    body = {
+        "model": "minerals",
+        "prompt": PROMPT,
+        "max_tokens": 200,
+        "temperature": 1.5,
+        "seed": LONG,
+        "stream": stream,
+    }
     content = json.dumps(body).encode()
+    seen = here.slowed(monkeypatch, 0.05)
     with sent(here, f"Content-Length: {len(content)}", content):
         wait_until(lambda: len(seen) > 2)
     wait_until(lambda: here.queue._current is None)
