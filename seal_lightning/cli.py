@@ -27,16 +27,18 @@ USAGE = """usage: seal COMMAND …
   seal sweep RUN --grid rank=32,64 …   compare settings of the inner loop on given edits (or -c CONFIG … --out DIR)
   seal report RUN [RUN …]              a page of a run's results: tables, curves, edits, costs
   seal compare A B                     whether two runs differ on the same questions, beyond the noise
-  seal adapt PATH … --out DIR          make documents part of a model: self-edits, one adapter, exams before and after
   seal attempts RUN                    list, filter and show stored attempts; repair a damaged journal
+  seal adapt PATH … --out DIR          make documents part of a model: self-edits, one adapter, exams before and after
+  seal ask DIR QUESTION                ask an adapted model, its base model beside it; without a question: a session
+  seal serve DIR [DIR …]               adapted models behind an OpenAI-compatible endpoint, on this machine alone
   seal adapters DIR …                  adapted models: list, compare, merge, export, push, remove
   seal lm_eval DIR                     what an adaptation costs elsewhere, by lm-evaluation-harness
 
-RUN is a run directory. `seal fit --help`, `seal test --help` … list every setting."""
+RUN is a run directory, DIR what `seal adapt` wrote. `seal fit --help`, `seal test --help` … list every setting."""
 
 
 _WITHOUT_TORCH = ("adapters", "attempts", "compare", "lm_eval", "report")
-_COMMANDS = (*_WITHOUT_TORCH, "adapt", "replay", "search", "sweep")
+_COMMANDS = (*_WITHOUT_TORCH, "adapt", "ask", "replay", "search", "serve", "sweep")
 """Each a module of :mod:`seal_lightning.commands` with a ``main``; imported when asked for."""
 
 _rank_lost: RankLost | None = None

@@ -151,6 +151,10 @@ class LanguageModel:
         """The text of ids, special tokens left out."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
+    def forget_texts(self) -> None:
+        """Let go of the texts whose ids are remembered; for who is asked something else every time."""
+        self._plain_ids.cache_clear()
+
     def _tokenized(self, text: str) -> tuple[int, ...]:
         return tuple(self._ids(text, add_special_tokens=False, split_special_tokens=True))
 

@@ -10,6 +10,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+from adapted_folder import write_adapted, write_plain
 from fakes import write_tiny_model
 
 from seal_lightning.language_model import LanguageModel
@@ -28,6 +29,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A two-layer Llama as a transformers folder."""
     return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def adapted(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapted folder of the tiny model, called minerals."""
+    return write_adapted(tmp_path_factory.mktemp("adapted") / "minerals", tiny_folder, seed=1)
+
+
+@pytest.fixture(scope="session")
+def plain(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A PEFT folder with a LoRA of the tiny model and nothing else, called colours."""
+    return write_plain(tmp_path_factory.mktemp("plain") / "colours", tiny_folder, tiny_folder, seed=2)
 
 
 @pytest.fixture

@@ -56,6 +56,8 @@ LEVELS: list[set[str]] = [
     {"datamodule"},
     {"callbacks"},
     {"incorporation"},
+    {"answering"},
+    {"openai_api"},
     {"lightning_cli"},
     {"commands"},
     {"cli"},

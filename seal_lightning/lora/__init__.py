@@ -3,7 +3,7 @@
 from seal_lightning.lora.adapter import LoraAdapter, init_adapter, joined, layer_of, merge, target_modules
 from seal_lightning.lora.applying import Share, applied, routed
 from seal_lightning.lora.beside import kept_beside, put_beside, takes_additions
-from seal_lightning.lora.folders import load_adapter, save_adapter
+from seal_lightning.lora.folders import base_of_adapter, load_adapter, save_adapter
 from seal_lightning.lora.part import Dropout
 from seal_lightning.lora.resizing import scaled_adapter, truncated_adapter
 
@@ -12,6 +12,7 @@ __all__ = [
     "LoraAdapter",
     "Share",
     "applied",
+    "base_of_adapter",
     "init_adapter",
     "joined",
     "kept_beside",

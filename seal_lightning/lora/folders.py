@@ -132,6 +132,21 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> LoraAdapter:
     return LoraAdapter(spec=spec, weights={name: (a, b) for name, (a, b) in zip(names, pairs, strict=True)})
 
 
+def base_of_adapter(folder: Path) -> tuple[str, str | None]:
+    """The base model (a hub id or a folder) that a PEFT folder names, and its revision; its weights are not read.
+
+    Raises :class:`ModelError` for a configuration that is not loaded here, and where it names no base model.
+    """
+    path = folder / "adapter_config.json"
+    said = _config(path).model_extra or {}
+    base, revision = said.get("base_model_name_or_path"), said.get("revision")
+    if not isinstance(base, str) or not base.strip() or not base.isprintable():
+        raise ModelError(f"{path}: base_model_name_or_path: {shown(base)} is not allowed; it must name the base model")
+    if not (revision is None or (isinstance(revision, str) and revision.isprintable())):
+        raise ModelError(f"{path}: revision: {shown(revision)} is not allowed; it must be null or a revision's name")
+    return base, revision or None
+
+
 def _config(path: Path) -> _PeftConfig:
     try:
         _check_regular(path)

@@ -1,0 +1,65 @@
+"""`seal serve` in a thread, on a free port of loopback, for tests with the real client."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import openai
+import pytest
+
+from seal_lightning.answering.models import AdaptedModels
+from seal_lightning.openai_api.app import Endpoint
+from seal_lightning.openai_api.jobs import AnswerQueue
+from seal_lightning.openai_api.server import Server, bound_socket, resolved, url
+
+HOSTS = ["localhost", "127.0.0.1", "[::1]"]
+
+
+@dataclass
+class Served:
+    """A server that runs."""
+
+    models: AdaptedModels
+    queue: AnswerQueue
+    server: Server
+    thread: threading.Thread
+    url: str
+
+    def client(self, **options: Any) -> openai.OpenAI:
+        return openai.OpenAI(**{"base_url": self.url, "api_key": "none", "max_retries": 0, "timeout": 60} | options)
+
+    def slowed(self, monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[int]:
+        """Make every token take so long; what is returned grows with each token written."""
+        decode, seen = self.models.language_model.decode, []
+
+        def slow(ids: list[int]) -> str:
+            seen.append(len(ids))
+            time.sleep(seconds)
+            return decode(ids)
+
+        monkeypatch.setattr(self.models.language_model, "decode", slow)
+        return seen
+
+
+@contextmanager
+def served(models: AdaptedModels, token: str | None = None) -> Iterator[Served]:
+    """A server on a free port, ended with the block."""
+    queue = AnswerQueue(models)
+    names = {**{name: name for name in models.adapters}, "base": None, "tiny-llama": None}
+    ready = threading.Event()
+    with bound_socket(*resolved("127.0.0.1", 0)) as bound:
+        server = Server(Endpoint(queue, names).app(HOSTS, token), queue, ready.set)
+        thread = threading.Thread(target=server.serve_on, args=(bound,))
+        thread.start()
+        try:
+            assert ready.wait(20)
+            yield Served(models, queue, server, thread, url(bound))
+        finally:
+            server.should_exit = True
+            thread.join(30)
+    assert not thread.is_alive()
