@@ -18,7 +18,7 @@ from seal_lightning.commands.adapt_report import TerminalProgress, show_estimate
 from seal_lightning.errors import ConfigError, RunError, StopRequested, shown
 from seal_lightning.incorporation.adapting import Incorporation, Material, earlier_exams
 from seal_lightning.incorporation.configuration import Configuration, configured, with_protocol
-from seal_lightning.incorporation.estimate import estimated, measured_rates
+from seal_lightning.incorporation.estimate import WorkAhead, measured_rates
 from seal_lightning.incorporation.folder import AdaptedFolder
 from seal_lightning.incorporation.reading import job_of, read_material
 from seal_lightning.incorporation.starting_model import StartingModel
@@ -200,8 +200,14 @@ def _device(name: str) -> torch.device:
 def _show_estimate(console: Console, configuration: Configuration, material: Material, *, begun: bool) -> None:
     passages = material.passages
     rates = measured_rates(configuration.module, passages[0])
-    phases = estimated(configuration.module, configuration.spec, passages, rates, by_user=material.has_questions)
-    show_estimate(console, phases, begun=begun)
+    ahead = WorkAhead(
+        module=configuration.module,
+        spec=configuration.spec,
+        passages=passages,
+        rates=rates,
+        by_user=material.has_questions,
+    )
+    show_estimate(console, ahead.phases(), begun=begun)
 
 
 def _publish(folder: AdaptedFolder, options: argparse.Namespace, console: Console) -> None:

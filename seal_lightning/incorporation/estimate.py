@@ -1,4 +1,4 @@
-"""What an adaptation will take, from a few seconds of the very work: writing and training are timed on the model itself."""
+"""What an adaptation will take, from a few seconds of the very work: writing, reading and training on the model itself."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from seal_lightning.domains.knowledge import Passage
-from seal_lightning.evaluation import ContinualSelfEdits
 from seal_lightning.incorporation.asked import PASSAGES_AT_ONCE
 from seal_lightning.incorporation.spec import AdaptSpec
 from seal_lightning.incorporation.trying import EDITS_AT_ONCE
 from seal_lightning.module import SealModule
-from seal_lightning.types import AdaptationPlan, GenerationRequest, SamplingSpec
+from seal_lightning.types import Adapted, GenerationRequest, Prompt, SamplingSpec, ScoreRequest
 
 _FEW, _MANY = 1, 8
 """Texts written side by side in the two timings of writing."""
 _TOKENS = 12
 _QUESTION_TOKENS = 30
 """Of a question and its answer in an exam, about."""
+_ANSWERS_AT_ONCE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +29,10 @@ class Rates:
     """Seconds a token of one text."""
     text_s: float
     """Seconds more for each further text beside it."""
+    read_token_s: float
+    """Seconds a token of a prompt."""
     trained_token_s: float
-    """Seconds a token in training."""
+    """Seconds a token in training, there and back."""
 
     def writing(self, num_texts: int, num_tokens: int, at_once: int) -> float:
         """Seconds to write so many texts of so many tokens at most."""
@@ -44,84 +46,94 @@ class Phase:
     """One piece of the work."""
 
     name: str
-    tokens_written: int
-    tokens_trained: int
     seconds: float
+    tokens_written: int = 0
+    tokens_trained: int = 0
 
 
 def measured_rates(module: SealModule, passage: Passage) -> Rates:
-    """Time a few tokens and two steps; the first of each is not counted."""
+    """Time a few tokens, a prompt and a step; what is made at first use only is not counted."""
     plan = module.domain.plan_without_edit(passage)
     once = replace(plan, optimizer=replace(plan.optimizer, max_steps=1))
-    few, many = (_seconds(lambda n=n: _write(module, n)) for n in (_FEW, _MANY))  # type: ignore[misc]
-    num_tokens = sum(o.num_tokens for o in module.inner_loop.adapt([once], [0]) if hasattr(o, "num_tokens"))
+    prompt = module.domain.edit_prompt(passage)
+    _write(module, 1)
+    num_tokens = sum(one.num_tokens for one in module.inner_loop.adapt([once], [0]) if isinstance(one, Adapted))
+    few, many = _seconds(lambda: _write(module, _FEW)), _seconds(lambda: _write(module, _MANY))
+    read = _seconds(lambda: module.engine.score([ScoreRequest(prompt=prompt, target=".")]))
     trained = _seconds(lambda: module.inner_loop.adapt([once], [0]))
     return Rates(
         step_s=few / _TOKENS,
         text_s=max(0.0, many - few) / _TOKENS / (_MANY - _FEW),
+        read_token_s=read / len(module.learner.prompt_ids(prompt)),
         trained_token_s=trained / max(1, num_tokens),
     )
 
 
-def estimated(
-    module: SealModule, spec: AdaptSpec, passages: Sequence[Passage], rates: Rates, by_user: bool
-) -> list[Phase]:
-    """The phases with their work and time, as if every text were as long as it may be: rather more than it will take."""
-    num_passages, num_edits = len(passages), module.num_edits
-    passage_tokens = sum(_tokens(module, module.domain.plan_without_edit(passage)) for passage in passages)
-    question_tokens = spec.question_sampling.max_new_tokens
-    edit_tokens = module.sampling.max_new_tokens
-    num_examined = spec.num_questions * num_passages
-    domain_epochs, final_epochs = _epochs(module, passages)
-    prompts = [
-        len(module.learner.prompt_ids(module.domain.question_prompt(passages[0], spec.num_questions))),
-        len(module.learner.prompt_ids(module.domain.edit_prompt(passages[0]))),
-    ]
-    phases = []
-    if not by_user:
-        seconds = rates.writing(num_passages, question_tokens, PASSAGES_AT_ONCE)
-        seconds += _read(rates, num_passages * prompts[0])
-        phases.append(
-            Phase(name="questions", tokens_written=num_passages * question_tokens, tokens_trained=0, seconds=seconds)
-        )
-    at_once = max(1, EDITS_AT_ONCE // num_edits) * num_edits
-    tried = (passage_tokens * (num_edits + 1) + num_passages * num_edits * edit_tokens) * domain_epochs
-    tried *= module.num_repeats
-    asked = num_examined // 2 * (num_edits + 1) * module.num_repeats * _QUESTION_TOKENS
-    seconds = rates.writing(num_passages * num_edits, edit_tokens, at_once) + tried * rates.trained_token_s
-    seconds += _read(rates, num_passages * num_edits * prompts[1] + asked)
-    written = num_passages * num_edits * edit_tokens
-    phases.append(Phase(name="edits", tokens_written=written, tokens_trained=tried, seconds=seconds))
-    kept = passage_tokens + num_passages * min(spec.keep, num_edits) * edit_tokens
-    courses = 1 + spec.control
-    learned = kept * final_epochs * courses
-    phases.append(
-        Phase(name="learning", tokens_written=0, tokens_trained=learned, seconds=learned * rates.trained_token_s)
-    )
-    answers = num_examined // 2 * (1 + courses) * spec.answers
-    answer_tokens = min(getattr(module.domain, "max_answer_tokens", 64), 64)
-    seconds = rates.writing(answers, answer_tokens, 32) + _read(rates, num_examined * (1 + courses) * _QUESTION_TOKENS)
-    phases.append(Phase(name="exams", tokens_written=answers * answer_tokens, tokens_trained=0, seconds=seconds))
-    return phases
+@dataclass(frozen=True, kw_only=True)
+class WorkAhead:
+    """An adaptation's work, as if every text were as long as it may be: rather more than it will take."""
 
+    module: SealModule
+    spec: AdaptSpec
+    passages: Sequence[Passage]
+    rates: Rates
+    by_user: bool
+    """Whether questions were given."""
 
-def _epochs(module: SealModule, passages: Sequence[Passage]) -> tuple[int, int]:
-    """Passes of a trial and of the final training."""
-    plan = module.domain.plan_without_edit(passages[0])
-    final = module.protocol.plan(plan)
-    trial_epochs = plan.optimizer.num_epochs
-    return trial_epochs, final.optimizer.num_epochs if not isinstance(
-        module.protocol, ContinualSelfEdits
-    ) else trial_epochs
+    def phases(self) -> list[Phase]:
+        """In their order."""
+        return [*[self._questions()] * (not self.by_user), self._edits(), self._learning(), self._exams()]
 
+    def _questions(self) -> Phase:
+        turns, num_tokens = 1 + self.spec.question_retries, self.spec.question_sampling.max_new_tokens
+        prompt = self.module.domain.question_prompt(self.passages[0], self.spec.num_questions)
+        once = self.rates.writing(len(self.passages), num_tokens, PASSAGES_AT_ONCE) + self._reading(prompt)
+        return Phase(name="questions", seconds=turns * once, tokens_written=turns * len(self.passages) * num_tokens)
 
-def _tokens(module: SealModule, plan: AdaptationPlan) -> int:
-    return sum(len(module.learner.encode_text(s.text)) for sequence in plan.sequences for s in sequence.segments)
+    def _edits(self) -> Phase:
+        """Edits written, and tried beside the passage alone."""
+        num_edits, num_tokens = self.module.num_edits, self.module.sampling.max_new_tokens
+        num_texts = len(self.passages) * num_edits
+        tried = self._passage_tokens * (num_edits + 1) + num_texts * num_tokens
+        tried *= self.module.domain.plan_without_edit(self.passages[0]).optimizer.num_epochs * self.module.num_repeats
+        asked = self._num_questions * (num_edits + 1) * self.module.num_repeats * _QUESTION_TOKENS
+        at_once = max(1, EDITS_AT_ONCE // num_edits) * num_edits
+        seconds = self.rates.writing(num_texts, num_tokens, at_once) + tried * self.rates.trained_token_s
+        seconds += self._reading(self.module.domain.edit_prompt(self.passages[0])) + asked * self.rates.read_token_s
+        return Phase(name="edits", seconds=seconds, tokens_written=num_texts * num_tokens, tokens_trained=tried)
 
+    def _learning(self) -> Phase:
+        """The adapter, and its control in as many steps."""
+        edits = len(self.passages) * min(self.spec.keep, self.module.num_edits) * self.module.sampling.max_new_tokens
+        plan = self.module.protocol.plan(self.module.domain.plan_without_edit(self.passages[0]))
+        learned = (self._passage_tokens + edits) * plan.optimizer.num_epochs * (1 + self.spec.control)
+        return Phase(name="learning", seconds=learned * self.rates.trained_token_s, tokens_trained=learned)
 
-def _read(rates: Rates, num_tokens: int) -> float:
-    """Seconds to read so many tokens: a pass without its way back is about a third of the work of a step."""
-    return num_tokens * rates.trained_token_s / 3
+    def _exams(self) -> Phase:
+        conditions = 2 + self.spec.control
+        num_answers = self._num_questions * conditions * self.spec.answers
+        num_tokens = getattr(self.module.domain, "max_answer_tokens", 64)
+        seconds = self.rates.writing(num_answers, num_tokens, _ANSWERS_AT_ONCE)
+        seconds += 2 * self._num_questions * conditions * _QUESTION_TOKENS * self.rates.read_token_s
+        return Phase(name="exams", seconds=seconds, tokens_written=num_answers * num_tokens)
+
+    @property
+    def _num_questions(self) -> int:
+        """That choose, and as many that examine."""
+        if self.by_user:
+            return -(-sum(len(passage.questions) for passage in self.passages) // 2)
+        return len(self.passages) * self.spec.num_questions // 2
+
+    @property
+    def _passage_tokens(self) -> int:
+        plans = [self.module.domain.plan_without_edit(passage) for passage in self.passages]
+        texts = [segment.text for plan in plans for sequence in plan.sequences for segment in sequence.segments]
+        return sum(len(self.module.learner.encode_text(text)) for text in texts)
+
+    def _reading(self, prompt: Prompt) -> float:
+        """Seconds to read such a prompt on each passage."""
+        num_tokens = len(self.module.learner.prompt_ids(prompt))
+        return len(self.passages) * num_tokens * self.rates.read_token_s
 
 
 def _write(module: SealModule, num_texts: int) -> None:
