@@ -12,6 +12,7 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from seal_lightning.config_file import plain_yaml, read_settings
+from seal_lightning.domains.knowledge import KnowledgeDomain
 from seal_lightning.errors import ConfigError, shown
 from seal_lightning.evaluation import ContinualSelfEdits, ContinuedPretraining
 from seal_lightning.incorporation.spec import AdaptSpec
@@ -92,6 +93,11 @@ def _of_file(name: str) -> dict[str, Any]:
 
 def _check(module: SealModule) -> None:
     """Raise :class:`ConfigError` for what a run may have and an adaptation may not."""
+    if not isinstance(module.domain, KnowledgeDomain):
+        raise ConfigError(
+            f"model.domain: {type(module.domain).__name__} is not allowed here: documents become passages. Take "
+            "seal_lightning.domains.knowledge.KnowledgeDomain, or a subclass of it"
+        )
     if module.student is not None:
         raise ConfigError(
             "model.student is not allowed here: one model writes the edits and learns from them. Set it to null"
