@@ -39,6 +39,11 @@ def test_without_a_topic_there_is_no_line_for_it() -> None:
     assert asked_question("Why?", Asking(topic=""), "Stones").prompt == "Question: Why?\nAnswer:"
 
 
+def test_without_an_instruction_a_turn_ends_with_the_question() -> None:
+    (turn,) = asked_question("Why?", Asking(style="chat")).prompt
+    assert turn.content == "Question: Why?"  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("question", ["", "  \n", "a\ud800", "\udcff?"])
 def test_what_is_no_question(question: str) -> None:
     with pytest.raises(DataError):

@@ -252,6 +252,7 @@ class Terminal:
         os.write(self.master, text.encode())
 
 
+@pytest.mark.slow
 def test_a_session_on_a_terminal(adapted: Path) -> None:
     terminal = Terminal(str(adapted))
     try:

@@ -52,7 +52,8 @@ def client(url: str, api_key: str = "none", **options: Any) -> openai.OpenAI:
     return openai.OpenAI(base_url=url, api_key=api_key, max_retries=0, timeout=60, **options)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_serves_until_it_is_told_to_end(adapted: Path, number: signal.Signals) -> None:
     """With a token, which is nowhere in what it says."""
     with process(str(adapted), SEAL_SERVE_TOKEN=TOKEN) as (running, url):

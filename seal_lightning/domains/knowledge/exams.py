@@ -21,7 +21,7 @@ class ExamWording:
     passage: str = "Passage:"
     """Stands before the passage, where it is shown."""
     chat_instruction: str = "Answer in as few words as you can, without an explanation."
-    """Ends the user's turn of a chat prompt."""
+    """Ends the user's turn of a chat prompt; blank: nothing does."""
 
 
 def exam_prompts(
@@ -50,9 +50,10 @@ def _exam_prompt(
             max_new_tokens=max_answer_tokens,
             stop=("\n",),
         )
+    content = "\n\n".join(part for part in (asked, wording.chat_instruction) if part)
     return ExamPrompt(
         question_id=question.question_id,
-        prompt=(ChatMessage(role="user", content=f"{asked}\n\n{wording.chat_instruction}"),),
+        prompt=(ChatMessage(role="user", content=content),),
         target=gold,
         max_new_tokens=max_answer_tokens,
     )
