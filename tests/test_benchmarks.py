@@ -51,3 +51,14 @@ def test_the_rewards_benchmark_makes_its_table(tmp_path: Path) -> None:
         assert row["scored"] == (0 if name == "own questions" else 6), "random weights ask nothing"
         assert row["an attempt"] >= 0
     assert "| likelihood |" in shown
+
+
+@pytest.mark.slow
+def test_the_documents_benchmark_measures(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("# A\n\n" + "The first stone is green, and the second stone is blue. " * 30)
+    command = [sys.executable, "tests/benchmarks/documents.py", str(tmp_path), "--chars", "5000"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    shown = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    assert "tokens by estimated tokens: median" in shown
+    assert "1 documents" in shown
+    assert all(f"5000 characters as .{ending}: " in shown for ending in ("txt", "md", "html"))

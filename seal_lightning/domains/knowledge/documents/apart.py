@@ -77,7 +77,6 @@ class ReaderApart:
             selector.register(process.stdout, selectors.EVENT_READ)
             while not selector.select(_LOOK_EVERY_S):
                 if time.monotonic() > deadline:
-                    self._end()
                     raise Unreadable(f"took its reader more than {self.max_seconds:g} s (max_seconds)")
         return _received(process.stdout)
 

@@ -169,7 +169,7 @@ class Packing:
                 for text, inner in self._fitting(sentence, cuts):
                     if stripped := text.strip():
                         found = joint if inner is None else inner[0]
-                        tokens = self.count(found + stripped)
+                        tokens = max(1, self.count(found + stripped))
                         at = bound if inner is None else inner[1]
                         yield Unit(text=stripped, joint=found, bound=at, tokens=tokens, page=paragraph.page)
                 joint, bound = (" " if sentence[-1:].isspace() else ""), Bound.SENTENCE

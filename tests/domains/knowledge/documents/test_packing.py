@@ -41,14 +41,21 @@ SECTIONS = st.lists(
 
 
 def count_bytes(text: str) -> int:
-    """Not additive in the least, as no tokenizer is: a third of its bytes, and two more for each text."""
+    """Not additive, as no tokenizer is: a text has fewer than its parts together."""
     return len(text.encode()) // 3 + 2
 
 
+def count_thirds(text: str) -> int:
+    """Nor this way: a text has more than its parts together."""
+    return len(text.encode()) // 3
+
+
 @settings(max_examples=300, deadline=None)
-@given(SECTIONS, st.integers(16, 120), st.sampled_from([estimated_tokens, count_bytes]))
+@given(SECTIONS, st.integers(16, 120), st.sampled_from([estimated_tokens, count_bytes, count_thirds]))
 @example([section("x" * 3000)], 16, estimated_tokens)
 @example([section("𓀀" * 500)], 16, count_bytes)
+@example([section("ab. " * 60)], 17, count_thirds)
+@example([section(" ".join("abcdefgh"[:n] + "." for n in range(1, 9)) * 30)], 16, count_thirds)
 def test_no_text_is_lost_and_no_passage_is_over_the_budget(
     sections: list[Section], budget: int, count: Callable[[str], int]
 ) -> None:
@@ -157,6 +164,8 @@ def test_passages_end_between_paragraphs_rather_than_within() -> None:
     paragraph = (SENTENCE * 5).strip()
     found = texts([section("\n\n".join([paragraph] * 6))], 150)
     assert found == [f"{paragraph}\n\n{paragraph}"] * 3
+    longer, shorter = (SENTENCE * 9).strip(), (SENTENCE * 6).strip()
+    assert texts([section(f"{longer}\n\n{shorter}")], 150) == [longer, shorter], "though by sentences they were as long"
 
 
 def test_lines_of_a_table_stay_lines() -> None:

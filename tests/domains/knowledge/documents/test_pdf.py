@@ -86,6 +86,12 @@ def test_headers_that_change_with_the_chapter_go_by_their_number() -> None:
     assert without_margins(pages) == [[f"{'abcdefghi'[n]} word"] for n in range(9)]
 
 
+def test_headers_without_numbers_go() -> None:
+    pages = [["A report", f"{'abcdefghi'[n]} word", "confidential"] for n in range(9)]
+    assert without_margins(pages) == [[f"{'abcdefghi'[n]} word"] for n in range(9)]
+    assert without_margins([["Only this"]] * 9) == [["Only this"]] * 9, "no page is emptied"
+
+
 def test_a_poem_s_refrain_within_the_page_stays() -> None:
     pages = [[f"a{n}", f"b{n * n}x", "Refrain", f"c{n}x{n}", f"d{n}y"] for n in "vwxyz" for n in [ord(n)]]
     assert all("Refrain" in page for page in without_margins(pages))
