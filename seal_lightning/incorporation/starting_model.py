@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,9 @@ _OF_A_RUN = (
     "seed",
 )
 """What of a run's model an adaptation goes on with; how a run rewards, filters and tests is the run's own affair."""
+
+_OF_AN_ADAPTATION = ("domain", "sampling", "edit_retries", "num_edits", "num_repeats", "protocol", "seed")
+_PACKAGE = "seal_lightning."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +69,7 @@ class StartingModel:
     def _of_folder(cls, path: Path) -> StartingModel:
         if (path / "adapted.json").exists():
             folder = AdaptedFolder.named(path, "--policy")
-            settings = folder.record().settings
-            return cls(settings=settings.get("model", {}), adapt=settings.get("adapt", {}), adapted=folder)
+            return cls._of_adapted(folder)
         if (path / "config.yaml").exists():
             return cls._of_run(RunDir.named(path, "--policy"))
         if (path / "config.json").is_file():
@@ -75,6 +77,23 @@ class StartingModel:
         raise RunError(
             f"--policy: {shown(str(path))} is a folder, but neither of a run (config.yaml), nor of an adaptation that has "
             "ended (adapted.json), nor of a model (config.json)"
+        )
+
+    @classmethod
+    def _of_adapted(cls, folder: AdaptedFolder) -> StartingModel:
+        """Such a folder may come from anybody: what it says chooses among this package's own, and nothing that is asked."""
+        record = folder.record()
+        model, adapt = record.settings.get("model"), record.settings.get("adapt")
+        settings = {name: model[name] for name in _OF_AN_ADAPTATION if name in model} if isinstance(model, dict) else {}
+        if strange := next((path for path in _class_paths(settings) if not path.startswith(_PACKAGE)), None):
+            raise ConfigError(
+                f"--policy: {shown(str(folder.path))} names the class {shown(strange)}, which is not of this package; "
+                "nothing was loaded. Where you trust it, name it in a configuration of your own (-c), and start from a copy without "
+                "it in adapted.json"
+            )
+        base = {"source": record.base.source, "revision": record.base.revision, "dtype": record.base.dtype}
+        return cls(
+            settings={**settings, "pretrained": base}, adapt=adapt if isinstance(adapt, dict) else {}, adapted=folder
         )
 
     @classmethod
@@ -125,3 +144,16 @@ class StartingModel:
                 f"{self.adapted.adapter}: merged into the weights it makes them infinite; nothing was computed"
             )
         return [adapter]
+
+
+def _class_paths(value: Any) -> Iterator[str]:
+    """Every class that plain settings name."""
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            if name == "class_path":
+                yield str(part)
+            else:
+                yield from _class_paths(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _class_paths(part)
