@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seal_lightning.errors import ConfigError, RunError, shown
+from seal_lightning.incorporation.bases import described, identity
 from seal_lightning.incorporation.folder import AdaptedFolder
 from seal_lightning.incorporation.record import Asking, BaseModel
 from seal_lightning.lora import base_of_adapter
 from seal_lightning.names import checked_run_dir
-from seal_lightning.pretrained import EMBEDDED, embedded_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +61,15 @@ def common_base(sources: Sequence[AdapterSource], *, trust_remote_code: bool = F
     first = next((source for source in sources if source.asking is not None), sources[0])
     for source in sources:
         same_type = source.asking is None or source.base.dtype == first.base.dtype
-        if _identity(source.base) != _identity(first.base) or not same_type:
+        if identity(source.base) != identity(first.base) or not same_type:
             raise ConfigError(
-                f"DIR: {shown(first.given)} belongs to the base model {_described(first.base)} and {shown(source.given)} "
-                f"to {_described(source.base)}; all must have one base. Serve them one by one, each on a port of its own"
+                f"DIR: {shown(first.given)} belongs to the base model {described(first.base)} in {first.base.dtype} and "
+                f"{shown(source.given)} to {described(source.base)} in {source.base.dtype}; all must have one base. Serve them "
+                "one by one, each on a port of its own"
             )
         if source.base.trust_remote_code and not trust_remote_code:
             raise ConfigError(
-                f"DIR: {shown(source.given)} says that its base model {_described(source.base)} comes with code that is to "
+                f"DIR: {shown(source.given)} says that its base model {described(source.base)} comes with code that is to "
                 "run here. If you trust that model's makers, add --trust_remote_code; nothing was loaded"
             )
     return BaseModel(
@@ -99,13 +100,3 @@ def check_names(sources: Sequence[AdapterSource], taken: Sequence[str]) -> None:
 def base_name(base: BaseModel) -> str:
     """What the base model is called: its hub id or ``embedded``; of a local folder its last part, so no path is told."""
     return Path(base.source).resolve().name if os.path.isdir(base.source) else base.source
-
-
-def _identity(base: BaseModel) -> tuple[str, str | None]:
-    source = str(embedded_folder()) if base.source == EMBEDDED else base.source
-    return (os.path.realpath(source) if os.path.isdir(source) else source), base.revision
-
-
-def _described(base: BaseModel) -> str:
-    at = f" at {shown(base.revision)}" if base.revision else ""
-    return f"{shown(base.source)}{at} in {base.dtype}"

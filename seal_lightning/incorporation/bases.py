@@ -67,8 +67,8 @@ def common_base(folders: Sequence[AdaptedFolder]) -> BaseModel:
     for folder, base in zip(folders, bases, strict=True):
         if identity(base) != identity(bases[0]):
             raise ConfigError(
-                f"DIR: {shown(str(folders[0].path))} belongs to the base model {_described(bases[0])} and "
-                f"{shown(str(folder.path))} to {_described(base)}; updates of one base only can be added. Nothing was "
+                f"DIR: {shown(str(folders[0].path))} belongs to the base model {described(bases[0])} and "
+                f"{shown(str(folder.path))} to {described(base)}; updates of one base only can be added. Nothing was "
                 "written"
             )
     return bases[0]
@@ -80,5 +80,6 @@ def identity(base: BaseModel) -> tuple[str, str | None]:
     return (os.path.realpath(source) if os.path.isdir(source) else source), base.revision
 
 
-def _described(base: BaseModel) -> str:
+def described(base: BaseModel) -> str:
+    """As a message names it."""
     return shown(base.source) + (f" at {shown(base.revision)}" if base.revision else "")

@@ -88,8 +88,8 @@ class StartingModel:
         if strange := next((path for path in _class_paths(settings) if not path.startswith(_PACKAGE)), None):
             raise ConfigError(
                 f"--policy: {shown(str(folder.path))} names the class {shown(strange)}, which is not of this package; "
-                "nothing was loaded. Where you trust it, name it in a configuration of your own (-c), and start from a copy without "
-                "it in adapted.json"
+                "nothing was loaded. Where you trust it, name it in a configuration of your own (-c), and start from a copy "
+                "without it in adapted.json"
             )
         base = {"source": record.base.source, "revision": record.base.revision, "dtype": record.base.dtype}
         return cls(
