@@ -64,8 +64,8 @@ def common_base(sources: Sequence[AdapterSource], *, trust_remote_code: bool = F
         if identity(source.base) != identity(first.base) or not same_type:
             raise ConfigError(
                 f"DIR: {shown(first.given)} belongs to the base model {described(first.base)} in {first.base.dtype} and "
-                f"{shown(source.given)} to {described(source.base)} in {source.base.dtype}; all must have one base. Serve them "
-                "one by one, each on a port of its own"
+                f"{shown(source.given)} to {described(source.base)} in {source.base.dtype}; all must have one base. Serve "
+                "them one by one, each on a port of its own"
             )
         if source.base.trust_remote_code and not trust_remote_code:
             raise ConfigError(
