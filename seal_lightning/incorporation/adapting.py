@@ -12,6 +12,7 @@ from seal_lightning.domains.knowledge import Passage
 from seal_lightning.durable import placing_folder, write_bytes
 from seal_lightning.errors import DataError
 from seal_lightning.evaluation.exams import EVERYTHING
+from seal_lightning.incorporation.anchoring import anchoring
 from seal_lightning.incorporation.asked import Dealt, dealt, own_questions, with_own_questions
 from seal_lightning.incorporation.card import model_card
 from seal_lightning.incorporation.configuration import Configuration
@@ -137,7 +138,8 @@ class Incorporation:
             at_once=module.candidates_per_call,
             keep=spec.keep,
         )
-        learning = Learning(module, self.work, control=spec.control)
+        anchor = anchoring(module, spec, self.work.anchor)
+        learning = Learning(module, self.work, anchor, control=spec.control and spec.keep > 0)
         passages = questions.choosing
         if self.continual:
             return self._one_by_one(passages, trying, learning)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from seal_lightning.domains.knowledge import Passage
+from seal_lightning.incorporation.anchoring import TOKENS_A_STEP
 from seal_lightning.incorporation.asked import PASSAGES_AT_ONCE
 from seal_lightning.incorporation.spec import AdaptSpec
 from seal_lightning.incorporation.trying import EDITS_AT_ONCE
@@ -82,7 +83,8 @@ class WorkAhead:
 
     def phases(self) -> list[Phase]:
         """In their order."""
-        return [*[self._questions()] * (not self.by_user), self._edits(), self._learning(), self._exams()]
+        before = [*[self._questions()] * (not self.by_user), *[self._edits()] * (self.spec.keep > 0)]
+        return [*before, self._learning(), self._exams()]
 
     def _questions(self) -> Phase:
         turns, num_tokens = 1 + self.spec.question_retries, self.spec.question_sampling.max_new_tokens
@@ -106,16 +108,25 @@ class WorkAhead:
         """The adapter, and its control in as many steps."""
         edits = len(self.passages) * min(self.spec.keep, self.module.num_edits) * self.module.sampling.max_new_tokens
         plan = self.module.protocol.plan(self.module.domain.plan_without_edit(self.passages[0]))
-        learned = (self._passage_tokens + edits) * plan.optimizer.num_epochs * (1 + self.spec.control)
+        tokens = (self._passage_tokens + edits) * plan.optimizer.num_epochs
+        if self.spec.anchor_weight:
+            sequences = len(self.passages) * (1 + min(self.spec.keep, self.module.num_edits))
+            tokens += plan.optimizer.num_epochs * plan.num_batches(sequences) * TOKENS_A_STEP
+        learned = tokens * self._courses
         return Phase(name="learning", seconds=learned * self.rates.trained_token_s, tokens_trained=learned)
 
     def _exams(self) -> Phase:
-        conditions = 2 + self.spec.control
+        conditions = 1 + self._courses
         num_answers = self._num_questions * conditions * self.spec.answers
         num_tokens = getattr(self.module.domain, "max_answer_tokens", 64)
         seconds = self.rates.writing(num_answers, num_tokens, _ANSWERS_AT_ONCE)
         seconds += 2 * self._num_questions * conditions * _QUESTION_TOKENS * self.rates.read_token_s
         return Phase(name="exams", seconds=seconds, tokens_written=num_answers * num_tokens)
+
+    @property
+    def _courses(self) -> int:
+        """Trainings: the adapter's, and its control's."""
+        return 1 + (self.spec.control and self.spec.keep > 0)
 
     @property
     def _num_questions(self) -> int:

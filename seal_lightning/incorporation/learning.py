@@ -11,12 +11,13 @@ from seal_lightning.durable import placing_folder
 from seal_lightning.errors import ModelError, RunError
 from seal_lightning.evaluation.merging import Merging
 from seal_lightning.evaluation.training_sets import StepPlan, joined_plan
+from seal_lightning.incorporation.anchoring import Anchoring
 from seal_lightning.incorporation.trying import Choice
 from seal_lightning.incorporation.workspace import TakenStep, Workspace
 from seal_lightning.lora import LoraAdapter, joined, load_adapter, save_adapter
 from seal_lightning.module import SealModule
 from seal_lightning.seeds import derive_seed
-from seal_lightning.types import Adapted, Diverged
+from seal_lightning.types import AdaptationPlan, Adapted, Diverged
 
 ADAPTED = "adapted"
 CONTROL = "passages-only"
@@ -41,12 +42,14 @@ class Learning:
     Args:
         module: the model and how it learns.
         work: where updates are kept.
+        anchor: what holds the model to what it says elsewhere.
         control: whether the passages alone are learned too.
     """
 
-    def __init__(self, module: SealModule, work: Workspace, *, control: bool) -> None:
+    def __init__(self, module: SealModule, work: Workspace, anchor: Anchoring, *, control: bool) -> None:
         self.module = module
         self.work = work
+        self.anchor = anchor
         self.control = control
         self.taken = {step.name: step for step in work.steps.read()}
 
@@ -71,13 +74,16 @@ class Learning:
 
     def planned(self, choices: Sequence[Choice]) -> dict[str, StepPlan]:
         """The training sets, by course."""
-        domain, change = self.module.domain, self.module.protocol.plan
+        domain, change = self.module.domain, self._changed
         everything = joined_plan(domain, [(c.passage, c.kept or None) for c in choices], change)
         courses = {ADAPTED: everything}
         if self.control and everything.plan is not None:
             alone = joined_plan(domain, [(c.passage, None) for c in choices], change)
             courses[CONTROL] = alone.limited(everything.plan.num_steps)
         return courses
+
+    def _changed(self, plan: AdaptationPlan) -> AdaptationPlan:
+        return self.anchor(self.module.protocol.plan(plan))
 
     # --- one after another
 
@@ -112,7 +118,7 @@ class Learning:
 
     def _planned_step(self, choice: Choice, course: str, num_steps: int | None) -> StepPlan:
         kept = choice.kept if course == ADAPTED else ()
-        planned = joined_plan(self.module.domain, [(choice.passage, kept or None)], self.module.protocol.plan)
+        planned = joined_plan(self.module.domain, [(choice.passage, kept or None)], self._changed)
         return planned if course == ADAPTED else planned.limited(num_steps)
 
     def _take(self, name: str, planned: StepPlan, place: int, merging: Merging) -> None:

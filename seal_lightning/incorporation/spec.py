@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from seal_lightning.errors import ConfigError
 from seal_lightning.types import SamplingSpec
 
-_LEAST = {"passage_tokens": 16, "num_questions": 2, "question_retries": 0, "keep": 1, "max_rank": 1}
+_LEAST = {"passage_tokens": 16, "num_questions": 2, "question_retries": 0, "keep": 0, "max_rank": 1, "anchor_texts": 1}
 _MOST = {"num_questions": 100, "question_retries": 100}
 
 
@@ -24,7 +25,13 @@ class AdaptSpec:
     question_sampling: SamplingSpec = SamplingSpec(temperature=0.3, top_p=0.95, max_new_tokens=256)  # noqa: RUF009
     """How questions are sampled."""
     keep: int = 1
-    """≥ 1, edits of a passage that are learned at most. An edit must beat the passage alone at as many steps."""
+    """≥ 0, edits of a passage that are learned at most. An edit must beat the passage alone at as many steps; with 0 none is
+    written, and the passages alone are learned."""
+    anchor_weight: float = 1.0
+    """≥ 0, of the KL divergence from what the model said before, on texts that it wrote itself, in what is learned for good;
+    0 has no anchor."""
+    anchor_texts: int = 32
+    """≥ 1, such texts."""
     control: bool = True
     """Whether the passages alone are learned too, for as many steps, to be compared with."""
     answers: bool = True
@@ -38,3 +45,7 @@ class AdaptSpec:
             if value < least or (most is not None and value > most):
                 allowed = f"at least {least}" if most is None else f"from {least} to {most}"
                 raise ConfigError(f"adapt.{name}: {value} is not allowed; it must be {allowed}")
+        if not 0 <= self.anchor_weight < math.inf:
+            raise ConfigError(
+                f"adapt.anchor_weight: {self.anchor_weight} is not allowed; it must be finite, at least 0"
+            )

@@ -38,7 +38,7 @@ class Trying:
         num_edits: k ≥ 1, a passage.
         num_repeats: ≥ 1, inner seeds an edit.
         at_once: ≥ 1, trials that the inner loop is given at once.
-        keep: ≥ 1, edits kept a passage at most.
+        keep: ≥ 0, edits kept a passage at most.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Trying:
         choices: list[Choice] = []
         for start in range(0, len(passages), size):
             batch = passages[start : start + size]
-            asked = [passage for passage in batch if passage.questions]
+            asked = [passage for passage in batch if passage.questions and self.keep]
             chosen = dict(zip((p.task_id for p in asked), self._tried(asked, step), strict=True))
             choices += [chosen.get(p.task_id, Choice(passage=p, kept=())) for p in batch]
             advance(len(batch))

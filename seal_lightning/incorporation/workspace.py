@@ -13,8 +13,10 @@ from typing import Any
 from seal_lightning.attempt_store import AttemptStore
 from seal_lightning.durable import make_folder, remove_leftovers, reporting, write_bytes
 from seal_lightning.errors import ConfigError, RunError, shown
+from seal_lightning.incorporation.anchoring import AnchorText
 from seal_lightning.incorporation.folder import AdaptedFolder
 from seal_lightning.journal import Journal
+from seal_lightning.records import RecordFile
 from seal_lightning.types import SelfEdit
 
 _MAX_NAMED = 4
@@ -70,6 +72,7 @@ class Workspace:
         self.questions = Journal(self.path / "questions.jsonl", WrittenQuestions)
         self.edits = Journal(self.path / "edits.jsonl", WrittenEdit)
         self.steps = Journal(self.path / "steps.jsonl", TakenStep)
+        self.anchor = RecordFile(self.path / "anchor.jsonl", AnchorText)
         self._seconds = Journal(self.path / "seconds.jsonl", PhaseSeconds)
         self.attempts: AttemptStore
 
