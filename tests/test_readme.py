@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from adaptations import Case
 from fakes import write_tiny_model
 from test_arc_end_to_end import config as arc_config
 from test_end_to_end import config
 
 from seal_lightning.cli import TRAINER_SUBCOMMANDS, main
+from seal_lightning.commands import serve
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -111,6 +113,25 @@ def check_protocol(words: list[str], run: Path) -> None:
     assert main([str(run) if word == "runs/quickstart" else word for word in files] + fewer) == 0
 
 
+ADAPTED = ("adapt", "adapters", "ask", "lm_eval", "serve")
+
+
+def check_adapted(words: list[str], tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """A command about adapted folders, on tiny ones."""
+    if words[0] == "adapt":
+        case = Case(tmp_path / "case")
+        assert all((ROOT / word).exists() for word in words if word.startswith("docs/"))
+        assert main(case.words("out", *[word for word in words if word in ("--continual", "--merged")])) == 0
+        return
+    folder = str(request.getfixturevalue("adapted"))
+    words = [folder if word in ("DIR", "adapted/docs") else word for word in words]
+    if words[0] == "serve":  # it never ends
+        assert serve._parser().parse_args(words[1:]).dir
+    else:
+        options = ["--limit", "2"] if words[0] == "lm_eval" else []
+        assert main([*words, *options]) == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", dict.fromkeys(SEAL_COMMANDS))
 def test_a_command_runs_shrunk(
@@ -138,6 +159,9 @@ def test_a_command_runs_shrunk(
             check_protocol(words, quick)
         else:
             assert main([names.get(word, word) for word in words]) == 0
+        return
+    if words[0] in ADAPTED:
+        check_adapted(words, tmp_path, request)
         return
     attempt = (finished_run / "round_0" / "attempts.rank0.jsonl").read_text().split('"attempt_id":"')[1].split('"')[0]
     names = {"RUN": str(finished_run), "runs/quickstart": str(finished_run), "ATTEMPT_ID": attempt}
