@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from pydantic import ValidationError
+
 from seal_lightning.errors import ConfigError, shown
 
 NO_KEY = "none"
@@ -138,3 +140,9 @@ def wait_s(state: Any) -> float:
     error = state.outcome.exception()
     asked_for = error.retry_after_s if isinstance(error, TryAgain) else 0.0
     return float(asked_for + random.SystemRandom().uniform(bound / 2, bound))
+
+
+def first_problem(error: ValidationError) -> str:
+    """What is wrong with a body, without anything of it: the place and the kind of the first problem."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'body'}, {first['type']}"

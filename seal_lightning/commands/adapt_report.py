@@ -112,12 +112,23 @@ def _exam_table(exam: ExamRecord) -> Table:
     title = f"{exam.name}: {exam.num_questions} questions by {exam.by} on {exam.num_passages} passages"
     if exam.name == "probe":
         title = f"{exam.name}: {exam.num_questions} questions of general knowledge by {exam.by}"
-    table = Table("", "log-prob", "accuracy", "gain", title=Text(title), title_justify="left", box=None, pad_edge=False)
+    table = Table(
+        "",
+        "log-prob",
+        "accuracy",
+        "gain",
+        "over passages only",
+        title=Text(title),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
     for row in exam.scores:
         table.add_row(
             Text(row.condition),
             shown_estimate(row.log_prob, 2),
             shown_estimate(row.accuracy),
             shown_estimate(row.gain, 2, signed=True),
+            shown_estimate(row.over_control, 2, signed=True),
         )
     return table

@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from seal_lightning.endpoints import TryAgain
+from seal_lightning.endpoints import TryAgain, first_problem
 
 _LOWEST = -9999.0
 """How a server writes minus infinity."""
@@ -94,6 +94,4 @@ def _read(kind: type[PartT], body: bytes) -> PartT:
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "body"
-        raise TryAgain(f"the body is no {kind.__name__.strip('_').lower()}: {place}, {first['type']}") from error
+        raise TryAgain(f"the body is no {kind.__name__.strip('_').lower()}: {first_problem(error)}") from error

@@ -16,7 +16,9 @@ from seal_lightning.incorporation.anchoring import anchoring
 from seal_lightning.incorporation.asked import Dealt, dealt, own_questions, with_own_questions
 from seal_lightning.incorporation.card import model_card
 from seal_lightning.incorporation.configuration import Configuration
+from seal_lightning.incorporation.examining import ADAPTED as AFTER
 from seal_lightning.incorporation.examining import BEFORE, Condition, StoredExam, by_exam, sat, seconds_by_phase
+from seal_lightning.incorporation.examining import CONTROL as WITHOUT_EDITS
 from seal_lightning.incorporation.folder import AdaptedFolder
 from seal_lightning.incorporation.learning import ADAPTED, CONTROL, Learned, Learning
 from seal_lightning.incorporation.probe import probe_passages
@@ -179,9 +181,9 @@ class Incorporation:
     def _exams(self, questions: Dealt, learned: dict[str, Learned], adapted: LoraAdapter) -> list[ExamRecord]:
         """These documents under every condition; earlier ones and the probe before and after."""
         spec, attempting = self.configuration.spec, self.configuration.module.attempting_held_out
-        before, after = Condition(name=BEFORE, adapter=None), Condition(name="adapted", adapter=adapted)
+        before, after = Condition(name=BEFORE, adapter=None), Condition(name=AFTER, adapter=adapted)
         control = learned.get(CONTROL)
-        between = [] if control is None else [Condition(name="passages only", adapter=control.adapter, required=False)]
+        between = [] if control is None else [Condition(name=WITHOUT_EDITS, adapter=control.adapter, required=False)]
         exams = by_exam(self._exams_of_these(questions))
         others = by_exam([*self.earlier_exams, *_probe()])
         needs = EVERYTHING if spec.answers else frozenset({Measurement.LIKELIHOOD})

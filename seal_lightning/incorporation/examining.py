@@ -14,7 +14,8 @@ from seal_lightning.incorporation.record import ConditionScores, ExamRecord, que
 from seal_lightning.lora import LoraAdapter
 from seal_lightning.types import ExamScores, Measurement
 
-BEFORE = "before"
+BEFORE, CONTROL, ADAPTED = "before", "passages only", "adapted"
+"""Conditions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ def sat(
         questions_sha256=questions_sha256(
             (one.passage.title, q.question, q.answers[0]) for one in exam for q in one.passage.questions
         ),
-        scores=tuple(_scores(name, found, first) for name, found in by_condition.items()),
+        scores=tuple(_scores(name, found, first, by_condition.get(CONTROL)) for name, found in by_condition.items()),
     )
 
 
@@ -81,15 +82,21 @@ def by_exam(stored: Sequence[StoredExam]) -> dict[str, list[StoredExam]]:
     return exams
 
 
-def _scores(name: str, found: Sequence[ExamScores], before: Sequence[ExamScores]) -> ConditionScores:
-    pairs = [(a.log_prob, b.log_prob) for a, b in zip(found, before, strict=True)]
-    gains = [after - earlier for after, earlier in pairs if after is not None and earlier is not None]
+def _scores(
+    name: str, found: Sequence[ExamScores], before: Sequence[ExamScores], control: Sequence[ExamScores] | None
+) -> ConditionScores:
     return ConditionScores(
         condition=name,
         log_prob=_mean([one.log_prob for one in found]),
         accuracy=_mean([one.accuracy for one in found]),
-        gain=None if name == BEFORE else estimate(gains),
+        gain=None if name == BEFORE else _paired(found, before),
+        over_control=None if control is None or name != ADAPTED else _paired(found, control),
     )
+
+
+def _paired(ours: Sequence[ExamScores], theirs: Sequence[ExamScores]) -> Estimate | None:
+    pairs = [(a.log_prob, b.log_prob) for a, b in zip(ours, theirs, strict=True)]
+    return estimate([a - b for a, b in pairs if a is not None and b is not None])
 
 
 def _mean(values: Sequence[float | None]) -> Estimate | None:

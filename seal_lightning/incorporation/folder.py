@@ -85,6 +85,11 @@ class AdaptedFolder:
         return self.path / "exam.jsonl"
 
     @property
+    def lock_file(self) -> Path:
+        """Held by whoever makes the folder."""
+        return self.path / ".lock"
+
+    @property
     def work(self) -> Path:
         """What a resume goes on from."""
         return self.path / "work"
@@ -115,7 +120,7 @@ class AdaptedFolder:
 
     def check_inside(self) -> None:
         """Raise :class:`RunError` where a part of the folder is a link: nothing outside is read for it, or written."""
-        for path in (self.record_file, self.adapter, self.merged, self.edits, self.exam, self.work):
+        for path in (self.record_file, self.adapter, self.merged, self.edits, self.exam, self.lock_file, self.work):
             if path.is_symlink():
                 raise RunError(
                     f"{path} is a link; nothing was read or written. Put what it leads to in its place: an adapted folder "

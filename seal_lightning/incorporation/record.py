@@ -74,6 +74,8 @@ class ConditionScores:
     """In [0, 1]; None where no answers were generated."""
     gain: Estimate | None = None
     """Of the log-probability over ``before``, paired; None of ``before`` itself."""
+    over_control: Estimate | None = None
+    """Of ``adapted``, its log-probability over that of ``passages only``, paired; None where that was not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)

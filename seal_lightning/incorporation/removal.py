@@ -35,7 +35,8 @@ def parts(folder: AdaptedFolder) -> Iterator[Path]:
         if path.is_dir() and not path.is_symlink():
             yield path
     files = sorted(p for p in folder.path.glob(LM_EVAL_FILES) if p.is_file() and not p.is_symlink())
-    yield from (path for path in (*files, folder.exam, folder.edits, folder.record_file) if os.path.lexists(path))
+    last = (folder.exam, folder.edits, folder.lock_file, folder.record_file)
+    yield from (path for path in (*files, *last) if os.path.lexists(path))
 
 
 def remove(folder: AdaptedFolder) -> list[Path]:

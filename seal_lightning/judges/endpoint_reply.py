@@ -7,6 +7,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from seal_lightning.endpoints import first_problem
+
 MAX_CONTENT = 2_000
 """Characters; a longer reply is no option, whatever it says."""
 _MAX_TOKENS = 10**9
@@ -52,9 +54,7 @@ def completion(body: bytes) -> Completion:
     try:
         return Completion.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "body"
-        raise BrokenBody(f"{place}, {first['type']}") from error
+        raise BrokenBody(first_problem(error)) from error
 
 
 def decision(reply: Completion, options: tuple[str, ...]) -> tuple[str | None, str]:

@@ -29,7 +29,7 @@ def test_the_whole_card() -> None:
     assert (data.library_name, data.pipeline_tag) == ("peft", "text-generation")
     assert {"lora", "base_model:adapter:HuggingFaceTB/SmolLM2-135M-Instruct"} <= set(data.tags)
     assert f"| handbook.txt | text | 4 | {'h' * 64} |" in card
-    assert "| probe | 8 | this package | adapted | -1.500 ± 0.200 | +1.500 ± 0.300 | 0.750 ± 0.125 |" in card
+    assert "| probe | 8 | this package | adapted | -1.500 ± 0.200 | +1.500 ± 0.300 | – | 0.750 ± 0.125 |" in card
     assert "the right answers changed by +1.500 ± 0.300 nats, accuracy went from 0.250 ± 0.100 to 0.750 ± 0.125" in card
     assert "of 20 self-edits that were tried, 12 were kept" in card
     assert "Questions by the model" in card
@@ -95,7 +95,7 @@ def test_names_from_outside_are_only_text() -> None:
     assert "<script>" not in card.replace("\\<", "")
     assert not any(line.startswith("# heading") for line in card.splitlines())
     assert "49" not in card
-    assert all(row.replace("\\|", "").count("|") in (5, 8) for row in rows(card))
+    assert all(row.replace("\\|", "").count("|") in (5, 9) for row in rows(card))
 
 
 def test_a_sum_of_several() -> None:
@@ -133,7 +133,7 @@ def test_any_record_makes_a_card(path: str, name: str, values: dict[str, object]
     card.encode()
     assert isinstance(record, AdaptedRecord)
     assert all(
-        row.replace("\\\\", "").replace("\\|", "").count("|") in (5, 8) for row in rows(card.split("## Settings")[0])
+        row.replace("\\\\", "").replace("\\|", "").count("|") in (5, 9) for row in rows(card.split("## Settings")[0])
     )
     assert yaml.safe_load(card.split("\n---\n")[0].removeprefix("---\n"))["library_name"] == "peft"
 
