@@ -26,12 +26,17 @@ from seal_lightning.types import AdapterSpec
 SPEC = AdapterSpec(rank=4, alpha=8.0, target_modules=("q_proj", "v_proj", "down_proj"))
 
 
-def random_adapter(source: str, seed: int = 0, spec: AdapterSpec = SPEC) -> LoraAdapter:
+ASKING = Asking(style="base", max_answer_tokens=12)
+STRONG = AdapterSpec(rank=4, alpha=8.0, target_modules="all-linear")
+"""With B of 0.3 it changes what the tiny model says."""
+
+
+def random_adapter(source: str, seed: int = 0, spec: AdapterSpec = SPEC, size: float = 0.1) -> LoraAdapter:
     """An adapter whose update is not zero."""
     model = Pretrained(source=source).load().model
     generator = torch.Generator().manual_seed(seed)
     adapter = init_adapter(model, spec, generator)
-    filled = {n: (a, torch.randn(b.shape, generator=generator) * 0.1) for n, (a, b) in adapter.weights.items()}
+    filled = {n: (a, torch.randn(b.shape, generator=generator) * size) for n, (a, b) in adapter.weights.items()}
     return replace(adapter, weights=filled)
 
 
@@ -85,3 +90,18 @@ def write_adapted(
     (adapted.work / "attempts.jsonl").write_text("{}\n")
     adapted.write_record(adapted_record(str(source), folder.name, **changes))
     return adapted
+
+
+def write_asked(folder: Path, base: Path, seed: int = 0) -> Path:
+    """An adapted folder whose model says other things than its base; returns its path."""
+    adapted = AdaptedFolder(folder)
+    save_adapter(random_adapter(str(base), seed, STRONG, 0.3), adapted.adapter, base_model=str(base))
+    adapted.edits.write_text("")
+    adapted.write_record(AdaptedRecord(base=BaseModel(source=str(base)), asking=ASKING))
+    return folder
+
+
+def write_plain(folder: Path, base: Path | str, of: Path, seed: int = 0) -> Path:
+    """A PEFT folder and nothing else, for the model ``of``, that names ``base``; returns it."""
+    save_adapter(random_adapter(str(of), seed, STRONG, 0.3), folder, base_model=str(base))
+    return folder

@@ -10,7 +10,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
-from adapted_folder import write_adapted, write_plain
+from adapted_folders import write_asked, write_plain
 from fakes import write_tiny_model
 
 from seal_lightning.language_model import LanguageModel
@@ -34,7 +34,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def adapted(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapted folder of the tiny model, called minerals."""
-    return write_adapted(tmp_path_factory.mktemp("adapted") / "minerals", tiny_folder, seed=1)
+    return write_asked(tmp_path_factory.mktemp("adapted") / "minerals", tiny_folder, seed=1)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from adapted_folder import ASKING, write_plain
+from adapted_folders import ASKING, write_plain
 from fakes import write_tiny_model
 from safetensors.torch import load_file, save_file
 

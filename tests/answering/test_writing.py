@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from adapted_folder import random_lora
+from adapted_folders import STRONG, random_adapter
 from fakes import MAX_LENGTH, weights_hash
 from transformers import AutoModelForCausalLM
 
@@ -25,7 +25,7 @@ SPECS = [
 
 @pytest.fixture(scope="module")
 def adapter(tiny_folder: Path) -> LoraAdapter:
-    return random_lora(tiny_folder, seed=1)
+    return random_adapter(str(tiny_folder), 1, STRONG, 0.3)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=["greedy", "sampled", "stopped"])

@@ -13,7 +13,7 @@ from typing import Any
 
 import openai
 import pytest
-from adapted_folder import write_adapted
+from adapted_folders import write_asked
 from fakes import write_tiny_model
 
 from seal_lightning.answering.models import AdaptedModels
@@ -155,7 +155,7 @@ def test_models_have_names_of_their_own(
 
 
 def test_models_have_one_base(adapted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    other = write_adapted(tmp_path / "other", write_tiny_model(tmp_path / "base-of-other", seed=3))
+    other = write_asked(tmp_path / "other", write_tiny_model(tmp_path / "base-of-other", seed=3))
     said = refused(capsys, str(adapted), str(other), "--port", "0")
     assert "one base" in said
     assert str(adapted) in said
@@ -165,7 +165,7 @@ def test_models_have_one_base(adapted: Path, tmp_path: Path, capsys: pytest.Capt
 def test_a_missing_folder_and_a_missing_base(adapted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is not there" in refused(capsys, str(tmp_path / "nothing"))
     base = write_tiny_model(tmp_path / "base-of-other", seed=3)
-    other = write_adapted(tmp_path / "other", base)
+    other = write_asked(tmp_path / "other", base)
     shutil.rmtree(base)
     assert "cannot be had" in refused(capsys, str(other), "--port", "0")
 
@@ -186,7 +186,7 @@ def test_a_link_to_a_folder_is_served_under_the_folder_s_name(adapted: Path, tmp
 def test_the_embedded_model_is_served_in_a_chat_and_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What the server says is what `seal ask` would; the adapter changes it, and the base knows what it should."""
     asking = Asking(style="chat", chat_instruction="Answer with one word.")
-    folder = write_adapted(tmp_path / "changed", embedded_folder(), seed=1, asking=asking)
+    folder = write_asked(tmp_path / "changed", embedded_folder(), seed=1, asking=asking)
     question = "What is the capital of France?"
     models = AdaptedModels.load([adapter_source(folder)])
     asked = asked_question(question, asking)

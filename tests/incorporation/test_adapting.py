@@ -132,6 +132,7 @@ def test_a_finished_one_is_left_as_it_is(case: Case, first: AdaptedFolder, capsy
     assert contents(first.path) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("--continual",)])
 def test_a_killed_one_goes_on_to_the_same_end(
     case: Case, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -285,6 +286,7 @@ def test_an_estimate_writes_nothing(case: Case, capsys: pytest.CaptureFixture[st
     assert not (case.folder / "dry").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_in_good_order_and_the_same_command_goes_on(case: Case) -> None:
     command = [sys.executable, "-m", "seal_lightning", *case.words("stopped", "--model.num_edits", "8")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
