@@ -20,6 +20,7 @@ from seal_lightning.incorporation.adapting import Incorporation, Material, earli
 from seal_lightning.incorporation.configuration import Configuration, configured, with_protocol
 from seal_lightning.incorporation.estimate import WorkAhead, measured_rates
 from seal_lightning.incorporation.folder import AdaptedFolder
+from seal_lightning.incorporation.publishing import check_repo_id, push, write_merged
 from seal_lightning.incorporation.reading import job_of, read_material
 from seal_lightning.incorporation.starting_model import StartingModel
 from seal_lightning.incorporation.workspace import Workspace
@@ -42,10 +43,14 @@ def main(args: Sequence[str]) -> int:
 def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     start = StartingModel.named(options.policy)
     folder = _folder(options.out, options.policy)
+    if options.push:
+        check_repo_id(options.push)
     configuration = _configured(start, options, overrides)
     module = configuration.module
     console = Console(highlight=False, markup=False)
-    material = read_material(options.paths, options.questions, module.pretrained, configuration.spec.passage_tokens)
+    material = read_material(
+        options.paths, options.questions, module.pretrained, configuration.spec.passage_tokens, folder.path
+    )
     show_material(console, material)
     job = job_of(material, options.questions, configuration.settings, start.identity(), continual=options.continual)
     work = Workspace(folder)
@@ -63,7 +68,7 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.dry_run:
         return 0
     show_record(console, folder)
-    _publish(folder, options, console)
+    _publish(folder, options, module.pretrained.trust_remote_code, console)
     return 0
 
 
@@ -81,6 +86,7 @@ def _adapt(
     lock = RunLock(folder.path)
     lock.acquire()
     try:
+        durable.remove_leftovers(folder.path)
         with closing(work), TerminalProgress(console) as progress:
             work.begin(job)
             Incorporation(
@@ -147,11 +153,13 @@ def _without_overrides(args: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _configured(start: StartingModel, options: argparse.Namespace, overrides: list[str]) -> Configuration:
-    configuration = configured(start.settings, options.config, overrides, start.adapt)
+    def layered(words: list[str]) -> Configuration:
+        named = options.policy is not None
+        return configured(start.settings, options.config, words, start.adapt, source_is_given=named)
+
+    configuration = layered(overrides)
     protocol = with_protocol(configuration.settings["model"], continual=options.continual)
-    if protocol:
-        configuration = configured(start.settings, options.config, [*overrides, *protocol], start.adapt)
-    return configuration
+    return layered([*overrides, *protocol]) if protocol else configuration
 
 
 def _folder(out: str, policy: str | None) -> AdaptedFolder:
@@ -162,8 +170,7 @@ def _folder(out: str, policy: str | None) -> AdaptedFolder:
         raise ConfigError(
             f"--out: {shown(out)} is what --policy names; it is not changed by what goes on from it. Name another folder"
         )
-    ours = folder.is_finished or folder.work.is_dir()
-    if folder.path.exists() and not ours and any(path.name != ".lock" for path in folder.path.iterdir()):
+    if folder.path.exists() and not folder.is_ours:
         raise RunError(f"--out: {shown(out)} holds other things; nothing in it was touched. Name a new folder")
     return folder
 
@@ -210,17 +217,18 @@ def _show_estimate(console: Console, configuration: Configuration, material: Mat
     show_estimate(console, ahead.phases(), begun=begun)
 
 
-def _publish(folder: AdaptedFolder, options: argparse.Namespace, console: Console) -> None:
+def _publish(folder: AdaptedFolder, options: argparse.Namespace, trust_remote_code: bool, console: Console) -> None:
     """The full model, and the hub."""
     if not options.merged and not options.push:
         return
-    from seal_lightning.incorporation.publishing import push, write_merged
-
     if options.merged:
-        there = folder.merged.exists()
-        console.print(f"the full model: {folder.merged if there else write_merged(folder)}", soft_wrap=True)
+        if not folder.merged.exists():
+            write_merged(folder, trust_remote_code=trust_remote_code)
+        console.print(f"the full model: {folder.merged}", soft_wrap=True)
     if options.push:
-        console.print(f"pushed to {push(folder, options.push).url}", soft_wrap=True)
+        pushed = push(folder, options.push)
+        was_there = " (the repository was there before: who may see it was not changed)" if pushed.was_there else ""
+        console.print(f"pushed to {pushed.url}{was_there}", soft_wrap=True)
 
 
 @contextmanager

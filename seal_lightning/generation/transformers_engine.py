@@ -294,6 +294,8 @@ class TransformersEngine(Engine):
     def _read(self, cache: DynamicCache, rows: Sequence[_Row], ids_UT: Tensor, mask_UT: Tensor) -> None:
         """Add to a cache the keys and values of the tokens that it has not."""
         model, known = self.language_model.model, cache.get_seq_length()
+        if known >= ids_UT.shape[1]:  # prompts that differ in their last token only
+            return
         with routed(model, one_row_each([row.adapter for row in rows])):
             model(
                 input_ids=ids_UT[:, known:],

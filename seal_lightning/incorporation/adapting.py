@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from seal_lightning.incorporation.record import (
 from seal_lightning.incorporation.trying import Choice, Trying
 from seal_lightning.incorporation.workspace import Workspace
 from seal_lightning.lora import LoraAdapter, joined, save_adapter, scaled_adapter, truncated_adapter
+from seal_lightning.pretrained import EMBEDDED
 from seal_lightning.records import RecordFile
 from seal_lightning.types import Measurement
 
@@ -65,6 +67,7 @@ class KeptEdit:
     reward: float | None
     """By the questions that choose; None where nothing could be measured."""
     reward_of_passage_alone: float | None
+    """For as many steps as the edit takes."""
     failure: str | None = None
 
 
@@ -109,7 +112,9 @@ class Incorporation:
         """Whose questions choose, and whose examine."""
         module, passages = self.configuration.module, self.material.passages
         given = dealt(passages, "the user") if self.material.has_questions else None
-        asked = [p for p in given.choosing if not p.questions] if given is not None else list(passages)
+        asked = list(passages) if given is None else [p for p in given.choosing if not p.questions]
+        if given is not None and not self.configuration.spec.keep:
+            return given  # nothing is to be chosen
         with self.work.timed("questions"):
             written = own_questions(
                 asked, module.domain, module.engine, self.configuration.spec, module.seed, self.work, self.progress
@@ -183,6 +188,8 @@ class Incorporation:
         spec, attempting = self.configuration.spec, self.configuration.module.attempting_held_out
         before, after = Condition(name=BEFORE, adapter=None), Condition(name=AFTER, adapter=adapted)
         control = learned.get(CONTROL)
+        if control is None and spec.control and spec.keep:
+            self.progress.say("the passages alone could not be learned in as many steps: there is no control")
         between = [] if control is None else [Condition(name=WITHOUT_EDITS, adapter=control.adapter, required=False)]
         exams = by_exam(self._exams_of_these(questions))
         others = by_exam([*self.earlier_exams, *_probe()])
@@ -193,7 +200,7 @@ class Incorporation:
                 found.append(sat(exam, attempting, [before, *between, after], needs))
                 advance(1)
             for exam in others.values():
-                found.append(sat(exam, attempting, [before, after], needs))
+                found.append(sat(exam, attempting, [before, *between, after], needs))
                 advance(1)
         return found
 
@@ -236,7 +243,7 @@ class Incorporation:
 
 def _lasting(source: str) -> str:
     """A hub id as it is, a folder by its whole path: whoever asks the adapted model may be elsewhere."""
-    return str(Path(source).resolve()) if Path(source).is_dir() else source
+    return str(Path(source).resolve()) if source != EMBEDDED and Path(source).is_dir() else source
 
 
 def _asking(domain: Any) -> Asking:
@@ -253,7 +260,6 @@ def _asking(domain: Any) -> Asking:
 
 def _edits(choice: Choice) -> list[KeptEdit]:
     kept = {edit.edit_index for edit in choice.kept}
-    alone = None if choice.alone is None else _finite(choice.alone.reward)
     return [
         KeptEdit(
             passage_id=choice.passage.task_id,
@@ -262,11 +268,16 @@ def _edits(choice: Choice) -> list[KeptEdit]:
             text=candidate.attempts[0].edit.text,
             kept=candidate.edit_index in kept,
             reward=_finite(candidate.reward),
-            reward_of_passage_alone=alone,
+            reward_of_passage_alone=_alone(choice, candidate.edit_index),
             failure=candidate.attempts[0].failure,
         )
         for candidate in choice.candidates
     ]
+
+
+def _alone(choice: Choice, edit_index: int) -> float | None:
+    alone = choice.alone.get(edit_index)
+    return None if alone is None else _finite(alone.reward)
 
 
 def _finite(reward: float | None) -> float | None:
@@ -288,5 +299,8 @@ def _version(name: str) -> str | None:
 def earlier_exams(folder: AdaptedFolder) -> list[StoredExam]:
     """The exams of an adaptation that another one goes on from, under names that say whose they were."""
     stored = RecordFile(folder.exam, StoredExam).read()
-    name = f"earlier documents ({folder.name})"
+    taken = {one.exam for one in stored}
+    numbered = (f"{folder.name} {number}" for number in count(2))
+    names = (f"earlier documents ({name})" for name in chain([folder.name], numbered))
+    name = next(name for name in names if name not in taken)
     return [replace(one, exam=name) if one.exam == THESE else one for one in stored]

@@ -23,7 +23,9 @@ from seal_lightning.types import (
 )
 
 OPENINGS = ("Question:", "The")
-_SAMPLING = SamplingSpec(temperature=1.0, top_p=0.95, max_new_tokens=48)
+ANCHOR_TOKENS = 48
+"""Of a text, at most."""
+_SAMPLING = SamplingSpec(temperature=1.0, top_p=0.95, max_new_tokens=ANCHOR_TOKENS)
 _TEXTS_A_STEP = 4
 TOKENS_A_STEP = _TEXTS_A_STEP * _SAMPLING.max_new_tokens
 """Of the anchor, at most."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ RECIPES = Path(__file__).with_name("recipes")
 _PARTS = ("model", "adapt")
 _OF_A_FIT = ("run_dir", "trainer", "data", "seed_everything", "ckpt_path", "weights_only")
 """Parts of a run's configuration that mean nothing here: such a file may be given all the same."""
+_SOURCES = ("--model.pretrained.source", "--model.pretrained.revision")
 _MAX_REASON = 2_000
 
 
@@ -41,6 +43,8 @@ def configured(
     files: Sequence[str] = (),
     overrides: Sequence[str] = (),
     adapt: Mapping[str, Any] | None = None,
+    *,
+    source_is_given: bool = False,
 ) -> Configuration:
     """What the layers say together; a later one wins.
 
@@ -49,10 +53,22 @@ def configured(
         files: configurations with the parts ``model`` and ``adapt``; a run's own parts are ignored.
         overrides: ``--model.num_edits 3`` and the like, as words.
         adapt: as ``model``, of the part ``adapt``.
+        source_is_given: whether the model was named apart from them: files then do not choose another.
 
     Raises :class:`ConfigError` for what cannot be parsed, or is no setting.
     """
-    layers = [_recipe(model), {"model": dict(model), "adapt": dict(adapt or {})}, *map(_of_file, files)]
+    given = [_of_file(name) for name in files]
+    if source_is_given:
+        given = [_without_source(layer) for layer in given]
+        if strange := [word for word in overrides if word.startswith(_SOURCES)]:
+            raise ConfigError(
+                f"{strange[0]} is not allowed beside --policy, which names the model. Leave one of them out"
+            )
+    layers = [
+        _recipe(_source([{"model": model}, *given], overrides)),
+        {"model": dict(model), "adapt": dict(adapt or {})},
+        *given,
+    ]
     parser = LightningArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_argument("-c", "--config", action="config")
     parser.add_lightning_class_args(SealModule, "model")
@@ -77,8 +93,21 @@ def with_protocol(settings: dict[str, Any], *, continual: bool) -> list[str]:
     return [] if chosen.endswith(wanted.__name__) else [f"--model.protocol={name}"]
 
 
-def _recipe(model: Mapping[str, Any]) -> dict[str, Any]:
-    source = (model.get("pretrained") or {}).get("source", EMBEDDED)
+def _source(layers: Sequence[Mapping[str, Any]], overrides: Sequence[str]) -> str:
+    """The model that the layers and options name together: it decides on the recipe."""
+    named = [((layer.get("model") or {}).get("pretrained") or {}).get("source") for layer in layers]
+    words = [part for word in overrides for part in (word.split("=", 1) if "=" in word else [word])]
+    named += [value for word, value in pairwise(words) if word == _SOURCES[0]]
+    return next((str(source) for source in reversed(named) if source), EMBEDDED)
+
+
+def _without_source(layer: dict[str, Any]) -> dict[str, Any]:
+    model = layer.get("model") or {}
+    pretrained = {k: v for k, v in (model.get("pretrained") or {}).items() if k not in ("source", "revision")}
+    return {**layer, "model": {**model, "pretrained": pretrained}} if "pretrained" in model else layer
+
+
+def _recipe(source: str) -> dict[str, Any]:
     return read_settings(RECIPES / f"{'embedded' if source == EMBEDDED else 'default'}.yaml")
 
 

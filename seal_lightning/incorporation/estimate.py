@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from seal_lightning.domains.knowledge import Passage
-from seal_lightning.incorporation.anchoring import TOKENS_A_STEP
+from seal_lightning.incorporation.anchoring import ANCHOR_TOKENS, TOKENS_A_STEP
 from seal_lightning.incorporation.asked import PASSAGES_AT_ONCE
+from seal_lightning.incorporation.probe import probe_questions
 from seal_lightning.incorporation.spec import AdaptSpec
 from seal_lightning.incorporation.trying import EDITS_AT_ONCE
 from seal_lightning.module import SealModule
@@ -83,14 +84,15 @@ class WorkAhead:
 
     def phases(self) -> list[Phase]:
         """In their order."""
-        before = [*[self._questions()] * (not self.by_user), *[self._edits()] * (self.spec.keep > 0)]
-        return [*before, self._learning(), self._exams()]
+        questions, edits = [self._questions()] * (self._num_asked > 0), [self._edits()] * (self.spec.keep > 0)
+        return [*questions, *edits, self._learning(), self._exams()]
 
     def _questions(self) -> Phase:
         turns, num_tokens = 1 + self.spec.question_retries, self.spec.question_sampling.max_new_tokens
         prompt = self.module.domain.question_prompt(self.passages[0], self.spec.num_questions)
-        once = self.rates.writing(len(self.passages), num_tokens, PASSAGES_AT_ONCE) + self._reading(prompt)
-        return Phase(name="questions", seconds=turns * once, tokens_written=turns * len(self.passages) * num_tokens)
+        share = self._num_asked / len(self.passages)
+        once = self.rates.writing(self._num_asked, num_tokens, PASSAGES_AT_ONCE) + share * self._reading(prompt)
+        return Phase(name="questions", seconds=turns * once, tokens_written=turns * self._num_asked * num_tokens)
 
     def _edits(self) -> Phase:
         """Edits written, and tried beside the passage alone."""
@@ -113,15 +115,27 @@ class WorkAhead:
             sequences = len(self.passages) * (1 + min(self.spec.keep, self.module.num_edits))
             tokens += plan.optimizer.num_epochs * plan.num_batches(sequences) * TOKENS_A_STEP
         learned = tokens * self._courses
-        return Phase(name="learning", seconds=learned * self.rates.trained_token_s, tokens_trained=learned)
+        seconds, written = learned * self.rates.trained_token_s, 0
+        if self.spec.anchor_weight:
+            seconds += self.rates.writing(self.spec.anchor_texts, ANCHOR_TOKENS, self.spec.anchor_texts)
+            written = self.spec.anchor_texts * ANCHOR_TOKENS
+        return Phase(name="learning", seconds=seconds, tokens_written=written, tokens_trained=learned)
 
     def _exams(self) -> Phase:
         conditions = 1 + self._courses
-        num_answers = self._num_questions * conditions * self.spec.answers
+        num_questions = self._num_questions + len(probe_questions())
+        num_answers = num_questions * conditions * self.spec.answers
         num_tokens = getattr(self.module.domain, "max_answer_tokens", 64)
         seconds = self.rates.writing(num_answers, num_tokens, _ANSWERS_AT_ONCE)
-        seconds += 2 * self._num_questions * conditions * _QUESTION_TOKENS * self.rates.read_token_s
+        seconds += 2 * num_questions * conditions * _QUESTION_TOKENS * self.rates.read_token_s
         return Phase(name="exams", seconds=seconds, tokens_written=num_answers * num_tokens)
+
+    @property
+    def _num_asked(self) -> int:
+        """Passages that the model is asked for questions on: all, or those on which the user has not two."""
+        if not self.by_user:
+            return len(self.passages)
+        return sum(len(passage.questions) < 2 for passage in self.passages) if self.spec.keep else 0
 
     @property
     def _courses(self) -> int:

@@ -60,6 +60,14 @@ class AdaptedFolder:
         return self.record_file.is_file()
 
     @property
+    def is_ours(self) -> bool:
+        """Whether nothing of anybody else's is there: it was begun or finished by an adaptation, or is empty."""
+        if self.is_finished or (self.work / "job.json").is_file():
+            return True
+        begun = [path for path in self.path.iterdir() if path != self.lock_file]
+        return not begun or (begun == [self.work] and not any(p.suffix != ".tmp" for p in self.work.iterdir()))
+
+    @property
     def record_file(self) -> Path:
         """What it says about itself."""
         return self.path / "adapted.json"

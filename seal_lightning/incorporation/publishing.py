@@ -73,7 +73,7 @@ def push(folder: AdaptedFolder, repo_id: str, *, private: bool = True, with_edit
     """
     from huggingface_hub import HfApi
 
-    _check_repo_id(repo_id)
+    check_repo_id(repo_id)
     operations = _operations(folder, folder.path.resolve().name, with_edits=with_edits)
     api = HfApi()
     was_there = _asked(repo_id, api.endpoint, lambda: _created(api, repo_id, private=private))
@@ -97,7 +97,8 @@ def public_config(config: dict[str, Any], base: BaseModel) -> dict[str, Any]:
     return {**config, "base_model_name_or_path": hub_name(base), "revision": base.revision}
 
 
-def _check_repo_id(repo_id: str) -> None:
+def check_repo_id(repo_id: str) -> None:
+    """Raise :class:`ConfigError` for what is no name of a hub's repository."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils._validators import validate_repo_id
 

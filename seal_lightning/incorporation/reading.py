@@ -17,19 +17,22 @@ from seal_lightning.pretrained import Pretrained
 _MOST_REFUSED = 3
 
 
-def read_material(paths: Sequence[str], questions: str | None, pretrained: Pretrained, passage_tokens: int) -> Material:
+def read_material(
+    paths: Sequence[str], questions: str | None, pretrained: Pretrained, passage_tokens: int, out: Path
+) -> Material:
     """The passages of documents, cut by the model's own tokens, with the questions that came in a file or in documents.
 
-    Raises :class:`DataError` for what cannot be read, for documents in which nothing is left to learn, and for questions none
-    of which is about them.
+    What lies in ``out`` is left out of folders. Raises :class:`DataError` for what cannot be read, for documents in which nothing
+    is left to learn, and for questions none of which is about them.
     """
     tokenizer = pretrained.tokenizer()
 
     def count_tokens(text: str) -> int:
-        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return len(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
     source = Documents(paths=list(paths), passage_tokens=passage_tokens)
     source.count_tokens = count_tokens
+    source.leave_out = (out,)
     passages = source.load()
     skipped = [SkippedRecord(path=one.where, reason=one.problem) for one in source.skipped]
     if questions is not None:
@@ -39,6 +42,10 @@ def read_material(paths: Sequence[str], questions: str | None, pretrained: Pretr
         skipped += [
             SkippedRecord(path=questions, reason=f"{one.where}: {shown(one.question)} is about none of the passages")
             for one in found.unmatched
+        ]
+        skipped += [
+            SkippedRecord(path=questions, reason=f"{one.where}: {shown(one.question)} is asked before it")
+            for one in found.repeated
         ]
     return Material(
         passages=tuple(passages),

@@ -34,6 +34,7 @@ _OF_A_RUN = (
 
 _OF_AN_ADAPTATION = ("domain", "sampling", "edit_retries", "num_edits", "num_repeats", "protocol", "seed")
 _PACKAGE = "seal_lightning."
+_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,13 +148,15 @@ class StartingModel:
 
 
 def _class_paths(value: Any) -> Iterator[str]:
-    """Every class that plain settings name."""
+    """Everything in plain settings that may name a class: the parser takes a bare name for one too."""
     if isinstance(value, Mapping):
         for name, part in value.items():
             if name == "class_path":
                 yield str(part)
-            else:
+            elif name != "target_modules":  # modules of a model, with dots too
                 yield from _class_paths(part)
     elif isinstance(value, list):
         for part in value:
             yield from _class_paths(part)
+    elif isinstance(value, str) and _DOTTED.fullmatch(value.strip()):
+        yield value.strip()

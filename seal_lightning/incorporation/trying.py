@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
 from seal_lightning.attempting import Attempting
 from seal_lightning.callbacks import BestOfK
@@ -11,7 +13,7 @@ from seal_lightning.domains.knowledge import Passage
 from seal_lightning.errors import MalformedEdit
 from seal_lightning.incorporation.workspace import Workspace, WrittenEdit
 from seal_lightning.seeds import attempt_id
-from seal_lightning.types import AdaptationPlan, Attempt, Candidate, SelfEdit, Trial
+from seal_lightning.types import Attempt, Candidate, SelfEdit, Trial
 
 EDITS_AT_ONCE = 32
 
@@ -25,8 +27,8 @@ class Choice:
     """Best first; none where no edit beat the passage alone, or nothing could choose."""
     candidates: tuple[Candidate, ...] = ()
     """All edits, with their attempts."""
-    alone: Candidate | None = None
-    """The passage alone, for as many steps; None where nothing was tried."""
+    alone: Mapping[int, Candidate] = field(default_factory=dict)
+    """By edit index, the passage alone for as many steps as the edit takes; none of an edit that is malformed."""
 
 
 class Trying:
@@ -69,20 +71,23 @@ class Trying:
 
     def _tried(self, passages: Sequence[Passage], step: int) -> list[Choice]:
         edits = self._written(passages, step)
-        trials = [trial for passage in passages for trial in self._trials(passage, edits[passage.task_id], step)]
-        missing = [trial for trial in trials if self._stored(trial) is None]
+        controls = {p.task_id: self._controls(p, edits[p.task_id]) for p in passages}
+        trials = [t for p in passages for t in self._trials(p, edits[p.task_id], controls[p.task_id], step)]
+        # As for edits: where one is missing its whole call is made again, so that a resume computes the same.
+        calls = [trials[start : start + self.at_once] for start in range(0, len(trials), self.at_once)]
+        missing = [call for call in calls if any(self._stored(trial) is None for trial in call)]
         if missing:
-            tasks = list({trial.task.task_id: trial.task for trial in missing}.values())
-            before = self.attempting.before(tasks)
-            for start in range(0, len(missing), self.at_once):
-                for attempt in self.attempting.attempt(missing[start : start + self.at_once], before):
-                    self.work.attempts.add(attempt)
+            before = self.attempting.before(passages)
+            for call in missing:
+                for attempt in self.attempting.attempt(call, before):
+                    if self.work.attempts.get(attempt.attempt_id) is None:
+                        self.work.attempts.add(attempt)
         found: dict[str, dict[int, list[Attempt]]] = {}
         for trial in trials:
             stored = self._stored(trial)
             assert stored is not None
             found.setdefault(trial.task.task_id, {}).setdefault(trial.edit.edit_index, []).append(stored)
-        return [self._choice(passage, found[passage.task_id]) for passage in passages]
+        return [self._choice(p, found[p.task_id], controls[p.task_id]) for p in passages]
 
     def _written(self, passages: Sequence[Passage], step: int) -> dict[str, list[SelfEdit]]:
         """The edits of each passage; where one is missing, the whole batch is written, so that they are the same."""
@@ -94,31 +99,40 @@ class Trying:
                     self._edits[key] = self.work.edits.append(WrittenEdit(step=step, edit=edit)).edit
         return {task_id: [self._edits[key] for key in of_passage] for task_id, of_passage in keys.items()}
 
-    def _trials(self, passage: Passage, edits: Sequence[SelfEdit], step: int) -> list[Trial]:
-        """Every edit, and behind them the passage alone for as many steps as they take in the mean."""
-        plans: list[AdaptationPlan] = []
+    def _controls(self, passage: Passage, edits: Sequence[SelfEdit]) -> dict[int, int]:
+        """By edit index, the steps of the edit's plan, which the passage alone is to take too; none of a malformed edit."""
+        steps: dict[int, int] = {}
         for edit in edits:
-            try:
-                plans.append(self.attempting.domain.plan(passage, edit))
-            except MalformedEdit:  # told by its attempt
-                continue
-        alone = self.attempting.domain.plan_without_edit(passage)
-        if plans:
-            steps = round(sum(plan.num_steps for plan in plans) / len(plans))
-            alone = replace(alone, optimizer=replace(alone.optimizer, max_steps=steps))
-        nothing = SelfEdit(task_id=passage.task_id, edit_index=self.num_edits, text="")
-        trials = [self.attempting.trial(passage, e, step, r) for e in edits for r in range(self.num_repeats)]
-        of_alone = [self.attempting.trial(passage, nothing, step, repeat) for repeat in range(self.num_repeats)]
-        return [*trials, *(replace(trial, plan=alone) for trial in of_alone)]
+            with suppress(MalformedEdit):  # told by its attempt
+                steps[edit.edit_index] = self.attempting.domain.plan(passage, edit).num_steps
+        return steps
 
-    def _choice(self, passage: Passage, attempts: dict[int, list[Attempt]]) -> Choice:
-        candidates = [
-            Candidate(task_id=passage.task_id, edit_index=index, attempts=tuple(of_edit))
-            for index, of_edit in attempts.items()
+    def _trials(
+        self, passage: Passage, edits: Sequence[SelfEdit], controls: Mapping[int, int], step: int
+    ) -> list[Trial]:
+        """Every edit, and behind them the passage alone, once for each number of steps that an edit takes."""
+        tried = [(edit, None) for edit in edits]
+        alone = self.attempting.domain.plan_without_edit(passage)
+        for place, num_steps in enumerate(sorted(set(controls.values()))):
+            nothing = SelfEdit(task_id=passage.task_id, edit_index=self.num_edits + place, text="")
+            plan = replace(alone, optimizer=replace(alone.optimizer, max_steps=num_steps))
+            tried.append((nothing, plan))  # type: ignore[arg-type]
+        return [
+            replace(self.attempting.trial(passage, edit, step, repeat), plan=plan)
+            for edit, plan in tried
+            for repeat in range(self.num_repeats)
         ]
-        *edits, alone = candidates
-        best = BestOfK(self.keep).select(edits)
-        kept = [c for c in best if alone.reward is None or (c.reward is not None and c.reward > alone.reward)]
+
+    def _choice(self, passage: Passage, attempts: dict[int, list[Attempt]], controls: Mapping[int, int]) -> Choice:
+        candidates = {
+            index: Candidate(task_id=passage.task_id, edit_index=index, attempts=tuple(of_edit))
+            for index, of_edit in attempts.items()
+        }
+        places = {num_steps: self.num_edits + i for i, num_steps in enumerate(sorted(set(controls.values())))}
+        alone = {index: candidates[places[num_steps]] for index, num_steps in controls.items()}
+        edits = [candidates[index] for index in range(self.num_edits)]
+        better = [edit for edit in edits if edit.edit_index in alone and _beats(edit, alone[edit.edit_index])]
+        kept = BestOfK(self.keep).select(better)
         return Choice(
             passage=passage,
             kept=tuple(candidate.attempts[0].edit for candidate in kept),
@@ -128,3 +142,9 @@ class Trying:
 
     def _stored(self, trial: Trial) -> Attempt | None:
         return self.work.attempts.get(attempt_id(trial.round, trial.task.task_id, trial.edit.edit_index, trial.repeat))
+
+
+def _beats(edit: Candidate, alone: Candidate) -> bool:
+    """Whether both were scored and the edit taught more."""
+    rewards = (edit.reward, alone.reward)
+    return all(r is not None and math.isfinite(r) for r in rewards) and (edit.reward or 0.0) > (alone.reward or 0.0)

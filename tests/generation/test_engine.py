@@ -198,6 +198,12 @@ def test_what_all_prompts_begin_with_is_read_once_and_changes_nothing(
     assert sum(read) < sum(lengths) - 2 * (num_shared - 1) + len(prompts) * spec.max_new_tokens
 
 
+def test_prompts_that_differ_in_their_last_token_only(tiny64: LanguageModel) -> None:
+    requests = [GenerationRequest(prompt=SHARED + tail, sampling=SAMPLED, seed=i) for i in (0, 1) for tail in "ab"]
+    alone = [engine_of(tiny64).generate([request])[0] for request in requests]
+    assert list(engine_of(tiny64).generate(requests)) == alone
+
+
 WITH_WINDOWS = {"mistral", "gemma2", "gemma3"}
 
 

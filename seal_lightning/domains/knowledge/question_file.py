@@ -55,6 +55,8 @@ class MatchedQuestions:
     passages: tuple[Passage, ...]
     """In their order; those that no question is about have none."""
     unmatched: tuple[GivenQuestion, ...]
+    repeated: tuple[GivenQuestion, ...] = ()
+    """The same words, asked before: one question must not both choose and examine."""
 
 
 def read_questions(path: str | Path) -> list[GivenQuestion]:
@@ -98,7 +100,14 @@ def matched(questions: Sequence[GivenQuestion], passages: Sequence[Passage]) -> 
     unseen = math.log(1 + len(passages))
     found: list[list[Question]] = [[] for _ in passages]
     unmatched = []
+    seen: set[tuple[str, tuple[str, ...]]] = set()
+    repeated = []
     for number, given in enumerate(questions, start=1):
+        key = (given.title or "", tuple(_words(given.question)) or (given.question,))
+        if key in seen:
+            repeated.append(given)
+            continue
+        seen.add(key)
         asked = set(_words(given.question))
         total = sum(rarity.get(word, unseen) for word in asked)
         answers = [f" {' '.join(_words(answer))} " for answer in given.answers]
@@ -117,6 +126,7 @@ def matched(questions: Sequence[GivenQuestion], passages: Sequence[Passage]) -> 
     return MatchedQuestions(
         passages=tuple(replace(p, questions=tuple(q)) for p, q in zip(passages, found, strict=True)),
         unmatched=tuple(unmatched),
+        repeated=tuple(repeated),
     )
 
 

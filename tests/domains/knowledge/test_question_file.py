@@ -110,6 +110,13 @@ def test_without_its_answer_half_of_the_words_are_enough_and_less_are_not() -> N
     assert found.unmatched == (far,)
 
 
+def test_the_same_question_counts_once() -> None:
+    twice = [asked("Who built the mill?", "Tomas Helgren"), asked("who built  the mill", "Helgren")]
+    found = matched(twice, [MILL, KILN])
+    assert [len(p.questions) for p in found.passages] == [1, 0]
+    assert found.repeated == (twice[1],)
+
+
 def test_a_title_says_where() -> None:
     found = matched([asked("Who built it?", "Tomas Helgren", title="Guide › The kiln")], [MILL, KILN])
     assert len(found.unmatched) == 1
@@ -131,7 +138,7 @@ def test_no_question_is_lost_or_asked_twice(rows: list[tuple[str, str]]) -> None
     found = matched(questions, [MILL, KILN])
     ids = [q.question_id for p in found.passages for q in p.questions]
     assert len(ids) == len(set(ids))
-    assert len(ids) + len(found.unmatched) == len(questions)
+    assert len(ids) + len(found.unmatched) + len(found.repeated) == len(questions)
 
 
 def test_the_walk_throughs_questions_are_about_its_documents() -> None:
