@@ -213,6 +213,7 @@ def read_or_none(journal: Journal[Attempt]) -> list[Attempt] | None:
         return None
 
 
+@pytest.mark.slow
 def test_no_flipped_byte_goes_unseen(tmp_path: Path) -> None:
     """Every byte of a journal: it is told, or it is the last line that is lost, as if it were torn."""
     journal = journal_of(tmp_path, *small(3))

@@ -41,6 +41,7 @@ def run(tmp_path: Path, folder: Path, name: str, pretrained: dict[str, Any] | No
     return tmp_path / name
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_no_run(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ from seal_lightning.incorporation.publishing import check_repo_id, push, write_m
 from seal_lightning.incorporation.reading import job_of, read_material
 from seal_lightning.incorporation.starting_model import StartingModel
 from seal_lightning.incorporation.workspace import Workspace
+from seal_lightning.journal import DamagedLine
 from seal_lightning.lora import LoraAdapter
 from seal_lightning.names import checked_run_dir
 from seal_lightning.prompt_lengths import check_prompts_fit
@@ -37,7 +38,13 @@ def main(args: Sequence[str]) -> int:
     words, overrides = _without_overrides(args)
     options = _parser().parse_args(words)
     with durable.going_on_with(_GO_ON), _stopping(options):
-        return _run(options, overrides)
+        try:
+            return _run(options, overrides)
+        except DamagedLine as error:
+            raise RunError(
+                f"{shown(options.out)}: what was done there is damaged ({error.args[0].split('. ', 1)[0]}). Start again with "
+                "another --out; nothing was changed"
+            ) from error
 
 
 def _run(options: argparse.Namespace, overrides: list[str]) -> int:

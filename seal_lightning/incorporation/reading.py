@@ -22,8 +22,8 @@ def read_material(
 ) -> Material:
     """The passages of documents, cut by the model's own tokens, with the questions that came in a file or in documents.
 
-    What lies in ``out`` is left out of folders. Raises :class:`DataError` for what cannot be read, for documents in which nothing
-    is left to learn, and for questions none of which is about them.
+    What lies in ``out`` is left out of folders. Raises :class:`DataError` for what cannot be read, for documents in which
+    nothing is left to learn, and for questions none of which is about them.
     """
     tokenizer = pretrained.tokenizer()
 

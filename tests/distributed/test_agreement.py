@@ -22,6 +22,7 @@ from seal_lightning.language_model import LanguageModel
 VALUES = "{'a': {'x', 'y', 'z'}, 'b': [1, 2.5, None, object]}"
 
 
+@pytest.mark.slow
 def test_a_digest_does_not_hang_on_the_hash_seed() -> None:
     program = f"from seal_lightning.agreement import content_digest; print(content_digest({VALUES}))"
     found = {

@@ -233,6 +233,7 @@ def test_whole_merges_change_nothing(tiny64: LanguageModel) -> None:
 # --- together
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", [BatchedInnerLoop, FullFinetuning])
 def test_all_together(loop: type[InnerLoop], tiny64: LanguageModel) -> None:
     """Weights end as they were; the same again gives the same; every measure changes something."""
@@ -248,6 +249,7 @@ def test_all_together(loop: type[InnerLoop], tiny64: LanguageModel) -> None:
     assert rows[BEFORE].retention is None
 
 
+@pytest.mark.slow
 def test_replay_keeps_more_and_an_anchor_moves_less(tiny64: LanguageModel) -> None:
     """Over both sequences; facts of one kind overwrite each other when nothing is done."""
 

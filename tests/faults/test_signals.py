@@ -39,6 +39,7 @@ def codes_within(children: list[Child], seconds: float) -> list[int]:
     return [child.wait(max(0.1, deadline - time.monotonic())) for child in children]
 
 
+@pytest.mark.slow
 def test_sigterm_to_the_second_rank_alone(tiny_folder: Path, tmp_path: Path) -> None:
     tell_to_stop([1], 1, tiny_folder, tmp_path / "once")
 

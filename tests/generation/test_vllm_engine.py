@@ -102,6 +102,7 @@ def test_the_pretrained_model_and_its_adapted_copies(server: CompletionsServer, 
     assert server.adapters == {}
 
 
+@pytest.mark.slow
 def test_the_policy_of_every_round(server: CompletionsServer, tiny_folder: Path) -> None:
     """Merges, going back and forth, and adapters on top; each round's policy is loaded once."""
     policy = Policy(Pretrained(source=str(tiny_folder)), AdapterSpec(rank=3, alpha=6.0, target_modules="all-linear"), 1)

@@ -189,6 +189,7 @@ def test_a_stop_of_the_run_is_heard_while_the_server_writes(server: CompletionsS
     assert server.adapters == {}
 
 
+@pytest.mark.slow
 def test_a_run_ends_when_the_server_goes_and_goes_on_when_it_is_back(
     tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -188,3 +188,72 @@ def test_two_at_one_folder_are_kept_apart(case: Case, capsys: pytest.CaptureFixt
         assert "another process" in capsys.readouterr().err
     finally:
         lock.release()
+
+
+def test_other_things_in_a_folder_called_work_are_not_ours(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    project = case.folder / "project"
+    (project / "work").mkdir(parents=True)
+    (project / "adapter").mkdir()
+    (project / "adapter" / "mine.txt").write_text("mine")
+    assert "holds other things" in refused(case, capsys, case.words("project"))
+
+
+def test_a_second_call_does_not_read_what_the_first_one_made(case: Case) -> None:
+    notes = case.folder / "notes"
+    notes.mkdir()
+    (notes / "mill.md").write_text(case.document.read_text())
+    words = ["adapt", str(notes), *case.words("notes/out", "--adapt.keep", "0")[2:]]
+    assert main(words) == 0
+    assert main(words) == 0
+    beside = [word.replace("notes/out", "notes/other") for word in words]
+    assert main(beside) == 0
+    record = json.loads((notes / "other" / "adapted.json").read_text())
+    assert len(record["documents"]) == 1
+
+
+def test_a_file_does_not_choose_another_model_than_the_policy(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    other = case.folder / "other.yaml"
+    other.write_text(yaml.safe_dump({"model": {"pretrained": {"source": "some/other"}}}))
+    assert main(case.words("named", "--adapt.keep", "0", "-c", str(other))) == 0
+    record = json.loads((case.folder / "named" / "adapted.json").read_text())
+    assert record["base"]["source"] == str(case.model.resolve())
+    assert "--policy" in refused(case, capsys, case.words("x", "--model.pretrained.source=some/other"))
+
+
+def test_the_recipe_is_that_of_the_model_in_the_end() -> None:
+    chosen = configured({"pretrained": {"source": "embedded"}}, overrides=["--model.pretrained.source", "some/other"])
+    assert chosen.module.num_edits == 5
+
+
+@pytest.mark.parametrize("place", ["domain", "protocol"])
+def test_a_bare_name_of_a_class_is_refused_too(case: Case, capsys: pytest.CaptureFixture[str], place: str) -> None:
+    theirs = case.folder / f"bare-{place}"
+    assert main(case.words(theirs.name, "--adapt.keep", "0")) == 0
+    record = json.loads((theirs / "adapted.json").read_text())
+    record["settings"]["model"][place] = "evil_module.Evil"
+    (theirs / "adapted.json").write_text(json.dumps(record))
+    assert "evil_module.Evil" in refused(case, capsys, case.words("out", policy=str(theirs)))
+
+
+def test_a_repository_s_name_is_looked_at_first(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "not a name" in refused(case, capsys, case.words("out", "--push", "not a name"))
+
+
+def test_folders_of_one_name_keep_their_exams_apart(case: Case) -> None:
+    policy = None
+    for place in ("one", "two", "three"):
+        (case.folder / place).mkdir()
+        assert main(case.words(f"{place}/docs", "--adapt.keep", "0", policy=policy)) == 0
+        policy = str(case.folder / place / "docs")
+    record = json.loads((case.folder / "three" / "docs" / "adapted.json").read_text())
+    names = [exam["name"] for exam in record["exams"]]
+    assert names == ["these documents", "earlier documents (docs 2)", "earlier documents (docs)", "probe"]
+
+
+def test_a_damaged_journal_is_told(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(case.words("torn", "--adapt.keep", "0")) == 0
+    folder = case.folder / "torn"
+    (folder / "adapted.json").unlink()
+    journal = folder / "work" / "steps.jsonl"
+    journal.write_bytes(journal.read_bytes().replace(b"merged", b"marged"))
+    assert "another --out" in refused(case, capsys, case.words("torn", "--adapt.keep", "0"))

@@ -236,6 +236,7 @@ def test_a_rank_above_the_limit_is_cut_and_examined_as_cut(case: Case, first: Ad
     assert sum(scores) / len(scores) == pytest.approx(adapted.mean, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_s_policy_is_a_start(case: Case, tmp_path: Path) -> None:
     data = [
         {

@@ -70,6 +70,7 @@ def folder(tmp_path: Path, tiny_folder: Path) -> AdaptedFolder:
     return write_adapted(tmp_path / "a", tiny_folder)
 
 
+@pytest.mark.slow
 def test_the_harness_asks_what_we_would(tmp_path: Path, tiny_folder: Path, tiny: LanguageModel) -> None:
     """Accuracy from log-probabilities of the choices, computed here by plain passes."""
     pytest.importorskip("lm_eval")

@@ -111,6 +111,7 @@ def _scalar(run_dir: Path, name: str) -> float:
     return events.Scalars(name)[-1].value
 
 
+@pytest.mark.slow
 def test_a_rubric_s_judge_has_the_same_limit(
     tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

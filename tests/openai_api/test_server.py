@@ -141,6 +141,7 @@ def test_a_streamed_chat_adds_up_to_the_answer(here: Served) -> None:
     assert ends == [choice.finish_reason for choice in whole.choices]
 
 
+@pytest.mark.slow
 def test_a_crowd_gets_what_each_would_get_alone(here: Served) -> None:
     """Three models, whole and streamed, greedy and sampled, at once."""
 

@@ -383,6 +383,7 @@ def test_nothing_hostile_becomes_markdown(hostile: StoredRun) -> None:
     assert len(outside) > 50
 
 
+@pytest.mark.slow
 def test_the_page_of_a_huge_run_is_bounded(tmp_path: Path) -> None:
     run = tmp_path / "run"
     big = "x <&> 'ü' " * 2_000

@@ -339,6 +339,7 @@ def test_a_reader_that_dies_costs_its_document_only() -> None:
         assert reader.read("markdown", b"text", 100).num_chars == 4
 
 
+@pytest.mark.slow
 def test_a_reader_s_memory_is_bounded() -> None:
     with ReaderApart(max_seconds=60, max_memory_bytes=2**28) as reader:
         with pytest.raises(Unreadable, match="memory"):
