@@ -375,6 +375,23 @@ def test_a_reader_that_dies_costs_its_document_only() -> None:
         assert reader.read("markdown", b"text", 100).num_chars == 4
 
 
+def test_what_lies_by_the_documents_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("markdown_it", "json", "seal_lightning"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    with ReaderApart(max_seconds=60, max_memory_bytes=2**31) as reader:
+        assert reader.read("markdown", b"# A\n\ntext", 100).title == "A"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_reader_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart.sys, "executable", "/bin/false")
+    with ReaderApart(max_seconds=60, max_memory_bytes=2**31) as reader:
+        with pytest.raises(DataError, match="does not start"):
+            reader.read("markdown", b"text", 100)
+        assert reader._process is None
+
+
 def test_a_reader_s_memory_is_bounded() -> None:
     with ReaderApart(max_seconds=60, max_memory_bytes=2**28) as reader:
         with pytest.raises(Unreadable, match="memory"):
