@@ -254,6 +254,6 @@ def test_a_damaged_journal_is_told(case: Case, capsys: pytest.CaptureFixture[str
     assert main(case.words("torn", "--adapt.keep", "0")) == 0
     folder = case.folder / "torn"
     (folder / "adapted.json").unlink()
-    journal = folder / "work" / "steps.jsonl"
-    journal.write_bytes(journal.read_bytes().replace(b"merged", b"marged"))
+    journal = folder / "work" / "seconds.jsonl"  # of several lines: a torn last one is cut off and made again
+    journal.write_bytes(journal.read_bytes().replace(b"phase", b"phrase", 1))
     assert "another --out" in refused(case, capsys, case.words("torn", "--adapt.keep", "0"))

@@ -84,14 +84,20 @@ class ReaderApart:
         if self._process is None:
             path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
             self._process = subprocess.Popen(
-                [sys.executable, "-c", f"from {__name__} import serve; serve({self.max_memory_bytes})"],
+                # -P: else what lies in the working directory, by the documents, would be imported first
+                [sys.executable, "-P", "-c", f"from {__name__} import serve; serve({self.max_memory_bytes})"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "0"},
                 start_new_session=True,  # Ctrl-C is for this process, which ends that one
             )
-            if _received(self._process.stdout) != b"ready":
+            try:
+                ready = _received(self._process.stdout) == b"ready"
+            except EOFError:
+                ready = False
+            if not ready:
+                self._end()
                 raise DataError("documents: the process that reads them does not start")
         return self._process
 

@@ -26,6 +26,8 @@ _SPECIAL = (
 _MOST_NAMED = 5
 _MOST_ENTRIES = 1_000_000
 """Of all folders together, whatever they are; a disk's root named by mistake has more."""
+_ADAPTED = ("adapted.json", os.path.join("work", "job.json"))
+"""What tells a folder of ``seal adapt``: its end, and its journals while it is at work or after it was stopped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +46,14 @@ def named(path: Path) -> str:
     return text if text.isprintable() else shown(text, 300)
 
 
-def found_files(paths: Sequence[str], max_files: int) -> tuple[list[FoundFile], list[InvalidRecord]]:
+def found_files(
+    paths: Sequence[str], max_files: int, leave_out: Sequence[Path] = ()
+) -> tuple[list[FoundFile], list[InvalidRecord]]:
     """Every file once, in the order of real paths, whatever the order of ``paths``; and what folders have beside.
 
-    Raises :class:`DataError`, naming all, for paths that are not there, cannot be read or are no files, and for more than
-    ``max_files`` files.
+    Below the folders that are named, those that ``seal adapt`` wrote are left out, and so is what really is one of
+    ``leave_out``; what is named itself is read. Raises :class:`DataError`, naming all, for paths that are not there, cannot
+    be read or are no files, and for more than ``max_files`` files.
     """
     found: dict[str, FoundFile] = {}
     beside: list[InvalidRecord] = []
@@ -60,9 +65,10 @@ def found_files(paths: Sequence[str], max_files: int) -> tuple[list[FoundFile], 
             f"documents: {len(wrong)} of {len(paths)} paths cannot be read: {told}{more}. Working directory "
             f"{named(Path.cwd())}. Nothing was read; correct the paths"
         )
+    real_leave_out = frozenset(os.path.realpath(path.expanduser()) for path in leave_out)
     for given in sorted(set(paths)):
         path = Path(given).expanduser()
-        for file in _walked(path, beside) if path.is_dir() else (path,):
+        for file in _walked(path, beside, real_leave_out) if path.is_dir() else (path,):
             found.setdefault(os.path.realpath(file), FoundFile(path=file, real=os.path.realpath(file)))
             if len(found) > max_files:
                 raise DataError(
@@ -119,7 +125,7 @@ def _problem(given: str) -> str:
     return ""
 
 
-def _walked(folder: Path, beside: list[InvalidRecord]) -> Iterator[Path]:
+def _walked(folder: Path, beside: list[InvalidRecord], leave_out: frozenset[str]) -> Iterator[Path]:
     """The documents below a folder, and into ``beside`` what is passed over: hidden entries are counted by folder."""
     root = os.path.realpath(folder)
     waiting, num_entries = [folder], 0
@@ -145,16 +151,32 @@ def _walked(folder: Path, beside: list[InvalidRecord]) -> Iterator[Path]:
                 beside.append(
                     InvalidRecord(where=named(path), problem="is a link that leads out of the folder or nowhere")
                 )
-            elif entry.is_dir(follow_symlinks=False):
-                folders.append(path)
             elif entry.is_symlink() and path.is_dir():
                 continue  # a folder that is walked at its own place
+            elif why := _left_out(path, root, leave_out):
+                beside.append(InvalidRecord(where=named(path), problem=why))
+            elif entry.is_dir(follow_symlinks=False):
+                folders.append(path)
             elif path.suffix.lower() in OF_PAGES:
                 what = f"{path.suffix.lower()} is no document; name the file itself to have it read as text"
                 beside.append(InvalidRecord(where=named(path), problem=what))
             else:
                 yield path
         waiting += reversed(folders)
+
+
+def _left_out(path: Path, root: str, leave_out: frozenset[str]) -> str:
+    """Why something below the root is left out, for itself or for a folder it really is in; empty where it is not."""
+    real = os.path.realpath(path)
+    parts = os.path.relpath(real, root).split(os.sep)
+    # the folders around it were asked when they were walked, but for a link's
+    for depth in range(1 if path.is_symlink() else len(parts), len(parts) + 1):
+        at = os.path.join(root, *parts[:depth])
+        if at in leave_out:
+            return "was left out: it is among what is not to be read (leave_out)"
+        if mark := next((mark for mark in _ADAPTED if os.path.lexists(os.path.join(at, mark))), ""):
+            return f"was left out: `seal adapt` wrote its folder, which holds {mark}; name it itself to have it read"
+    return ""
 
 
 def _is_inside(path: Path, root: str) -> bool:

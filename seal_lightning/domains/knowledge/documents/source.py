@@ -66,7 +66,7 @@ class Documents(PassageSource):
     """
 
     paths: list[str]
-    """Files and folders; of folders all files, but for hidden ones and links that lead out."""
+    """Files and folders; of folders all files, but for hidden ones, links that lead out and folders of ``seal adapt``."""
     passage_tokens: int = 200
     """≥ 16: tokens of a passage of a text, at most, its title apart."""
     min_words: int = 8
@@ -85,6 +85,9 @@ class Documents(PassageSource):
     skip_invalid: bool = True
     count_tokens: CountTokens = field(default_factory=lambda: estimated_tokens, init=False, repr=False, compare=False)
     """How a text's tokens are counted; who has a tokenizer sets it before :meth:`load`. Else they are estimated."""
+    leave_out: tuple[Path, ...] = field(default=(), init=False, repr=False, compare=False)
+    """Files and folders that are not read below the folders in ``paths``, by their real paths; they need not be there.
+    Who writes somewhere while it learns sets it before :meth:`load`."""
     documents: tuple[ReadDocument, ...] = field(default=(), init=False, repr=False, compare=False)
     """What the last :meth:`load` read."""
     places: dict[str, Place] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -133,7 +136,7 @@ class Documents(PassageSource):
 
     def passages(self) -> Iterator[Located]:
         """Every document's passages, and in their places what could not be used."""
-        files, beside = found_files(self.paths, self.max_files)
+        files, beside = found_files(self.paths, self.max_files, self.leave_out)
         yield from ((record.where, RecordError(record.problem)) for record in beside)
         if not files:
             return

@@ -238,6 +238,42 @@ def test_hidden_files_are_counted_and_links_inside_are_not_read_twice(tmp_path: 
     assert len(Documents(paths=[str(folder / ".hidden.txt")]).load()) == 1, "named itself, it is meant"
 
 
+def test_what_adapting_left_below_a_folder_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_text(FACTS)
+    for name, mark in {"done": "adapted.json", "stopped": "work/job.json"}.items():
+        left = tmp_path / "deep" / name
+        (left / "work").mkdir(parents=True)
+        (left / mark).write_text("{}")
+        (left / "work" / "answers.jsonl").write_text(json.dumps({"text": f"{FACTS}Written by the model, {name}."}))
+    (tmp_path / "linked.jsonl").symlink_to("deep/done/work/answers.jsonl")
+    (tmp_path / "job.json").write_text(json.dumps({"text": f"{FACTS}A job."}))  # of no `seal adapt`
+    documents = Documents(paths=[str(tmp_path)])
+    assert [d.path for d in (documents.load(), documents.documents)[1]] == [
+        str(tmp_path / name) for name in ("job.json", "own.txt")
+    ]
+    told = reasons(documents)
+    assert told.keys() == {"done", "stopped", "linked.jsonl"}
+    assert "`seal adapt` wrote its folder, which holds adapted.json" in told["done"]
+    assert "adapted.json" in told["linked.jsonl"]
+    assert "work/job.json" in told["stopped"]
+    named_itself = Documents(paths=[str(tmp_path / "deep" / "done")])
+    assert "Written by the model, done." in "".join(p.context for p in named_itself.load())
+
+
+def test_what_is_to_be_left_out_is_not_read(tmp_path: Path) -> None:
+    for name in ("kept.txt", "out/written.txt", "one.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"{FACTS}{name}")
+    (tmp_path / "linked.txt").symlink_to("out/written.txt")
+    (tmp_path / "other_name").symlink_to("out")
+    documents = Documents(paths=[str(tmp_path)])
+    documents.leave_out = (tmp_path / "other_name", tmp_path / "one.txt", tmp_path / "not_there")
+    documents.load()
+    assert [d.path for d in documents.documents] == [str(tmp_path / "kept.txt")]
+    assert reasons(documents).keys() == {"out", "one.txt", "linked.txt"}
+    assert all("leave_out" in problem for problem in reasons(documents).values())
+
+
 def test_odd_names_are_shown_safely(tmp_path: Path) -> None:
     names = ["new\nline.txt", "esc\x1b[31mape.txt", os.fsdecode(b"latin-\xe9.txt"), "-.txt", "…" * 60 + ".txt"]
     for number, name in enumerate(names):
@@ -337,6 +373,23 @@ def test_a_reader_that_dies_costs_its_document_only() -> None:
         with pytest.raises(Unreadable, match="made its reader fail"):
             reader.read("markdown", b"text", 100)
         assert reader.read("markdown", b"text", 100).num_chars == 4
+
+
+def test_what_lies_by_the_documents_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("markdown_it", "json", "seal_lightning"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    with ReaderApart(max_seconds=60, max_memory_bytes=2**31) as reader:
+        assert reader.read("markdown", b"# A\n\ntext", 100).title == "A"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_reader_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart.sys, "executable", "/bin/false")
+    with ReaderApart(max_seconds=60, max_memory_bytes=2**31) as reader:
+        with pytest.raises(DataError, match="does not start"):
+            reader.read("markdown", b"text", 100)
+        assert reader._process is None
 
 
 @pytest.mark.slow
