@@ -28,10 +28,7 @@ EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """What the embedded model was made from; its own weights are rounded to 4 bits."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
-_PLACES = frozenset(
-    ("source", "sources", "path", "paths", "file", "files", "folder", "folders")
-    + ("dir", "dirs", "server", "url", "urls", "uri", "uris")
-)
+_PLACES = re.compile("(source|path|file|folder|dir|server|url|uri)s?")
 """Last words of the names of settings that name files, folders or addresses: ``examples_path``, ``base_url``."""
 _PATH = re.compile(r"(~[^/\\\s]*[/\\]|\.{0,2}/|\.{1,2}\\|\\\\|[A-Za-z]:[/\\])[^\n]*[^\s/\\.~][^\n]*\Z")
 """A text of one line that begins as a path, in whatever system; one of separators alone is none."""
@@ -128,7 +125,7 @@ def _without_places(value: Any, key: str = "") -> Any:
         return [_without_places(inner, key) for inner in value]
     if not isinstance(value, str):
         return value
-    names_place = key.rpartition("_")[2] in _PLACES
+    names_place = _PLACES.fullmatch(key.rpartition("_")[2]) is not None
     if _SCHEME.match(value) or (names_place and is_url(value)):
         return "(an address)"
     if names_place:

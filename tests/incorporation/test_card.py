@@ -112,7 +112,7 @@ def test_a_path_is_known_by_its_setting_or_its_beginning() -> None:
         "base_url": "gpu.private::8000/v1",
         "paths": ["private/b.md"],
         "anything": ["/private/c", "~/private/c", "~me/private/c", "./private/c", "../private/c", "X:\\private\\c"],
-        "folders_of_mine": ["/private/d/", "\\\\private\\d", "..\\private\\d"],
+        "otherwise": ["/private/d/", "\\\\host\\private\\d", "..\\private\\d"],
         "else": ["file:///private/my notes.md", "see http://private.example/v1 or nothing"],
         "merged": {"weights": {"/private/one/a": 1.0, "/private/two/a": 0.5, "private/c": 2.0}},
     }
@@ -124,7 +124,7 @@ def test_a_path_is_known_by_its_setting_or_its_beginning() -> None:
         "base_url": "(an address)",
         "paths": ["b.md"],
         "anything": ["c"] * 6,
-        "folders_of_mine": ["d"] * 3,
+        "otherwise": ["d"] * 3,
         "else": ["(an address)", "see (an address) or nothing"],
         "merged": {"weights": {"a": 1.0, "a (2)": 0.5, "c": 2.0}},
     }
