@@ -146,7 +146,8 @@ def _merge(args: Sequence[str]) -> int:
     for earlier, later in found.twice:
         _print(
             [
-                f"note: {label(later)} was adapted on top of {label(earlier)} and holds its update, which is in the sum twice"
+                f"note: {label(later)} was adapted on top of {label(earlier)} and holds its update, which is in the sum "
+                "more than once"
             ]
         )
     _print(["Its exams are unknown; `seal lm_eval` and `seal ask` take it as it is"])

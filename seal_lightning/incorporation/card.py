@@ -28,6 +28,12 @@ EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """What the embedded model was made from; its own weights are rounded to 4 bits."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+_PLACES = re.compile("(source|path|file|folder|dir|server|url|uri)s?")
+"""Last words of the names of settings that name files, folders or addresses: ``examples_path``, ``base_url``."""
+_PATH = re.compile(r"(~[^/\\\s]*[/\\]|\.{0,2}/|\.{1,2}\\|\\\\|[A-Za-z]:[/\\])[^\n]*[^\s/\\.~][^\n]*\Z")
+"""A text of one line that begins as a path, in whatever system; one of separators alone is none."""
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_SCHEME_WITHIN = re.compile(rf"\b{_SCHEME.pattern}\S+")
 _MERGED_FROM = TypeAdapter(MergedFrom)
 _BACKTICKS = re.compile("`{3,}")
 
@@ -108,21 +114,42 @@ def _settings(settings: Mapping[str, JSON]) -> str:
     return _BACKTICKS.sub("``", text)
 
 
-def _without_places(value: Any) -> Any:
-    """A setting with what names a place on this machine or in its network reduced to a last part."""
+def _without_places(value: Any, key: str = "") -> Any:
+    """A setting with what names a place on this machine or in its network reduced to a last part.
+
+    ``key`` is the setting's name: where that names places, every text does, else one that begins as a path or an address.
+    """
     if isinstance(value, dict):
-        return {str(key): _without_places(inner) for key, inner in value.items()}
+        return _with_plain_keys(value, key)
     if isinstance(value, list | tuple):
-        return [_without_places(inner) for inner in value]
+        return [_without_places(inner, key) for inner in value]
     if not isinstance(value, str):
         return value
-    if is_url(value):
+    names_place = _PLACES.fullmatch(key.rpartition("_")[2]) is not None
+    if _SCHEME.match(value) or (names_place and is_url(value)):
         return "(an address)"
-    return value if _HUB_ID.fullmatch(value) or not _has_separator(value) else last_part(value)
+    if names_place:
+        known = key == "source" and _HUB_ID.fullmatch(value) and not os.path.isdir(value)
+        return value if known else last_part(value) if _has_separator(value) else value
+    return last_part(value) if _PATH.match(value) else _SCHEME_WITHIN.sub("(an address)", value)
+
+
+def _with_plain_keys(values: Mapping[Any, Any], key: str) -> dict[str, Any]:
+    """Those that name places reduced too (a merge names folders by their paths where names do not tell them apart)."""
+    plain: dict[str, Any] = {}
+    for name, inner in values.items():
+        text = str(name)
+        told = last_part(text) if _PATH.match(text) or (key == "weights" and _has_separator(text)) else text
+        number = 2
+        unique = told
+        while unique in plain:
+            unique, number = f"{told} ({number})", number + 1
+        plain[unique] = _without_places(inner, text)
+    return plain
 
 
 def _has_separator(text: str) -> bool:
-    return "\n" not in text and ("/" in text or "\\" in text)
+    return "/" in text or "\\" in text
 
 
 def _forgotten(probe: ExamRecord) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 import time
@@ -46,7 +48,10 @@ class Combined:
     norms: dict[str, float]
     """Of each folder's weighted update, by its path as given."""
     twice: tuple[tuple[str, str], ...]
-    """(A, B) where B was adapted on top of A, so that A's update is in the sum twice."""
+    """(A, B) where B was adapted on top of A and another source is A or holds its update too: the sum has it more than once.
+
+    Adaptations are told apart by their weights where the folders' work says so, else by their names.
+    """
 
 
 def weighted(text: str) -> Weighted:
@@ -143,11 +148,61 @@ def _left_out(whole: LoraAdapter, kept: LoraAdapter) -> float:
     return 0.0 if norm == 0 else min(1.0, update_norm(joined([whole, scaled_adapter(kept, -1.0)])) / norm)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Held:
+    """An adaptation whose update a folder holds."""
+
+    name: str
+    sha256: str | None
+    """Of its adapter's weights; None where nothing says so."""
+
+    def is_same(self, other: _Held) -> bool:
+        """By the weights where both are known, else by the name."""
+        if self.sha256 is not None and other.sha256 is not None:
+            return self.sha256 == other.sha256
+        return self.name == other.name
+
+
 def _twice(sources: Sequence[Weighted]) -> tuple[tuple[str, str], ...]:
-    names = [source.folder.name for source in sources]
-    return tuple(
-        (name, source.folder.name) for source in sources for name in source.folder.record().earlier if name in names
-    )
+    """Every earlier adaptation of a source that another source is, or went on from too."""
+    earlier = [_earlier(source.folder) for source in sources]
+    if not any(earlier):
+        return ()
+    own = [_Held(name=source.folder.name, sha256=_sha256(source.folder)) for source in sources]
+    found = [
+        (held.name, _unique(source, sources))
+        for i, source in enumerate(sources)
+        for held in earlier[i]
+        if any(held.is_same(other) for j in range(len(sources)) if j != i for other in (*earlier[j], own[j]))
+    ]
+    return tuple(dict.fromkeys(found))
+
+
+def _earlier(folder: AdaptedFolder) -> list[_Held]:
+    """What a folder's record names; of the last one, which it started from, its work may have the hash."""
+    names = folder.record().earlier
+    return [
+        _Held(name=name, sha256=_started_from(folder) if place == len(names) - 1 else None)
+        for place, name in enumerate(names)
+    ]
+
+
+def _started_from(folder: AdaptedFolder) -> str | None:
+    """The hash of the adapter an adaptation went on from; None where its work is gone or does not say so."""
+    try:
+        job = json.loads((folder.work / "job.json").read_bytes())
+        found = job["policy"]["adapted"]
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+def _sha256(folder: AdaptedFolder) -> str | None:
+    try:
+        with (folder.adapter / "adapter_model.safetensors").open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def _free(out: str | Path) -> Path:

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from seal_lightning import durable
 from seal_lightning.errors import RunError, shown
 from seal_lightning.incorporation.folder import AdaptedFolder
+from seal_lightning.run_lock import RunLock
 
-LM_EVAL_FILES = "lm_eval*.json"
-"""What ``seal lm_eval`` leaves in an adapted folder."""
+LM_EVAL_FILE = re.compile(r"lm_eval(-[0-9]+)?\.json")
+"""Whole names of what ``seal lm_eval`` leaves in an adapted folder."""
+_GO_ON = "the same `seal adapters remove` command"
 
 
 def removable(path: str | Path) -> AdaptedFolder:
     """The adapted folder at a path, if it may be removed.
 
-    Raises :class:`RunError` for what is no adapted folder, and where it or a part of it is a link; :class:`ConfigError`
-    for what is no path of a folder.
+    Raises :class:`RunError` for what is no adapted folder, where it or a part of it is a link, and where another process is
+    at it; :class:`ConfigError` for what is no path of a folder.
     """
     folder = AdaptedFolder.named(path)
     if folder.path.is_symlink():
         raise RunError(f"DIR: {shown(str(path))} is a link; nothing was removed. Name the folder that it leads to")
     folder.record()
-    return folder
+    with _locked(folder):
+        return folder
 
 
 def parts(folder: AdaptedFolder) -> Iterator[Path]:
@@ -34,7 +39,9 @@ def parts(folder: AdaptedFolder) -> Iterator[Path]:
     for path in (folder.work, folder.merged, folder.adapter):
         if path.is_dir() and not path.is_symlink():
             yield path
-    files = sorted(p for p in folder.path.glob(LM_EVAL_FILES) if p.is_file() and not p.is_symlink())
+    files = sorted(
+        p for p in folder.path.iterdir() if LM_EVAL_FILE.fullmatch(p.name) and p.is_file() and not p.is_symlink()
+    )
     last = (folder.exam, folder.edits, folder.lock_file, folder.record_file)
     yield from (path for path in (*files, *last) if os.path.lexists(path))
 
@@ -43,8 +50,29 @@ def remove(folder: AdaptedFolder) -> list[Path]:
     """Remove an adapted folder's parts, links within them as links, and the folder itself where it is empty then.
 
     Returns what is left, to be told: files that were put there by somebody else. Raises :class:`RunError` where the disk
-    refuses; what is gone by then is gone, and the same command goes on.
+    refuses, when what is gone by then is gone and the same command goes on, and where another process is at the folder.
     """
+    with _locked(folder):
+        return _removed(folder)
+
+
+@contextmanager
+def _locked(folder: AdaptedFolder) -> Iterator[None]:
+    """Inside this block nobody else makes the folder. No lock file is made for it: without one nobody is at it."""
+    if not os.path.lexists(folder.lock_file):
+        yield
+        return
+    lock = RunLock(folder.path)
+    with durable.going_on_with(_GO_ON):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _removed(folder: AdaptedFolder) -> list[Path]:
+    """Remove what is known; returns what is left."""
     durable.remove_leftovers(folder.path)
     for path in list(parts(folder)):
         try:

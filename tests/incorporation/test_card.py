@@ -85,6 +85,51 @@ def test_places_are_left_out_of_settings() -> None:
     assert all(word not in card for word in ("/home", "secret", "private", "10.0.0.7"))
 
 
+def told_settings(values: dict[str, object]) -> dict[str, object]:
+    card = model_card(replace(RECORD, settings=values), "x")  # type: ignore[arg-type]
+    return dict(yaml.safe_load(card.split("```yaml\n")[1].split("\n```\n")[0]))
+
+
+def test_texts_with_separators_stay_whole() -> None:
+    texts: dict[str, object] = {
+        "chat_instruction": "Answer with yes/no, please.",
+        "question": "Frage::",
+        "heading": "Facts and/or figures:\\",
+        "topic": "~5 words, yes/no",
+        "stop": ["</s>", "/", "//", "..."],
+        "class_path": "seal_lightning.domains.knowledge.KnowledgeDomain",
+        "instruction": "/no_think\nList what follows, and/or what is implied.",
+        "name": "Qwen/Qwen2.5-7B",
+    }
+    assert told_settings(texts) == texts
+
+
+def test_a_path_is_known_by_its_setting_or_its_beginning() -> None:
+    places: dict[str, object] = {
+        "examples_path": "private/more/a.jsonl",
+        "cache_dir": "private/judged",
+        "adapter_dir_at_server": "private/a",
+        "base_url": "gpu.private::8000/v1",
+        "paths": ["private/b.md"],
+        "anything": ["/private/c", "~/private/c", "~me/private/c", "./private/c", "../private/c", "X:\\private\\c"],
+        "otherwise": ["/private/d/", "\\\\host\\private\\d", "..\\private\\d"],
+        "else": ["file:///private/my notes.md", "see http://private.example/v1 or nothing"],
+        "merged": {"weights": {"/private/one/a": 1.0, "/private/two/a": 0.5, "private/c": 2.0}},
+    }
+    told = told_settings(places)
+    assert told == {
+        "examples_path": "a.jsonl",
+        "cache_dir": "judged",
+        "adapter_dir_at_server": "a",
+        "base_url": "(an address)",
+        "paths": ["b.md"],
+        "anything": ["c"] * 6,
+        "otherwise": ["d"] * 3,
+        "else": ["(an address)", "see (an address) or nothing"],
+        "merged": {"weights": {"a": 1.0, "a (2)": 0.5, "c": 2.0}},
+    }
+
+
 def test_names_from_outside_are_only_text() -> None:
     wild = "a|b\n# heading\n<script>alert(1)<script> [x](y) `c` \u202e\ud800 {{ 7*7 }}"
     card = model_card(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import replace
@@ -72,6 +73,50 @@ def test_what_the_sum_says_of_itself(a: AdaptedFolder, b: AdaptedFolder, tmp_pat
     assert "this model was not examined" in (found.folder.adapter / "README.md").read_text()
     config = json.loads((found.folder.adapter / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == record.base.source
+
+
+def started_from(folder: AdaptedFolder, earlier: AdaptedFolder) -> None:
+    """As ``seal adapt --policy`` leaves it."""
+    record = earlier.record()
+    folder.write_record(replace(folder.record(), earlier=(*record.earlier, earlier.name)))
+    digest = hashlib.sha256((earlier.adapter / "adapter_model.safetensors").read_bytes()).hexdigest()
+    (folder.work / "job.json").write_text(json.dumps({"policy": {"adapted": digest}}))
+
+
+def test_two_that_went_on_from_one_have_it_twice(a: AdaptedFolder, tmp_path: Path, tiny_folder: Path) -> None:
+    later = [write_adapted(tmp_path / name, tiny_folder, seed=seed) for seed, name in enumerate("bc", 1)]
+    for folder in later:
+        started_from(folder, a)
+    on_b = write_adapted(tmp_path / "on-b", tiny_folder, seed=4)
+    started_from(on_b, later[0])
+
+    def twice(*folders: AdaptedFolder) -> tuple[tuple[str, str], ...]:
+        out = tmp_path / f"sum-{'-'.join(folder.name for folder in folders)}"
+        return combine([Weighted(folder=folder) for folder in folders], out).twice
+
+    assert twice(*later) == (("a", "b"), ("a", "c"))
+    assert twice(on_b, later[1]) == (("a", "on-b"), ("a", "c"))
+    assert twice(on_b, later[0]) == (("a", "on-b"), ("b", "on-b"), ("a", "b"))
+    assert twice(later[0]) == ()
+
+
+def test_one_name_is_not_one_adaptation(a: AdaptedFolder, tmp_path: Path, tiny_folder: Path) -> None:
+    b = write_adapted(tmp_path / "b", tiny_folder, seed=1)
+    started_from(b, a)
+    namesake = write_adapted(tmp_path / "elsewhere" / "a", tiny_folder, seed=7)
+    other_b = write_adapted(tmp_path / "elsewhere" / "b", tiny_folder, seed=8)
+    started_from(other_b, namesake)
+    both = [Weighted(folder=b), Weighted(folder=namesake)]
+    assert combine(both, tmp_path / "one").twice == ()
+    assert combine([Weighted(folder=b), Weighted(folder=other_b)], tmp_path / "two").twice == ()
+    assert combine([Weighted(folder=a), Weighted(folder=namesake)], tmp_path / "three").twice == ()
+    os.rename(a.path, tmp_path / "renamed")
+    renamed = Weighted(folder=AdaptedFolder(tmp_path / "renamed"))
+    assert combine([Weighted(folder=b), renamed], tmp_path / "four").twice == (("a", "b"),)
+    for nothing_said in ("[]", "{", '{"policy": {"adapted": 5}}'):
+        (b.work / "job.json").write_text(nothing_said)
+        found = combine(both, tmp_path / f"five{len(nothing_said)}")
+        assert found.twice == (("a", "b"),)  # by the name, to be on the safe side
 
 
 def test_truncation_says_what_it_leaves_out(a: AdaptedFolder, b: AdaptedFolder, tmp_path: Path) -> None:

@@ -6,11 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
+from adaptations import Case
 from adapted_folders import write_adapted
 
+from seal_lightning.cli import main
 from seal_lightning.errors import RunError
 from seal_lightning.incorporation import removal
 from seal_lightning.incorporation.folder import AdaptedFolder
+from seal_lightning.run_lock import RunLock
 
 
 @pytest.fixture
@@ -24,6 +27,39 @@ def test_all_of_it(folder: AdaptedFolder) -> None:
     folder.exam.write_text("{}\n")
     for name in ("lm_eval.json", "lm_eval-2.json", ".adapted.json.1.tmp"):
         (folder.path / name).write_text("{}")
+    assert removal.remove(removal.removable(folder.path)) == []
+    assert not folder.path.exists()
+
+
+def test_all_that_seal_adapt_makes(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    assert main(case.words("made", "--merged")) == 0
+    made = AdaptedFolder(tmp_path / "made")
+    assert made.lock_file.is_file()
+    assert {path.name for path in removal.parts(made)} == {path.name for path in made.path.iterdir()}
+    assert main(["adapters", "remove", str(made.path), "--yes"]) == 0
+    assert not made.path.exists()
+
+
+def test_only_names_of_seal_lm_eval_are_its_files(folder: AdaptedFolder) -> None:
+    mine = ["lm_eval-2-notes.json", "lm_eval-x.json", "lm_eval_results.json", "lm_evaluation_of_mine.json"]
+    for name in ("lm_eval.json", "lm_eval-12.json", *mine):
+        (folder.path / name).write_text("{}")
+    assert [path.name for path in removal.remove(removal.removable(folder.path))] == mine
+
+
+def test_a_folder_that_another_process_is_at_stays(folder: AdaptedFolder) -> None:
+    lock = RunLock(folder.path)
+    chosen = removal.removable(folder.path)
+    lock.acquire()
+    before = sorted(folder.path.rglob("*"))
+    refused = r"another process is at .*a; nothing was touched.*go on with the same `seal adapters remove` command"
+    with pytest.raises(RunError, match=refused):
+        removal.removable(folder.path)
+    with pytest.raises(RunError, match=refused):
+        removal.remove(chosen)
+    assert sorted(folder.path.rglob("*")) == before
+    lock.release()
     assert removal.remove(removal.removable(folder.path)) == []
     assert not folder.path.exists()
 
