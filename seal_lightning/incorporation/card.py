@@ -17,7 +17,7 @@ from jinja2 import BaseLoader, Environment, StrictUndefined
 from pydantic import TypeAdapter, ValidationError
 
 from seal_lightning.estimates import shown_estimate
-from seal_lightning.incorporation.record import AdaptedRecord, BaseModel, ExamRecord, MergedFrom
+from seal_lightning.incorporation.record import AdaptedRecord, BaseModel, ExamRecord, MergedFrom, held_before
 from seal_lightning.names import is_url
 from seal_lightning.reporting.markdown import escaped
 from seal_lightning.reporting.text import shown_seconds
@@ -65,6 +65,7 @@ def model_card(record: AdaptedRecord, name: str) -> str:
         embedded=record.base.source == EMBEDDED,
         merged=_merged_from(record),
         documents=record.documents,
+        held_before=held_before(record),
         probes=[exam for exam in record.exams if exam.name == "probe"],
         asks_itself=any(exam.by == "the model" for exam in record.exams),
         settings=_settings(record.settings),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from seal_lightning.errors import shown
 from seal_lightning.estimates import shown_estimate
-from seal_lightning.incorporation.listing import Listed
+from seal_lightning.incorporation.listing import Listed, before_note
 from seal_lightning.incorporation.record import AdaptedRecord, ConditionScores, ExamRecord
 from seal_lightning.reporting.text import label
 from seal_lightning.types import JSON
@@ -78,6 +78,7 @@ def differing(settings: Mapping[str, Mapping[str, JSON]]) -> dict[str, dict[str,
 def comparison_lines(found: SideBySide) -> Iterator[str]:
     """The comparison in plain words."""
     letters = {str(folder.path): _letter(index) for index, folder in enumerate(found.folders)}
+    notes = {str(folder.path): before_note(folder.record) if folder.record else "" for folder in found.folders}
     for folder in found.folders:
         yield f"{letters[str(folder.path)]}  {label(folder.name)}  ({label(str(folder.path), 300)})"
     for exam in found.shared:
@@ -85,7 +86,7 @@ def comparison_lines(found: SideBySide) -> Iterator[str]:
         yield f"{' / '.join(map(label, exam.names))}: the same {exam.num_questions} questions"
         for path, record in exam.by_folder.items():
             for scores in record.scores:
-                yield f"  {letters[path]}  {_score_line(scores)}"
+                yield f"  {letters[path]}  {_score_line(scores, notes[path])}"
     for path, names in found.own.items():
         if names:
             yield ""
@@ -98,10 +99,12 @@ def comparison_lines(found: SideBySide) -> Iterator[str]:
             yield f"  {label(name)}: {of_each}"
 
 
-def _score_line(scores: ConditionScores) -> str:
+def _score_line(scores: ConditionScores, before: str) -> str:
+    """``before`` says what the model held before."""
+    note = f" ({before})" if before and scores.condition.startswith("before") else ""
     gain = "" if scores.gain is None else f", gain {shown_estimate(scores.gain, signed=True)}"
     accuracy = "" if scores.accuracy is None else f"; accuracy {shown_estimate(scores.accuracy)}"
-    return f"{label(scores.condition)}: log-prob {shown_estimate(scores.log_prob)}{gain}{accuracy}"
+    return f"{label(scores.condition)}{note}: log-prob {shown_estimate(scores.log_prob)}{gain}{accuracy}"
 
 
 def _described(folder: Listed) -> dict[str, JSON]:

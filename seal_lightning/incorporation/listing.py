@@ -11,7 +11,7 @@ from pathlib import Path
 from seal_lightning.errors import RunError, shown
 from seal_lightning.estimates import shown_estimate
 from seal_lightning.incorporation.folder import AdaptedFolder
-from seal_lightning.incorporation.record import AdaptedRecord, ExamRecord
+from seal_lightning.incorporation.record import AdaptedRecord, ExamRecord, held_before
 from seal_lightning.names import checked_run_dir
 from seal_lightning.reporting.text import label
 from seal_lightning.types import JSON
@@ -101,8 +101,16 @@ def _record_lines(record: AdaptedRecord) -> Iterator[str]:
         yield f"on top of {', '.join(map(label, record.earlier))}"
     if not record.exams:
         yield "no exam: what it knows was not measured"
+    elif note := before_note(record):
+        yield f"before: {note}"
     for exam in record.exams:
         yield f"{label(exam.name)} ({_counted(exam.num_questions, 'question')} by {label(exam.by)}): {exam_line(exam)}"
+
+
+def before_note(record: AdaptedRecord) -> str:
+    """``with NAME, …`` where the exams' ``before`` is not the base as it is; else empty."""
+    held = held_before(record)
+    return f"with {', '.join(map(label, held))}" if held else ""
 
 
 def exam_line(exam: ExamRecord) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import PureWindowsPath
 from typing import Literal
 
 from seal_lightning.estimates import Estimate
@@ -140,3 +141,17 @@ class AdaptedRecord:
     """Of this package and of those it stands on."""
     settings: dict[str, JSON] = field(default_factory=dict)
     """Every setting, as a configuration file would say it."""
+
+
+def held_before(record: AdaptedRecord) -> tuple[str, ...]:
+    """What was in the base's weights already when the exams' ``before`` was measured: earlier adaptations, oldest first, or
+    the policy of a run; none where ``before`` is the base as it is.
+
+    A run is told by ``settings["start"]``, as ``StartingModel.identity`` has it: ``run``, its path, and ``rounds``.
+    """
+    if record.earlier:
+        return record.earlier
+    start = record.settings.get("start")
+    if not isinstance(start, dict) or not isinstance(start.get("run"), str) or not start.get("rounds"):
+        return ()
+    return (f"the policy of the run {PureWindowsPath(str(start['run'])).name}",)

@@ -44,6 +44,21 @@ def test_only_the_model_s_own_questions_are_warned_of() -> None:
     assert "Questions by the model" not in model_card(mine, "x")
 
 
+def test_what_before_stands_for() -> None:
+    name = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert "*Before* is" not in model_card(RECORD, "x")
+    card = model_card(replace(RECORD, earlier=("a|b", "c")), "x")
+    assert f"\n\n*Before* is {name} with what it had learned already: a\\|b, c. Gains" in card
+    assert card.index("| probe |") < card.index("*Before* is") < card.index("What was forgotten")
+    assert "*Before* is" not in model_card(replace(RECORD, earlier=("a",), exams=()), "x")
+    start = {"run": "/home/me/runs/squad", "rounds": 2}
+    card = model_card(replace(RECORD, settings={"start": start}), "x")
+    assert "it had learned already: the policy of the run squad. Gains" in card
+    assert "/home/me" not in card
+    for untrained in ({**start, "rounds": 0}, {}, {"run": 5, "rounds": 1}, "a run"):
+        assert "*Before* is" not in model_card(replace(RECORD, settings={"start": untrained}), "x")
+
+
 @pytest.mark.parametrize(
     ("source", "told"),
     [

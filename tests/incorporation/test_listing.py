@@ -32,11 +32,21 @@ def test_an_adapted_folder(folder: AdaptedFolder, tiny_folder: Path) -> None:
     text = "\n".join(lines_of(found))
     assert "rank 4 on 6 modules" in text
     assert "1 document, 4 passages; 12 of 20 edits kept" in text
-    assert "on top of first" in text
+    assert "  on top of first\n  before: with first\n" in text
     assert (
         "probe (8 questions by this package): log-prob -3.000 ± 0.250 → -1.500 ± 0.200, gain +1.500 ± 0.300; "
         "accuracy 0.250 ± 0.100 → 0.750 ± 0.125" in text
     )
+
+
+def test_what_before_stands_for(folder: AdaptedFolder) -> None:
+    start = {"run": "/home/me/runs/squad", "rounds": 2}
+    record = replace(folder.record(), earlier=(), settings={"start": start})
+    folder.write_record(record)
+    assert "  before: with the policy of the run squad" in list(lines_of(listed(folder.path)))
+    for changed in (replace(record, settings={}), replace(record, exams=())):
+        folder.write_record(changed)
+        assert "before:" not in "\n".join(lines_of(listed(folder.path)))
 
 
 def test_a_plain_peft_folder(folder: AdaptedFolder, tmp_path: Path, tiny_folder: Path) -> None:
@@ -108,6 +118,8 @@ def test_side_by_side(tmp_path: Path, tiny_folder: Path, folder: AdaptedFolder) 
     text = "\n".join(comparison_lines(found))
     assert "probe: the same 8 questions" in text
     assert "  A  adapted: log-prob -1.500 ± 0.200, gain +1.500 ± 0.300; accuracy 0.750 ± 0.125" in text
+    assert "  A  before (with first): log-prob -3.000 ± 0.250; accuracy" in text
+    assert "  B  before: log-prob -3.000 ± 0.250; accuracy" in text
     assert "B alone was asked (not comparable): these documents" in text
     assert "  learning_rate: A 0.001, B 0.002" in text
 
