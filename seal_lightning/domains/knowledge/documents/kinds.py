@@ -37,7 +37,8 @@ _BINARY = (
 _PDF_BEGINS_WITHIN = 1024
 """As readers of PDF allow."""
 _HTML_START = re.compile(
-    rb"\A(?:\xef\xbb\xbf)?(?:\s|<!--.{0,2000}?-->|<\?xml.{0,200}?\?>){0,20}<(?:!doctype\s+html|html)[\s>]",
+    # a comment ends at its first end: were the ways to part what is before the page tried, their number would explode
+    rb"\A(?:\xef\xbb\xbf)?+(?>\s++|<!--.{0,2000}?-->|<\?xml.{0,200}?\?>){0,20}+<(?:!doctype\s++html|html)[\s>]",
     re.IGNORECASE | re.DOTALL,
 )
 

@@ -6,6 +6,7 @@ import codecs
 import re
 import sys
 from collections.abc import Callable
+from pathlib import PurePath
 
 import pytest
 from hypothesis import example, given, settings
@@ -15,6 +16,7 @@ from seal_lightning.domains.knowledge.documents.encodings import cleaned, decode
 from seal_lightning.domains.knowledge.documents.extract import Extract, Unreadable
 from seal_lightning.domains.knowledge.documents.fragments import text_of_fragment
 from seal_lightning.domains.knowledge.documents.html import declared_charset, read_html
+from seal_lightning.domains.knowledge.documents.kinds import kind_of
 from seal_lightning.domains.knowledge.documents.markdown import read_markdown
 from seal_lightning.domains.knowledge.documents.pdf import read_pdf
 from seal_lightning.domains.knowledge.documents.plain import read_plain
@@ -29,6 +31,22 @@ def outline(extract: Extract) -> list[tuple[tuple[str, ...], list[str]]]:
 
 def all_text(extract: Extract) -> str:
     return "\n".join([extract.title or "", *(f"{h} {p}" for h, p in outline(extract))])
+
+
+# Kinds
+
+
+@pytest.mark.timeout(10)
+def test_a_page_is_known_by_its_start() -> None:
+    name = PurePath("page.txt")
+    for page in (
+        b"\xef\xbb\xbf \n<?xml version='1.0'?>\n<!-- a -->\n<!-- <p> -->\n<!DOCTYPE  html>",
+        b"<html>",
+        b"\n" * 99 + b"<HTML >",
+    ):
+        assert kind_of(name, page) == "html"
+    for text in (b"<!---->" * 1150 + b"x words", b"<!-- <html> x words", b" " * 8190 + b"x", b"<htmlx>"):
+        assert kind_of(name, text) == "text"
 
 
 # Encodings
