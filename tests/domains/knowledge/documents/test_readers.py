@@ -83,6 +83,25 @@ def test_a_declared_encoding_is_believed_where_it_fits() -> None:
     assert decoded(PANGRAM.encode("cp1252"), "utf-8").text == PANGRAM
 
 
+@pytest.mark.parametrize(
+    ("declared", "encoding", "text"),
+    [
+        ("iso-8859-1", "cp1252", "“It’s 10 € – or more…”"),
+        ("latin1", "cp1252", "“It’s 10 € – or more…”"),
+        ("us-ascii", "cp1252", "“It’s 10 € – or more…”"),
+        ("iso-8859-9", "cp1254", "“İzmir”"),
+        ("tis-620", "cp874", "“ไทย”"),
+        ("gb2312", "gb18030", "朱镕基喆“€”" + "这" * 30),
+        ("gbk", "gb18030", "㐀" + "这" * 30),
+        ("shift_jis", "cp932", "①髙" + "日本" * 30),
+        ("euc-kr", "cp949", "똠방" + "각하" * 30),
+    ],
+)
+def test_a_declared_encoding_is_what_browsers_take_it_for(declared: str, encoding: str, text: str) -> None:
+    found = decoded(text.encode(encoding), declared)
+    assert (found.text, found.encoding) == (text, encoding)
+
+
 def test_mixed_encodings_are_read_line_by_line() -> None:
     lines = [PANGRAM.encode(), PANGRAM.encode("cp1252"), PANGRAM.encode(), b"plain", PANGRAM.encode()]
     found = decoded(b"\n".join(lines))
