@@ -313,6 +313,21 @@ def test_endless_nesting_is_refused() -> None:
         read_html("<p>" + "<b>" * 5_000 + "text")
 
 
+@pytest.mark.parametrize(
+    "huge", ["<script>{}</script>", "<p title='{}'>p</p>", "<!--{}-->", "<img src='data:{}'>", "<p hidden>{}</p>"]
+)
+def test_a_huge_part_does_not_end_the_page(huge: str) -> None:
+    page = "<p>before</p>" + huge.format("x" * 11_000_000) + "<p>behind</p>"
+    found = all_text(read_html(page))
+    assert "before" in found
+    assert "behind" in found
+
+
+def test_a_huge_page_that_nests_without_end_is_refused() -> None:
+    with pytest.raises(Unreadable, match="2048 deep"):
+        read_html("<p>" + "<b>" * 5_000 + "text" + "x" * 6_000_000)
+
+
 def test_pages_without_text_have_none() -> None:
     for page in ("<html></html>", "<script>x</script>", "<p hidden>x</p>"):
         assert read_html(page).num_chars == 0
