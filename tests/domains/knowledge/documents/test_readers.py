@@ -49,6 +49,13 @@ def test_a_page_is_known_by_its_start() -> None:
         assert kind_of(name, text) == "text"
 
 
+def test_a_text_that_tells_of_pdf_is_none() -> None:
+    text = b"# The format\n\nA PDF file begins with `%PDF-1.7`."
+    assert [kind_of(PurePath(name), text) for name in ("a.txt", "a.md", "a.pdf")] == ["text", "markdown", "pdf"]
+    for content in (b"%PDF-1.7\n", b"\xef\xbb\xbf%PDF-1.7", b"\r\n \n%PDF-1.7"):
+        assert {kind_of(PurePath(name), content) for name in ("a.txt", "a.md", "a", "a.PDF")} == {"pdf"}
+
+
 # Encodings
 
 
