@@ -251,6 +251,12 @@ def test_hostile_markdown_ends(text: str) -> None:
     assert read_markdown(text).num_chars >= 0
 
 
+def test_markdown_keeps_no_code_between_inline_tags() -> None:
+    text = "One <script>alert(*1*)</script>two <STYLE type='a'>p {}\n</STYLE >three <b>four</b>, the tag <script> and five."
+    assert outline(read_markdown(text)) == [((), ["One two three four, the tag  and five."])]
+    assert outline(read_markdown("y " + "<style> " * 20_000 + "x")) == [((), ["y  x"])]
+
+
 def test_fragments_keep_no_code() -> None:
     html = "<style>a{}</style>a<script>b<p></script>c<!-- d --><br>e &lt;f&gt; <svg><text>g</text></svg>"
     assert text_of_fragment(html) == "ac\ne <f>"
