@@ -30,6 +30,15 @@ _FEW_LETTERS = 0.1
 """Up to this part of bytes beyond ASCII, a text is taken for one in a Western language."""
 _FEWEST_TO_GUESS = 24
 """So is one with no more such bytes than these."""
+_AS_BROWSERS = {
+    **dict.fromkeys(("ascii", "iso8859-1"), "cp1252"),
+    "iso8859-9": "cp1254",
+    **dict.fromkeys(("iso8859-11", "tis-620"), "cp874"),
+    **dict.fromkeys(("gb2312", "gbk"), "gb18030"),
+    "shift_jis": "cp932",
+    "euc_kr": "cp949",
+}
+"""Names of Python's for what pages declare, and what they are then written in (https://encoding.spec.whatwg.org)."""
 _CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\ud800-\udfff\ufeff\ufffe\uffff]")
 """Control characters but for tab, line and page ends; half characters; soft hyphens; byte order marks."""
 _LINE_END = re.compile("\r\n|[\r\x85\u2028]|\u2029")
@@ -51,7 +60,8 @@ class Decoded:
 def decoded(content: bytes, declared: str | None = None) -> Decoded:
     """The characters of a text's bytes.
 
-    A byte order mark decides; else UTF-8 where it fits, else what the document ``declared``. A text that is UTF-8 but for
+    A byte order mark decides; else UTF-8 where it fits, else what the document ``declared``, which is taken for what
+    browsers take it for: ``iso-8859-1`` and ``ascii`` for Windows-1252, ``gb2312`` for GB 18030. A text that is UTF-8 but for
     some lines is read line by line, those as Windows-1252. What is left is guessed by charset-normalizer, for a text with
     few letters beyond ASCII Windows-1252: a guess on a few bytes is none. Raises :class:`Unreadable` for what is no text.
     """
@@ -64,8 +74,8 @@ def decoded(content: bytes, declared: str | None = None) -> Decoded:
         return _checked(content.decode(), "utf-8")
     except UnicodeDecodeError:
         pass
-    if declared is not None and (text := _decoded_as(content, declared)) is not None:
-        return _checked(text, declared)
+    if declared is not None and (found := _decoded_as(content, declared)) is not None:
+        return _checked(*found)
     return _checked(*_guessed(content))
 
 
@@ -87,11 +97,13 @@ def _checked(text: str, encoding: str) -> Decoded:
     return Decoded(text=cleaned(text), encoding=encoding, num_replaced=replaced)
 
 
-def _decoded_as(content: bytes, encoding: str) -> str | None:
+def _decoded_as(content: bytes, declared: str) -> tuple[str, str] | None:
     try:
-        if codecs.lookup(encoding).name in ("utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-7"):
+        name = codecs.lookup(declared).name
+        if name in ("utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-7"):
             return None  # it is not UTF-8, and has no byte order mark and no NUL
-        return content.decode(encoding)
+        encoding = _AS_BROWSERS.get(name, name)
+        return content.decode(encoding), encoding
     except (LookupError, ValueError):
         return None
 

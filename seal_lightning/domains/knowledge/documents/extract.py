@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 _MOST_HEADING_CHARS = 200
+_LONG_BLANK = re.compile(r"(?<!\s)[^\S\n]{81,}+")
+"""Longer than what code is indented by and columns are apart."""
 
 
 class Unreadable(Exception):
@@ -69,8 +72,11 @@ class Outline:
         self._open.append((level, words))
 
     def paragraph(self, text: str, page: int | None = None) -> None:
-        """A paragraph under the headings that are open; blank lines in it, and blanks at its lines' ends, go."""
-        lines = [line.rstrip() for line in text.split("\n")]
+        """A paragraph under the headings that are open; blank lines in it, and blanks at its lines' ends, go.
+
+        More than 80 blanks in a row become two.
+        """
+        lines = [_LONG_BLANK.sub("  ", line.rstrip()) for line in text.split("\n")]
         filled = "\n".join(line for line in lines if line)
         if filled.strip():
             self._paragraphs.append(Paragraph(text=filled, page=page))

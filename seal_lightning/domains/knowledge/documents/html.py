@@ -96,6 +96,10 @@ _LAYOUT = "|".join(f"descendant::{tag}" for tag in ("table", "p[2]", "ul", "ol",
 _HIDDEN_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _ANCHOR = re.compile(r"[\s¶§🔗#]+$")
 _CHARSET = re.compile(rb"""charset\s*=\s*["']?\s*([\w.:-]{1,40})""", re.IGNORECASE)
+_HUGE_BYTES = 5_000_000
+"""Some way below 10,000,000, where libxml2 ends a text, an attribute or the page without a word unless told otherwise."""
+_DEEPEST, _DEEPEST_HUGE = 256, 2048
+"""libxml2's, without and with ``huge_tree``."""
 _MOST_TITLE_CHARS = 200
 _MENU_LINKS = 3
 _MENU_PART = 0.8
@@ -123,13 +127,15 @@ def read_html(text: str) -> Extract:
         raise ConfigError(
             'documents: HTML needs the package lxml: `pip install "seal-lightning[documents]"`'
         ) from error
-    parser = html.HTMLParser(encoding="utf-8", no_network=True, remove_comments=True, remove_pis=True)
+    page = text.encode()
+    huge = len(page) > _HUGE_BYTES  # only then: it lets elements nest deeper, too
+    parser = html.HTMLParser(encoding="utf-8", no_network=True, remove_comments=True, remove_pis=True, huge_tree=huge)
     try:
-        tree = html.document_fromstring(text.encode(), parser=parser)
+        tree = html.document_fromstring(page, parser=parser)
     except (etree.ParserError, etree.XMLSyntaxError, ValueError) as error:
         raise Unreadable("is a page without text") from error
     if any("depth" in entry.message for entry in parser.error_log):  # libxml2 stops reading there
-        raise Unreadable("nests its elements more than 256 deep")
+        raise Unreadable(f"nests its elements more than {_DEEPEST_HUGE if huge else _DEEPEST} deep")
     body = tree.body if tree.body is not None else tree
     reading = _Reading()
     main = _main_part(body)
@@ -154,7 +160,7 @@ def _main_part(body: Any) -> Any:
 
 
 class _Reading:
-    """Walks a page's elements; libxml2 nests at most 256 of them."""
+    """Walks a page's elements; libxml2 nests at most 256 of them, 2048 in a large page."""
 
     def __init__(self) -> None:
         self.outline = Outline()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from pathlib import PurePath
 from typing import Literal
@@ -35,9 +36,10 @@ _BINARY = (
     (b"%!PS", "is PostScript; save it as PDF"),
 )
 _PDF_BEGINS_WITHIN = 1024
-"""As readers of PDF allow."""
+"""As readers of PDF allow; of a file that is not named as one a text that tells of PDF would be taken for it."""
 _HTML_START = re.compile(
-    rb"\A(?:\xef\xbb\xbf)?(?:\s|<!--.{0,2000}?-->|<\?xml.{0,200}?\?>){0,20}<(?:!doctype\s+html|html)[\s>]",
+    # a comment ends at its first end: were the ways to part what is before the page tried, their number would explode
+    rb"\A(?:\xef\xbb\xbf)?+(?>\s++|<!--.{0,2000}?-->|<\?xml.{0,200}?\?>){0,20}+<(?:!doctype\s++html|html)[\s>]",
     re.IGNORECASE | re.DOTALL,
 )
 
@@ -46,15 +48,16 @@ def kind_of(path: PurePath, content: bytes) -> Kind:
     """How a file is read. Raises :class:`Unreadable` for what is no document, or none yet."""
     if not content.strip():
         raise Unreadable("is empty")
-    if b"%PDF-" in content[:_PDF_BEGINS_WITHIN]:
+    named = _ENDINGS.get(path.suffix.lower(), "text")
+    head = content[:_PDF_BEGINS_WITHIN]
+    if head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"%PDF-") or (named == "pdf" and b"%PDF-" in head):
         return "pdf"
     for mark, what in _BINARY:
         if content.startswith(mark):
             raise Unreadable(what)
-    kind = _ENDINGS.get(path.suffix.lower(), "text")
-    if kind == "pdf" or kind == "text":
+    if named == "pdf" or named == "text":
         if _HTML_START.match(content[:8192]):
             return "html"
-        if kind == "pdf":
+        if named == "pdf":
             raise Unreadable("is a damaged PDF: it does not begin as one")
-    return kind
+    return named

@@ -13,6 +13,7 @@ from seal_lightning.domains.knowledge.documents.fragments import text_of_fragmen
 
 _FRONT_MATTER = re.compile(r"\A(?:---|\+\+\+)[ \t]*\n(.{0,20000}?)\n(?:---|\+\+\+|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
 _TITLE_FIELD = re.compile(r"^title[ \t]*[:=][ \t]*[\"']?(.{1,200}?)[\"']?[ \t]*$", re.MULTILINE | re.IGNORECASE)
+_UNSEEN_TAG = re.compile(r"<(/?)(script|style)(?![\w-])", re.IGNORECASE)
 
 
 def read_markdown(text: str) -> Extract:
@@ -100,10 +101,26 @@ class _Reading:
 
 
 def inline_text(children: Sequence[Token]) -> str:
-    """What a reader sees of a paragraph: texts, code, alternative texts; line breaks that are meant stay."""
+    """What a reader sees of a paragraph: texts, code, alternative texts; line breaks that are meant stay.
+
+    What is between the tags of a script or a style goes; a tag that is never closed is none.
+    """
     found: list[str] = []
-    for child in children:
-        if child.type in ("text", "code_inline"):
+    tags = {
+        at: tag for at, c in enumerate(children) if c.type == "html_inline" and (tag := _UNSEEN_TAG.match(c.content))
+    }
+    last_end = {tag[2].lower(): at for at, tag in tags.items() if tag[1]}
+    unseen = ""
+    for at, child in enumerate(children):
+        if (tag := tags.get(at)) is not None:
+            name = tag[2].lower()
+            if tag[1]:
+                unseen = "" if unseen == name else unseen
+            elif last_end.get(name, -1) > at:
+                unseen = unseen or name
+        elif unseen:
+            continue
+        elif child.type in ("text", "code_inline"):
             found.append(child.content)
         elif child.type == "image":
             found.append(inline_text(child.children or []))

@@ -19,7 +19,9 @@ _BEFORE_NUMBERS = re.compile(r"nos?|nr|pp?|figs?|eqs?|secs?|ch|chap|vol|art", re
 _LAST_WORD = re.compile(r"[\w.&]{1,12}$")
 _GOES_ON = re.compile(r"[a-zà-öø-ÿ,;:)\]]")
 _LIST_NUMBER = re.compile(r"\s*(?:\d{1,3}|[A-Za-z])\.")
-_CLAUSE_END = re.compile(r"(?<=[,;:，、；：])\s+|(?<=[，、；：])|\s+(?=[—–(\[])|(?<=[—–)\]])\s+")
+_CLAUSE_END = re.compile(  # the look-behind for a blank: a run of them is tried once, at its start
+    r"(?<=[,;:，、；：])\s++|(?<=[，、；：])|(?<!\s)\s++(?=[—–(\[])|(?<=[—–)\]])\s++"
+)
 
 
 def sentences(line: str) -> list[str]:

@@ -62,7 +62,8 @@ class Documents(PassageSource):
 
     Text, Markdown, HTML and PDF become passages without questions; SQuAD's files and passages in JSON stay as they are,
     with theirs. A file that cannot be used is left out and told in ``skipped``, and so is a passage that is there twice;
-    with ``skip_invalid: false`` the first ends the loading. Passages are in the order of their files' real paths.
+    of a JSON file's records that cannot be used the first is told, and their number. With
+    ``skip_invalid: false`` the first ends the loading. Passages are in the order of their files' real paths.
     """
 
     paths: list[str]
@@ -169,7 +170,7 @@ class Documents(PassageSource):
             if kind in ("json", "jsonl"):
                 told, rows = read_corpus(kind, content, path, self.require_questions)
                 self._read.append((file, digest, told))
-                yield from self._of_rows(file, rows)
+                yield from self._counted(path, self._of_rows(file, rows))
                 return
             extract = self._extract(kind, content, apart)
         except Unreadable as error:
@@ -182,6 +183,22 @@ class Documents(PassageSource):
     def _extract(self, kind: Kind, content: bytes, apart: ReaderApart) -> Extract:
         read = read_document if kind == "text" else apart.read
         return read(kind, content, self.max_chars)
+
+    def _counted(self, path: str, rows: Iterator[Located]) -> Iterator[Located]:
+        """A file's rows; those that cannot be used are one at its end: a file may have a great many."""
+        first: Located | None = None
+        number = 0
+        for where, item in rows:
+            if isinstance(item, RecordError) and self.skip_invalid:
+                first = first or (where, item)
+                number += 1
+            else:
+                yield where, item
+        if first is not None and number == 1:
+            yield first
+        elif first is not None:
+            place = first[0].removeprefix(f"{path}: ")
+            yield path, RecordError(f"{number} records cannot be used, the first: {place}: {first[1]}")
 
     def _of_rows(
         self, file: FoundFile, rows: Iterator[tuple[str, Passage | CorpusText | RecordError]]

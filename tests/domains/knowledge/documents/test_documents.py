@@ -92,7 +92,8 @@ def test_every_kind_is_read(tmp_path: Path) -> None:
     assert documents.places[found["Read in a PDF."].task_id].page == 1
     assert documents.places.keys() == {p.task_id for p in passages}
     told = reasons(documents)
-    assert told.keys() == {"lines.jsonl: line 2 (record 1)", "lines.jsonl: line 3 (record 2)"}
+    assert told.keys() == {"lines.jsonl"}
+    assert told["lines.jsonl"].startswith("2 records cannot be used, the first: line 2 (record 1): ")
 
 
 def test_the_order_of_paths_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +187,7 @@ def test_what_cannot_be_used_is_told_and_the_rest_goes_on(tmp_path: Path, monkey
     for name, (_, reason) in UNUSABLE.items():
         assert name in told, told
         assert re.search(reason, told[name]), f"{name}: {told[name]}"
-    assert len(told) == len(UNUSABLE) + 2
+    assert len(told) == len(UNUSABLE) + 1
 
 
 def test_where_nothing_is_left_the_first_reasons_are_told(tmp_path: Path) -> None:
@@ -405,6 +406,20 @@ def test_a_parser_s_own_fault_is_the_document_s_reason(monkeypatch: pytest.Monke
     assert apart._answer({"kind": "pdf", "max_chars": 9}, b"") == {
         "reason": "cannot be read: it makes its parser fail (ZeroDivisionError)"
     }
+
+
+def test_records_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text(
+        "{\n" * 3_000 + json.dumps({"text": FACTS}) + "\n" + '{"text": "few"}\n' * 3_000
+    )
+    (tmp_path / "list.json").write_text(json.dumps([{"text": f"{FACTS}More."}, 5]))
+    documents = Documents(paths=[str(tmp_path)])
+    assert len(documents.load()) == 2
+    told = reasons(documents)
+    assert told.keys() == {"bad.jsonl", "list.json: record 1"}
+    assert told["bad.jsonl"].startswith("6000 records cannot be used, the first: line 1 (record 0): ")
+    with pytest.raises(DataError, match=r"bad\.jsonl: line 1 \(record 0\): "):
+        Documents(paths=[str(tmp_path)], skip_invalid=False).load()
 
 
 def test_names_are_readable() -> None:

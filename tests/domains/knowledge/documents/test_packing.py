@@ -198,3 +198,12 @@ def test_scripts_without_blanks_have_words() -> None:
     assert num_words("one two, three-four") == 4
     assert num_words("x" * 400) == 10
     assert num_words("?! …") == 0
+
+
+@pytest.mark.timeout(10)
+def test_runs_of_blanks_take_no_quadratic_time() -> None:
+    line = "a," + " " * 300_000 + "word " * 600 + " " * 300_000 + "(in brackets)"
+    assert [len(clause) for clause in clauses(line)] == [300_002, 303_000, 13]
+    outline = Outline()
+    outline.paragraph(f"a{' ' * 80}b\n{' ' * 81}c{' ' * 300_000}d \t e")
+    assert [p.text for s in outline.sections() for p in s.paragraphs] == [f"a{' ' * 80}b\n  c  d \t e"]

@@ -6,6 +6,7 @@ import codecs
 import re
 import sys
 from collections.abc import Callable
+from pathlib import PurePath
 
 import pytest
 from hypothesis import example, given, settings
@@ -15,6 +16,7 @@ from seal_lightning.domains.knowledge.documents.encodings import cleaned, decode
 from seal_lightning.domains.knowledge.documents.extract import Extract, Unreadable
 from seal_lightning.domains.knowledge.documents.fragments import text_of_fragment
 from seal_lightning.domains.knowledge.documents.html import declared_charset, read_html
+from seal_lightning.domains.knowledge.documents.kinds import kind_of
 from seal_lightning.domains.knowledge.documents.markdown import read_markdown
 from seal_lightning.domains.knowledge.documents.pdf import read_pdf
 from seal_lightning.domains.knowledge.documents.plain import read_plain
@@ -29,6 +31,29 @@ def outline(extract: Extract) -> list[tuple[tuple[str, ...], list[str]]]:
 
 def all_text(extract: Extract) -> str:
     return "\n".join([extract.title or "", *(f"{h} {p}" for h, p in outline(extract))])
+
+
+# Kinds
+
+
+@pytest.mark.timeout(10)
+def test_a_page_is_known_by_its_start() -> None:
+    name = PurePath("page.txt")
+    for page in (
+        b"\xef\xbb\xbf \n<?xml version='1.0'?>\n<!-- a -->\n<!-- <p> -->\n<!DOCTYPE  html>",
+        b"<html>",
+        b"\n" * 99 + b"<HTML >",
+    ):
+        assert kind_of(name, page) == "html"
+    for text in (b"<!---->" * 1150 + b"x words", b"<!-- <html> x words", b" " * 8190 + b"x", b"<htmlx>"):
+        assert kind_of(name, text) == "text"
+
+
+def test_a_text_that_tells_of_pdf_is_none() -> None:
+    text = b"# The format\n\nA PDF file begins with `%PDF-1.7`."
+    assert [kind_of(PurePath(name), text) for name in ("a.txt", "a.md", "a.pdf")] == ["text", "markdown", "pdf"]
+    for content in (b"%PDF-1.7\n", b"\xef\xbb\xbf%PDF-1.7", b"\r\n \n%PDF-1.7"):
+        assert {kind_of(PurePath(name), content) for name in ("a.txt", "a.md", "a", "a.PDF")} == {"pdf"}
 
 
 # Encodings
@@ -63,6 +88,25 @@ def test_a_declared_encoding_is_believed_where_it_fits() -> None:
     assert decoded(PANGRAM.encode("cp1252"), "no-such-encoding").text == PANGRAM
     assert decoded(PANGRAM.encode("cp1252"), "rot13").text == PANGRAM
     assert decoded(PANGRAM.encode("cp1252"), "utf-8").text == PANGRAM
+
+
+@pytest.mark.parametrize(
+    ("declared", "encoding", "text"),
+    [
+        ("iso-8859-1", "cp1252", "“It’s 10 € – or more…”"),
+        ("latin1", "cp1252", "“It’s 10 € – or more…”"),
+        ("us-ascii", "cp1252", "“It’s 10 € – or more…”"),
+        ("iso-8859-9", "cp1254", "“İzmir”"),
+        ("tis-620", "cp874", "“ไทย”"),
+        ("gb2312", "gb18030", "朱镕基喆“€”" + "这" * 30),
+        ("gbk", "gb18030", "㐀" + "这" * 30),
+        ("shift_jis", "cp932", "①髙" + "日本" * 30),
+        ("euc-kr", "cp949", "똠방" + "각하" * 30),
+    ],
+)
+def test_a_declared_encoding_is_what_browsers_take_it_for(declared: str, encoding: str, text: str) -> None:
+    found = decoded(text.encode(encoding), declared)
+    assert (found.text, found.encoding) == (text, encoding)
 
 
 def test_mixed_encodings_are_read_line_by_line() -> None:
@@ -207,6 +251,12 @@ def test_hostile_markdown_ends(text: str) -> None:
     assert read_markdown(text).num_chars >= 0
 
 
+def test_markdown_keeps_no_code_between_inline_tags() -> None:
+    text = "One <script>alert(*1*)</script>two <STYLE type='a'>p {}\n</STYLE >three <b>four</b>, the tag <script> and five."
+    assert outline(read_markdown(text)) == [((), ["One two three four, the tag  and five."])]
+    assert outline(read_markdown("y " + "<style> " * 20_000 + "x")) == [((), ["y  x"])]
+
+
 def test_fragments_keep_no_code() -> None:
     html = "<style>a{}</style>a<script>b<p></script>c<!-- d --><br>e &lt;f&gt; <svg><text>g</text></svg>"
     assert text_of_fragment(html) == "ac\ne <f>"
@@ -274,6 +324,21 @@ def test_hostile_html_is_text(page: str) -> None:
 def test_endless_nesting_is_refused() -> None:
     with pytest.raises(Unreadable, match="256 deep"):
         read_html("<p>" + "<b>" * 5_000 + "text")
+
+
+@pytest.mark.parametrize(
+    "huge", ["<script>{}</script>", "<p title='{}'>p</p>", "<!--{}-->", "<img src='data:{}'>", "<p hidden>{}</p>"]
+)
+def test_a_huge_part_does_not_end_the_page(huge: str) -> None:
+    page = "<p>before</p>" + huge.format("x" * 11_000_000) + "<p>behind</p>"
+    found = all_text(read_html(page))
+    assert "before" in found
+    assert "behind" in found
+
+
+def test_a_huge_page_that_nests_without_end_is_refused() -> None:
+    with pytest.raises(Unreadable, match="2048 deep"):
+        read_html("<p>" + "<b>" * 5_000 + "text" + "x" * 6_000_000)
 
 
 def test_pages_without_text_have_none() -> None:
