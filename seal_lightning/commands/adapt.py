@@ -102,6 +102,7 @@ def _adapt(
                 folder=folder,
                 work=work,
                 continual=continual,
+                start=start.identity(),
                 earlier=earlier,
                 earlier_names=start.earlier_names(),
                 earlier_exams=[] if start.adapted is None else earlier_exams(start.adapted),

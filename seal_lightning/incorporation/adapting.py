@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain, count
@@ -37,7 +37,7 @@ from seal_lightning.incorporation.workspace import Workspace
 from seal_lightning.lora import LoraAdapter, joined, save_adapter, scaled_adapter, truncated_adapter
 from seal_lightning.pretrained import EMBEDDED
 from seal_lightning.records import RecordFile
-from seal_lightning.types import Measurement
+from seal_lightning.types import JSON, Measurement
 
 THESE = "these documents"
 PROBE = "probe"
@@ -84,6 +84,8 @@ class Incorporation:
     folder: AdaptedFolder
     work: Workspace
     continual: bool
+    start: Mapping[str, JSON] = field(default_factory=dict)
+    """What tells the start from others, see :meth:`StartingModel.identity`."""
     earlier: Sequence[LoraAdapter] = ()
     earlier_names: tuple[str, ...] = ()
     earlier_exams: Sequence[StoredExam] = ()
@@ -227,7 +229,7 @@ class Incorporation:
             seed=module.seed,
             seconds=seconds_by_phase(self.work.seconds()),
             versions={name: found for name in _PACKAGES if (found := _version(name))},
-            settings=self.configuration.settings,
+            settings={**self.configuration.settings, "start": dict(self.start)},
         )
 
     def _write(self, adapter: LoraAdapter, choices: Sequence[Choice], questions: Dealt, record: AdaptedRecord) -> None:
