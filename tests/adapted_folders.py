@@ -92,12 +92,12 @@ def write_adapted(
     return adapted
 
 
-def write_asked(folder: Path, base: Path, seed: int = 0) -> Path:
+def write_asked(folder: Path, base: Path, seed: int = 0, asking: Asking = ASKING) -> Path:
     """An adapted folder whose model says other things than its base; returns its path."""
     adapted = AdaptedFolder(folder)
     save_adapter(random_adapter(str(base), seed, STRONG, 0.3), adapted.adapter, base_model=str(base))
     adapted.edits.write_text("")
-    adapted.write_record(AdaptedRecord(base=BaseModel(source=str(base)), asking=ASKING))
+    adapted.write_record(AdaptedRecord(base=BaseModel(source=str(base)), asking=asking))
     return folder
 
 
