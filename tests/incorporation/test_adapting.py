@@ -291,12 +291,12 @@ def test_an_estimate_writes_nothing(case: Case, capsys: pytest.CaptureFixture[st
 def test_ctrl_c_ends_in_good_order_and_the_same_command_goes_on(case: Case) -> None:
     command = [sys.executable, "-m", "seal_lightning", *case.words("stopped", "--model.num_edits", "8")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     journal = case.folder / "stopped" / "work" / "edits.jsonl"
     while not journal.exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=300)
     if process.returncode != 0:  # it was faster
         assert process.returncode == 130, error
         assert "kept" in error
