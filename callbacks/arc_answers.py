@@ -7,12 +7,12 @@ from typing import Literal, cast
 
 from lightning.pytorch import Callback, Trainer
 
-from seal_lightning.datamodule import SealDataModule
+from seal_lightning.core import ExamScores
+from seal_lightning.core.errors import ConfigError
 from seal_lightning.domains.arc.grids import Grid, InvalidGrid, from_text
 from seal_lightning.domains.arc.task import ArcTask
-from seal_lightning.errors import ConfigError
 from seal_lightning.evaluation import Condition, ConditionResult
-from seal_lightning.types import ExamScores
+from seal_lightning.training.data_module import SealDataModule
 
 
 def arc_tasks(trainer: Trainer, name: Literal["train", "validation", "test"], asked_by: Callback) -> Sequence[ArcTask]:

@@ -17,15 +17,15 @@ from seal_lightning.callbacks.arc_answers import (
     final_results,
     first_adapted,
 )
+from seal_lightning.core import Attempt, BufferRow, Candidate, ExamScores
+from seal_lightning.core.errors import ConfigError, shown
+from seal_lightning.core.names import checked_name
 from seal_lightning.domains.arc.drawing import Answers, as_png, pixels, rich_task, task_figure
 from seal_lightning.domains.arc.task import ArcTask
-from seal_lightning.errors import ConfigError, shown
 from seal_lightning.evaluation import Condition, ConditionResult
-from seal_lightning.hooks import SealCallback
-from seal_lightning.module import SealModule
-from seal_lightning.names import checked_name
-from seal_lightning.rundir import RunDir
-from seal_lightning.types import Attempt, BufferRow, Candidate, ExamScores
+from seal_lightning.storage.run_dir import RunDir
+from seal_lightning.training.hooks import SealCallback
+from seal_lightning.training.module import SealModule
 
 _LOG_WIDTH = 150
 _WORST = float("-inf")

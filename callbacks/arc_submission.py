@@ -18,8 +18,8 @@ from seal_lightning.callbacks.arc_answers import (
 )
 from seal_lightning.domains.arc.grids import Grid
 from seal_lightning.evaluation import Condition, ConditionResult
-from seal_lightning.hooks import SealCallback
-from seal_lightning.rundir import RunDir
+from seal_lightning.storage.run_dir import RunDir
+from seal_lightning.training.hooks import SealCallback
 
 NO_GRID: Grid = ((0,),)
 """Kaggle wants a grid for every test input, also where the model gave none."""

@@ -6,11 +6,11 @@ from typing import cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from seal_lightning.attempt_store import AttemptStore
-from seal_lightning.loops import SelfEditLoop
-from seal_lightning.module import SealModule
-from seal_lightning.run_lock import RunLock
-from seal_lightning.rundir import RunDir
+from seal_lightning.storage.attempt_store import AttemptStore
+from seal_lightning.storage.run_dir import RunDir
+from seal_lightning.storage.run_lock import RunLock
+from seal_lightning.training.loop import SelfEditLoop
+from seal_lightning.training.module import SealModule
 
 
 class AttemptJournal(Callback):

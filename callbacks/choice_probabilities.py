@@ -8,13 +8,13 @@ from typing import cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from seal_lightning import interruption
-from seal_lightning.attempt_store import AttemptStore
-from seal_lightning.datamodule import SealDataModule
-from seal_lightning.estimates import Estimate, estimate, shown_estimate
-from seal_lightning.module import SealModule
-from seal_lightning.rundir import RunDir
-from seal_lightning.types import Choice, ChoiceScoreRequest, SelfEdit, Task
+from seal_lightning.core import Choice, ChoiceScoreRequest, SelfEdit, Task
+from seal_lightning.core.estimates import Estimate, estimate, shown_estimate
+from seal_lightning.distributed import interruption
+from seal_lightning.storage.attempt_store import AttemptStore
+from seal_lightning.storage.run_dir import RunDir
+from seal_lightning.training.data_module import SealDataModule
+from seal_lightning.training.module import SealModule
 
 
 class ChoiceProbabilities(Callback):

@@ -8,9 +8,9 @@ from typing import cast
 
 from lightning.pytorch import LightningModule, Trainer
 
-from seal_lightning.hooks import SealCallback
-from seal_lightning.module import SealModule
-from seal_lightning.types import BufferRow, Candidate, SelfEdit
+from seal_lightning.core import BufferRow, Candidate, SelfEdit
+from seal_lightning.training.hooks import SealCallback
+from seal_lightning.training.module import SealModule
 
 
 class ChoiceShares(SealCallback):

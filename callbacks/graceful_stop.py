@@ -12,11 +12,11 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
-from seal_lightning import interruption
 from seal_lightning.callbacks.phase_checkpoint import PhaseCheckpoint
-from seal_lightning.distributed import Board, described, silence_allowed_s
-from seal_lightning.errors import StopRequested
-from seal_lightning.module import SealModule
+from seal_lightning.core.errors import StopRequested
+from seal_lightning.distributed import interruption
+from seal_lightning.distributed.coordination import Board, described, silence_allowed_s
+from seal_lightning.training.module import SealModule
 
 _CHILDREN_END_WITHIN_S = 8.0
 

@@ -8,12 +8,12 @@ from typing import cast
 
 from lightning.pytorch import LightningModule, Trainer
 
-from seal_lightning import interruption
+from seal_lightning.core import BufferRow, Candidate, JudgeCounts
+from seal_lightning.core.interfaces import Grader, Judge, Rater, Reward
+from seal_lightning.distributed import interruption
 from seal_lightning.evaluation import ConditionResult
-from seal_lightning.hooks import SealCallback
-from seal_lightning.module import SealModule
-from seal_lightning.seams import Grader, Judge, Rater, Reward
-from seal_lightning.types import BufferRow, Candidate, JudgeCounts
+from seal_lightning.training.hooks import SealCallback
+from seal_lightning.training.module import SealModule
 
 _HOLDERS = (Grader, Reward, Rater, Judge)
 

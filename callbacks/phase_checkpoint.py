@@ -11,11 +11,11 @@ from typing import Any, cast
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from seal_lightning import interruption
-from seal_lightning.checkpoints import PHASES, complete_checkpoints
-from seal_lightning.errors import ConfigError, SealError, StopRequested
-from seal_lightning.module import SealModule
-from seal_lightning.rundir import RunDir
+from seal_lightning.core.errors import ConfigError, SealError, StopRequested
+from seal_lightning.distributed import interruption
+from seal_lightning.storage.checkpoints import PHASES, complete_checkpoints
+from seal_lightning.storage.run_dir import RunDir
+from seal_lightning.training.module import SealModule
 
 _OTHERS_COME_WITHIN_S = 20.0
 """After a signal: an inner step, or a token, of the slowest rank."""

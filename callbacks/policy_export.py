@@ -6,10 +6,10 @@ from typing import Literal, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from seal_lightning.durable import placing_folder
-from seal_lightning.full_policy import FullPolicy
-from seal_lightning.module import SealModule
-from seal_lightning.rundir import RunDir
+from seal_lightning.storage.atomic_files import placing_folder
+from seal_lightning.storage.run_dir import RunDir
+from seal_lightning.training.full_policy import FullPolicy
+from seal_lightning.training.module import SealModule
 
 
 class PolicyExport(Callback):

@@ -7,8 +7,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from seal_lightning import interruption
-from seal_lightning.rundir import RunDir
+from seal_lightning.distributed import interruption
+from seal_lightning.storage.run_dir import RunDir
 
 
 class SelfEditFile(Callback):

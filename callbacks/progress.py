@@ -7,9 +7,9 @@ from typing import Any, cast
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
-from seal_lightning.hooks import SealCallback
-from seal_lightning.module import SealModule
-from seal_lightning.types import Attempt
+from seal_lightning.core import Attempt
+from seal_lightning.training.hooks import SealCallback
+from seal_lightning.training.module import SealModule
 
 
 class SealProgressBar(RichProgressBar, SealCallback):

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from seal_lightning.agreement import installed, of_settings, of_tasks, require_agreement
+from seal_lightning.distributed.rank_consistency import installed, of_settings, of_tasks, require_agreement
 
 _SPLITS = ("train", "validation", "test", "predict")
 

@@ -12,13 +12,13 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from seal_lightning import interruption
-from seal_lightning.hooks import SealCallback
-from seal_lightning.module import SealModule
-from seal_lightning.records import RecordFile
-from seal_lightning.rundir import RunDir
-from seal_lightning.time_split import straggler, time_shares
-from seal_lightning.types import Attempt, RankPhase
+from seal_lightning.core import Attempt, RankPhase
+from seal_lightning.distributed import interruption
+from seal_lightning.distributed.timers import straggler, time_shares
+from seal_lightning.storage.json_records import RecordFile
+from seal_lightning.storage.run_dir import RunDir
+from seal_lightning.training.hooks import SealCallback
+from seal_lightning.training.module import SealModule
 
 _SAMPLE_EVERY_S = 1.0
 

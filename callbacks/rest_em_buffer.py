@@ -7,15 +7,15 @@ from typing import cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from seal_lightning import interruption
 from seal_lightning.callbacks.reward_filter import RewardFilter
-from seal_lightning.datamodule import SealDataModule
-from seal_lightning.errors import ConfigError, RunError
-from seal_lightning.hooks import seal_callbacks
-from seal_lightning.module import SealModule
-from seal_lightning.records import RecordFile
-from seal_lightning.rundir import RunDir
-from seal_lightning.types import Attempt, BufferRow, Candidate, Prompt, Task
+from seal_lightning.core import Attempt, BufferRow, Candidate, Prompt, Task
+from seal_lightning.core.errors import ConfigError, RunError
+from seal_lightning.distributed import interruption
+from seal_lightning.storage.json_records import RecordFile
+from seal_lightning.storage.run_dir import RunDir
+from seal_lightning.training.data_module import SealDataModule
+from seal_lightning.training.hooks import seal_callbacks
+from seal_lightning.training.module import SealModule
 
 
 class RestEmBuffer(Callback):

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from lightning.pytorch import Callback
 
-from seal_lightning.errors import ConfigError
-from seal_lightning.types import Candidate
+from seal_lightning.core import Candidate
+from seal_lightning.core.errors import ConfigError
 
 
 class RewardFilter(Callback, ABC):

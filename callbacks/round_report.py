@@ -12,9 +12,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from seal_lightning.hooks import SealCallback
-from seal_lightning.module import SealModule
-from seal_lightning.types import Attempt, AttemptStatus, BufferRow, Candidate
+from seal_lightning.core import Attempt, AttemptStatus, BufferRow, Candidate
+from seal_lightning.training.hooks import SealCallback
+from seal_lightning.training.module import SealModule
 
 
 class RoundReport(SealCallback):

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from seal_lightning import interruption
-from seal_lightning.errors import ConfigError, RunError
-from seal_lightning.rundir import RunDir
+from seal_lightning.core.errors import ConfigError, RunError
+from seal_lightning.distributed import interruption
+from seal_lightning.storage.run_dir import RunDir
 
 
 class SharedRunDir(Callback):

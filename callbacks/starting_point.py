@@ -9,9 +9,9 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from seal_lightning import interruption
-from seal_lightning.errors import RunError
-from seal_lightning.rundir import RunDir
+from seal_lightning.core.errors import RunError
+from seal_lightning.distributed import interruption
+from seal_lightning.storage.run_dir import RunDir
 
 _SEEN_WITHIN_S = 15.0
 """Network file systems remember for seconds what was not there."""

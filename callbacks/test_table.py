@@ -12,15 +12,15 @@ from rich.console import Console
 from rich.table import Table
 
 from seal_lightning.callbacks.test_record import test_record
-from seal_lightning.estimates import shown_estimate
+from seal_lightning.core import ConditionNames
+from seal_lightning.core.estimates import shown_estimate
+from seal_lightning.core.forgetting_curve import Retention
 from seal_lightning.evaluation import ConditionResult, ConditionRow, Protocol, SinglePassage, condition_table
 from seal_lightning.evaluation.matrix import MatrixEstimate
 from seal_lightning.evaluation.table import arm_label
-from seal_lightning.hooks import SealCallback
-from seal_lightning.module import SealModule
-from seal_lightning.retention import Retention
-from seal_lightning.rundir import RunDir
-from seal_lightning.types import ConditionNames
+from seal_lightning.storage.run_dir import RunDir
+from seal_lightning.training.hooks import SealCallback
+from seal_lightning.training.module import SealModule
 
 _MIN_WIDTH = 200
 _NOTHING = "–"

@@ -1,5 +1,5 @@
 """``python -m seal_lightning``."""
 
-from seal_lightning.cli import entry_point
+from seal_lightning.cli.main import entry_point
 
 entry_point()

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import torch
 
-from seal_lightning.estimates import Estimate
-from seal_lightning.incorporation.folder import AdaptedFolder
-from seal_lightning.incorporation.record import (
+from seal_lightning.adapt.folder import AdaptedFolder
+from seal_lightning.adapt.record import (
     AdaptedRecord,
     Asking,
     BaseModel,
@@ -19,9 +18,10 @@ from seal_lightning.incorporation.record import (
     ExamRecord,
     questions_sha256,
 )
-from seal_lightning.lora import LoraAdapter, init_adapter, save_adapter
-from seal_lightning.pretrained import Pretrained
-from seal_lightning.types import AdapterSpec
+from seal_lightning.core import AdapterSpec
+from seal_lightning.core.estimates import Estimate
+from seal_lightning.models.lora import LoraAdapter, init_adapter, save_adapter
+from seal_lightning.models.pretrained import Pretrained
 
 SPEC = AdapterSpec(rank=4, alpha=8.0, target_modules=("q_proj", "v_proj", "down_proj"))
 

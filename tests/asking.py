@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from fakes import COLOURS, ToyDomain, ToyTask
 
-from seal_lightning.seams import Judge
-from seal_lightning.types import Judgement, JudgeQuestion, Prompt, Task
+from seal_lightning.core import Judgement, JudgeQuestion, Prompt, Task
+from seal_lightning.core.interfaces import Judge
 
 
 class AskingDomain(ToyDomain):

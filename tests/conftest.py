@@ -13,8 +13,8 @@ import torch
 from adapted_folders import write_asked, write_plain
 from fakes import write_tiny_model
 
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.pretrained import Pretrained
+from seal_lightning.models.language_model import LanguageModel
+from seal_lightning.models.pretrained import Pretrained
 
 torch.set_num_threads(1)  # matrices of 32 by 32 gain nothing from more, and other tests share the cores
 

@@ -8,7 +8,7 @@ import torch
 import transformers as t
 from fakes import tiny_tokenizer
 
-from seal_lightning.language_model import LanguageModel
+from seal_lightning.models.language_model import LanguageModel
 
 _ENDS = {"pad_token_id": 0, "eos_token_id": 0, "bos_token_id": 1}
 _SIZES = {

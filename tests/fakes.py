@@ -14,9 +14,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from seal_lightning.errors import MalformedEdit
-from seal_lightning.seams import Domain, TaskSource
-from seal_lightning.types import (
+from seal_lightning.core import (
     AdaptationPlan,
     AdapterSpec,
     AnsweredQuestion,
@@ -28,6 +26,8 @@ from seal_lightning.types import (
     Task,
     TrainingSequence,
 )
+from seal_lightning.core.errors import MalformedEdit
+from seal_lightning.core.interfaces import Domain, TaskSource
 
 END, BEGIN = "<|end|>", "<|begin|>"
 MAX_LENGTH = 256

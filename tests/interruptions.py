@@ -7,8 +7,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from seal_lightning.hooks import SealCallback
-from seal_lightning.rundir import RunDir
+from seal_lightning.storage.run_dir import RunDir
+from seal_lightning.training.hooks import SealCallback
 
 
 class Interrupt(SealCallback):

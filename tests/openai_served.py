@@ -12,10 +12,10 @@ from typing import Any
 import openai
 import pytest
 
-from seal_lightning.answering.models import AdaptedModels
-from seal_lightning.openai_api.app import Endpoint
-from seal_lightning.openai_api.jobs import AnswerQueue
-from seal_lightning.openai_api.server import Server, bound_socket, resolved, url
+from seal_lightning.adapt.ask.models import AdaptedModels
+from seal_lightning.adapt.serve.app import Endpoint
+from seal_lightning.adapt.serve.jobs import AnswerQueue
+from seal_lightning.adapt.serve.server import Server, bound_socket, resolved, url
 
 HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 

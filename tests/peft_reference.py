@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import get_scheduler
 
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.lora import LoraAdapter, init_adapter
-from seal_lightning.seeds import derive_seed
-from seal_lightning.types import AdaptationPlan, Adapted, Diverged
+from seal_lightning.core import AdaptationPlan, Adapted, Diverged
+from seal_lightning.core.seeds import derive_seed
+from seal_lightning.models.language_model import LanguageModel
+from seal_lightning.models.lora import LoraAdapter, init_adapter
 
 
 def reference(language_model: LanguageModel, plan: AdaptationPlan, seed: int) -> tuple[dict[str, Tensor], list[float]]:

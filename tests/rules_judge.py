@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from seal_lightning.grading import LocalRules
-from seal_lightning.seams import Judge
-from seal_lightning.types import AnsweredQuestion, Judgement, JudgeQuestion, VerdictStatus
+from seal_lightning.core import AnsweredQuestion, Judgement, JudgeQuestion, VerdictStatus
+from seal_lightning.core.interfaces import Judge
+from seal_lightning.scoring.graders import LocalRules
 
 
 class RulesJudge(Judge):

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from seal_lightning.judges import JudgeWording
+from seal_lightning.scoring.judges import JudgeWording
 
 _START = "from transformers.cli.transformers import main; main()"
 

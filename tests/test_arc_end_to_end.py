@@ -11,10 +11,10 @@ import yaml
 from fakes import write_tiny_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from seal_lightning.attempt_store import AttemptStore
-from seal_lightning.cli import main
-from seal_lightning.rundir import RunDir
-from seal_lightning.types import AttemptStatus
+from seal_lightning.cli.main import main
+from seal_lightning.core import AttemptStatus
+from seal_lightning.storage.attempt_store import AttemptStore
+from seal_lightning.storage.run_dir import RunDir
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +46,7 @@ def settings(folder: Path, run_dir: Path, **domain: Any) -> dict[str, Any]:
             "num_repeats": 1,
             "test_edits": 2,
             "test_conditions": ["in_context", "without_edit", "self_edit"],
-            "reward": {"class_path": "seal_lightning.rewards.LikelihoodReward"},
+            "reward": {"class_path": "seal_lightning.scoring.rewards.LikelihoodReward"},
             "domain": {
                 "class_path": "seal_lightning.domains.arc.ArcDomain",
                 "init_args": {

@@ -11,10 +11,10 @@ import yaml
 from fakes import write_tiny_model
 from test_arc_end_to_end import settings
 
-from seal_lightning.attempt_store import AttemptStore
-from seal_lightning.cli import main
+from seal_lightning.cli.main import main
 from seal_lightning.evaluation.steps import inner_seed
-from seal_lightning.rundir import RunDir
+from seal_lightning.storage.attempt_store import AttemptStore
+from seal_lightning.storage.run_dir import RunDir
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"class_path": "seal_lightning.callbacks.AboveThreshold", "init_args": {"threshold": 0.5}}
     ]
     chosen["model"] |= {"num_edits": 8, "sampling": {"temperature": 4.0}}  # at 1 this policy never leaves one strategy
-    chosen["model"] |= {"reward": {"class_path": "seal_lightning.rewards.SolvedReward"}}
+    chosen["model"] |= {"reward": {"class_path": "seal_lightning.scoring.rewards.SolvedReward"}}
     for name in ("train", "test"):
         source = {"class_path": "seal_lightning.domains.arc.ArcFolder", "init_args": {"path": str(folder / name)}}
         chosen["data"][name] = source

@@ -8,9 +8,9 @@ import pytest
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
-from seal_lightning.cli import main
-from seal_lightning.datamodule import SealDataModule
-from seal_lightning.module import SealModule
+from seal_lightning.cli.main import main
+from seal_lightning.training.data_module import SealDataModule
+from seal_lightning.training.module import SealModule
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"

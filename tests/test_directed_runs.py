@@ -11,9 +11,9 @@ import pytest
 import yaml
 from fakes import write_tiny_model
 
-from seal_lightning.attempt_store import AttemptStore
-from seal_lightning.cli import main
-from seal_lightning.rundir import RunDir
+from seal_lightning.cli.main import main
+from seal_lightning.storage.attempt_store import AttemptStore
+from seal_lightning.storage.run_dir import RunDir
 
 pytestmark = pytest.mark.slow
 

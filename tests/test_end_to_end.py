@@ -10,11 +10,11 @@ import pytest
 import torch
 import yaml
 
-from seal_lightning.attempt_store import journals
-from seal_lightning.cli import main
-from seal_lightning.journal import Journal
-from seal_lightning.records import RecordFile
-from seal_lightning.types import Attempt, BufferRow
+from seal_lightning.cli.main import main
+from seal_lightning.core import Attempt, BufferRow
+from seal_lightning.storage.attempt_store import journals
+from seal_lightning.storage.journal import Journal
+from seal_lightning.storage.json_records import RecordFile
 
 TESTS = Path(__file__).resolve().parent
 
@@ -130,8 +130,8 @@ def test_the_policy_folder_is_a_standard_peft_adapter(uninterrupted: Path, tiny_
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from seal_lightning.commands.loading import load_run
-    from seal_lightning.rundir import RunDir
+    from seal_lightning.cli.commands.loading import load_run
+    from seal_lightning.storage.run_dir import RunDir
 
     module, _ = load_run(RunDir(uninterrupted))
     module.configure_model()

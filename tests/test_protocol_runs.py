@@ -13,12 +13,12 @@ import yaml
 from fakes import ToyDomain, ToyTasks, write_tiny_model
 from test_end_to_end import TESTS, attempts, config, fit
 
-from seal_lightning.cli import main
-from seal_lightning.errors import DataError
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.lightning_cli import run
-from seal_lightning.pretrained import Pretrained
-from seal_lightning.prompt_lengths import check_prompts_fit
+from seal_lightning.cli.lightning_cli import run
+from seal_lightning.cli.main import main
+from seal_lightning.core.errors import DataError
+from seal_lightning.generation.prompt_lengths import check_prompts_fit
+from seal_lightning.models.language_model import LanguageModel
+from seal_lightning.models.pretrained import Pretrained
 
 CONTINUAL = {"class_path": "seal_lightning.evaluation.ContinualSelfEdits", "init_args": {"num_steps": 2}}
 PRETRAINING = {"class_path": "seal_lightning.evaluation.ContinuedPretraining"}
@@ -43,7 +43,7 @@ def by_arm(content: dict[str, Any]) -> dict[tuple[str, int, str], dict[str, Any]
 
 
 def test_continued_pretraining(tiny_folder: Path, tmp_path: Path) -> None:
-    full = {"class_path": "seal_lightning.adaptation.FullFinetuning"}
+    full = {"class_path": "seal_lightning.inner_loop.FullFinetuning"}
     protocol = PRETRAINING | {"init_args": {"num_tasks": 4, "optimizer": {"learning_rate": 0.01, "num_epochs": 2}}}
     found = settings(tiny_folder, tmp_path / "run", protocol=protocol, inner_loop=full, test_edits=2)
     content = outcome_of(tmp_path, found)

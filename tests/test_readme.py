@@ -13,8 +13,8 @@ from fakes import write_tiny_model
 from test_arc_end_to_end import config as arc_config
 from test_end_to_end import config
 
-from seal_lightning.cli import TRAINER_SUBCOMMANDS, main
-from seal_lightning.commands import serve
+from seal_lightning.cli.commands import serve
+from seal_lightning.cli.main import TRAINER_SUBCOMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

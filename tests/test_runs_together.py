@@ -14,18 +14,18 @@ from fakes import ToyDomain, ToyTasks
 from lightning.pytorch import Callback, Trainer
 from test_end_to_end import attempts, config, fit
 
-from seal_lightning import interruption
 from seal_lightning.callbacks import BestOfK
-from seal_lightning.checkpoint_io import AtomicCheckpointIO
-from seal_lightning.cli import main
-from seal_lightning.datamodule import SealDataModule
-from seal_lightning.errors import RunError
-from seal_lightning.lightning_cli import TRAINER_DEFAULTS, default_callbacks
-from seal_lightning.module import SealModule
-from seal_lightning.pretrained import Pretrained
-from seal_lightning.rewards import LikelihoodReward
-from seal_lightning.run_lock import RunLock
-from seal_lightning.types import AdapterSpec, Attempt, OptimizerSpec, RewardScore, SamplingSpec
+from seal_lightning.cli.lightning_cli import TRAINER_DEFAULTS, default_callbacks
+from seal_lightning.cli.main import main
+from seal_lightning.core import AdapterSpec, Attempt, OptimizerSpec, RewardScore, SamplingSpec
+from seal_lightning.core.errors import RunError
+from seal_lightning.distributed import interruption
+from seal_lightning.models.pretrained import Pretrained
+from seal_lightning.scoring.rewards import LikelihoodReward
+from seal_lightning.storage.checkpoint_io import AtomicCheckpointIO
+from seal_lightning.storage.run_lock import RunLock
+from seal_lightning.training.data_module import SealDataModule
+from seal_lightning.training.module import SealModule
 
 
 class HalfBroken(LikelihoodReward):

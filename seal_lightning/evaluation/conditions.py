@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
+from seal_lightning.core import ExamScores, SelfEdit
 from seal_lightning.evaluation.mitigations.base import MergeDecision
-from seal_lightning.types import ExamScores, SelfEdit
 
 ConditionName = Literal["in_context", "without_edit", "without_edit_matched", "self_edit"]
 """A :class:`Condition` that can be left out, as configurations say it. Other writers and adapters from outside are met

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import product
 from random import Random
 
-from seal_lightning.errors import ConfigError, shown
-from seal_lightning.types import Attempt, Choice, TextSchema
+from seal_lightning.core import Attempt, Choice, TextSchema
+from seal_lightning.core.errors import ConfigError, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ def configurations(
     """The schema's configurations whose choices are among those allowed; all, or so many drawn at random, in order.
 
     Args:
-        schema: as :meth:`seal_lightning.seams.Domain.edit_schema` gives it.
+        schema: as :meth:`seal_lightning.core.interfaces.Domain.edit_schema` gives it.
         allowed: for some choices by name, the options to stay with.
         limit: ≥ 1, how many to draw without replacement; None takes all.
         seed: of the draw.

@@ -9,22 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
-from seal_lightning.adaptation.whole_weights import scratch_weights
-from seal_lightning.attempting import Attempting
+from seal_lightning.attempts import Attempting
+from seal_lightning.core import (
+    Adapter,
+    Measurement,
+    SelfEdit,
+    Task,
+)
+from seal_lightning.core.interfaces import Writer
 from seal_lightning.evaluation.conditions import Arm, Condition, ConditionResult
 from seal_lightning.evaluation.exams import EVERYTHING, ExamsWithoutLearning
 from seal_lightning.evaluation.merging import Merging
 from seal_lightning.evaluation.protocols import Episode, Protocol, SinglePassage
 from seal_lightning.evaluation.steps import Job, Steps
 from seal_lightning.evaluation.training_sets import StepPlan, joined_plan, mean_steps, plan_alone
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.seams import Writer
-from seal_lightning.types import (
-    Adapter,
-    Measurement,
-    SelfEdit,
-    Task,
-)
+from seal_lightning.inner_loop.whole_weights import scratch_weights
+from seal_lightning.models.language_model import LanguageModel
 
 Place = tuple[int, int]
 """An episode and one of its steps."""

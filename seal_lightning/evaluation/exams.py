@@ -6,12 +6,12 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Literal
 
-from seal_lightning.attempting import Attempting
-from seal_lightning.errors import ConfigError, RunError
+from seal_lightning.attempts import Attempting
+from seal_lightning.core import Adapter, AnsweredQuestion, ExamPrompt, ExamScores, Measurement, Task
+from seal_lightning.core.errors import ConfigError, RunError
+from seal_lightning.core.interfaces import AnyDomain
 from seal_lightning.evaluation.conditions import Arm, Condition, ConditionResult
 from seal_lightning.evaluation.protocols import Episode
-from seal_lightning.seams import AnyDomain
-from seal_lightning.types import Adapter, AnsweredQuestion, ExamPrompt, ExamScores, Measurement, Task
 
 EVERYTHING = frozenset(Measurement)
 

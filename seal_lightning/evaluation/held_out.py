@@ -7,7 +7,7 @@ from typing import cast
 
 from torch.nn import Module, ModuleDict
 
-from seal_lightning.errors import ConfigError
+from seal_lightning.core.errors import ConfigError
 from seal_lightning.evaluation.conditions import Condition, ConditionResult
 from seal_lightning.evaluation.episodes import Evaluation
 from seal_lightning.evaluation.matrix import SCORES, EpisodeMatrix, MatrixEstimate

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from seal_lightning.core import ExamScores
 from seal_lightning.evaluation.conditions import Arm, Condition, ConditionResult
-from seal_lightning.types import ExamScores
 
 SCORES: dict[str, Callable[[ExamScores], float | None]] = {
     "accuracy": lambda scores: scores.accuracy,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from seal_lightning.adaptation.whole_weights import merge
+from seal_lightning.core import AdaptationPlan, Adapter, TrainingSequence
+from seal_lightning.core.seeds import derive_seed
 from seal_lightning.evaluation.mitigations import MergeDecision, Mitigation, Proposal
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.seeds import derive_seed
-from seal_lightning.types import AdaptationPlan, Adapter, TrainingSequence
+from seal_lightning.inner_loop.whole_weights import merge
+from seal_lightning.models.language_model import LanguageModel
 
 
 class Merging:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from seal_lightning.errors import ConfigError
+from seal_lightning.core import AdaptationPlan, AdapterSpec, OptimizerSpec, Task
+from seal_lightning.core.errors import ConfigError
+from seal_lightning.core.seeds import derive_seed
 from seal_lightning.evaluation.mitigations.base import Mitigation
-from seal_lightning.seeds import derive_seed
-from seal_lightning.types import AdaptationPlan, AdapterSpec, OptimizerSpec, Task
 
 
 @dataclass(frozen=True, kw_only=True)

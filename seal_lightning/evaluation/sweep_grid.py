@@ -14,8 +14,8 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from seal_lightning.errors import ConfigError, shown
-from seal_lightning.types import AdaptationPlan, AdapterSpec, OptimizerSpec
+from seal_lightning.core import AdaptationPlan, AdapterSpec, OptimizerSpec
+from seal_lightning.core.errors import ConfigError, shown
 
 _SPECS = {"adapter": AdapterSpec, "optimizer": OptimizerSpec}
 _SPEC_OF = {each.name: part for part, spec in _SPECS.items() for each in fields(spec)}

@@ -8,14 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from seal_lightning.attempt_store import AttemptStore
-from seal_lightning.attempting import Attempting, SetExam
-from seal_lightning.errors import RunError, shown
-from seal_lightning.estimates import Estimate, estimate
-from seal_lightning.evaluation.sweep_grid import Setting
-from seal_lightning.seams import Reward
-from seal_lightning.seeds import derive_seed
-from seal_lightning.types import (
+from seal_lightning.attempts import Attempting, SetExam
+from seal_lightning.core import (
     AdaptationPlan,
     Attempt,
     AttemptStatus,
@@ -24,6 +18,12 @@ from seal_lightning.types import (
     Task,
     Trial,
 )
+from seal_lightning.core.errors import RunError, shown
+from seal_lightning.core.estimates import Estimate, estimate
+from seal_lightning.core.interfaces import Reward
+from seal_lightning.core.seeds import derive_seed
+from seal_lightning.evaluation.sweep_grid import Setting
+from seal_lightning.storage.attempt_store import AttemptStore
 
 _FAILED = (AttemptStatus.DIVERGED, AttemptStatus.MALFORMED)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from seal_lightning.estimates import Estimate, cluster_means, clustered
+from seal_lightning.core import ConditionNames
+from seal_lightning.core.estimates import Estimate, cluster_means, clustered
+from seal_lightning.core.forgetting_curve import Course, Retention, retention
 from seal_lightning.evaluation.conditions import Arm, Condition, ConditionResult
-from seal_lightning.retention import Course, Retention, retention
-from seal_lightning.types import ConditionNames
 
 Score = Callable[[ConditionResult], float | None]
 _Cell = tuple[int, int, str]

@@ -6,10 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from seal_lightning.errors import ConfigError, MalformedEdit
-from seal_lightning.evaluation.conditions import Condition, ConditionResult
-from seal_lightning.seams import AnyDomain
-from seal_lightning.types import (
+from seal_lightning.core import (
     AdaptationPlan,
     Adapted,
     AdapterSpec,
@@ -19,6 +16,9 @@ from seal_lightning.types import (
     Task,
     TrainingSequence,
 )
+from seal_lightning.core.errors import ConfigError, MalformedEdit
+from seal_lightning.core.interfaces import AnyDomain
+from seal_lightning.evaluation.conditions import Condition, ConditionResult
 
 Change = Callable[[AdaptationPlan], AdaptationPlan]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from seal_lightning.attempting import Attempting
-from seal_lightning.errors import MalformedEdit
-from seal_lightning.types import SelfEdit, Task
+from seal_lightning.attempts import Attempting
+from seal_lightning.core import SelfEdit, Task
+from seal_lightning.core.errors import MalformedEdit
 
 
 def written_edits(attempting: Attempting, tasks: Sequence[Task], num_edits: int) -> list[dict[str, Any]]:

@@ -3,6 +3,6 @@
 from seal_lightning.generation.fixed_choices import FixedChoices
 from seal_lightning.generation.policy_writer import PolicyWriter
 from seal_lightning.generation.transformers_engine import TransformersEngine
-from seal_lightning.generation.vllm_engine import VllmEngine
+from seal_lightning.generation.vllm.engine import VllmEngine
 
 __all__ = ["FixedChoices", "PolicyWriter", "TransformersEngine", "VllmEngine"]

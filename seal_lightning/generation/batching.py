@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from seal_lightning.lora import LoraAdapter, Share
+from seal_lightning.models.lora import LoraAdapter, Share
 
 ItemT = TypeVar("ItemT")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.types import Completion, FinishReason, SamplingSpec
+from seal_lightning.core import Completion, FinishReason, SamplingSpec
+from seal_lightning.models.language_model import LanguageModel
 
 
 def ended(ids: list[int], spec: SamplingSpec, language_model: LanguageModel) -> Completion:

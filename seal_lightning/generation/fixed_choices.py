@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from seal_lightning.errors import ConfigError, shown
+from seal_lightning.core import Choice, SamplingSpec, SelfEdit, Task
+from seal_lightning.core.errors import ConfigError, shown
+from seal_lightning.core.interfaces import AnyDomain, Engine, Writer
 from seal_lightning.generation.policy_writer import PolicyWriter
-from seal_lightning.seams import AnyDomain, Engine, Writer
-from seal_lightning.types import Choice, SamplingSpec, SelfEdit, Task
 
 
 class FixedChoices(Writer):

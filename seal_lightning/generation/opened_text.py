@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.types import Completion
+from seal_lightning.core import Completion
+from seal_lightning.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True, kw_only=True)

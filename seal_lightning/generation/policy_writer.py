@@ -6,10 +6,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from seal_lightning.errors import MalformedEdit
-from seal_lightning.seams import AnyDomain, Engine, Writer
-from seal_lightning.seeds import derive_seed
-from seal_lightning.types import GenerationRequest, SamplingSpec, SelfEdit, Task, filled_in
+from seal_lightning.core import GenerationRequest, SamplingSpec, SelfEdit, Task, filled_in
+from seal_lightning.core.errors import MalformedEdit
+from seal_lightning.core.interfaces import AnyDomain, Engine, Writer
+from seal_lightning.core.seeds import derive_seed
 
 
 class PolicyWriter(Writer):

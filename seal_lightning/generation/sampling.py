@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, StoppingCriteria
 
-from seal_lightning import interruption
-from seal_lightning.types import SamplingSpec
+from seal_lightning.core import SamplingSpec
+from seal_lightning.distributed import interruption
 
 _LIKELIEST = 1024
 """A nucleus is looked for among so many tokens first, which is cheaper than sorting a whole vocabulary."""

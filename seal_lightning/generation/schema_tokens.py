@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from seal_lightning.errors import ConfigError, shown
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.types import Choice, FreeText, TextSchema
+from seal_lightning.core import Choice, FreeText, TextSchema
+from seal_lightning.core.errors import ConfigError, shown
+from seal_lightning.models.language_model import LanguageModel
 
 
 @dataclass(kw_only=True, eq=False)

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seal_lightning import interruption
+from seal_lightning.core import Completion, FinishReason
+from seal_lightning.distributed import interruption
 from seal_lightning.generation.batching import left_padded, one_row_each, positions
 from seal_lightning.generation.kv_cache import keep_rows, roomy_cache
 from seal_lightning.generation.schema_tokens import SchemaTokens, Walk
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.lora import LoraAdapter, routed
-from seal_lightning.types import Completion, FinishReason
+from seal_lightning.models.language_model import LanguageModel
+from seal_lightning.models.lora import LoraAdapter, routed
 
 
 @dataclass(frozen=True, kw_only=True)

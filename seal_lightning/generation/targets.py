@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from seal_lightning.errors import DataError, shown
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.types import ChatMessage, ScoreRequest
+from seal_lightning.core import ChatMessage, ScoreRequest
+from seal_lightning.core.errors import DataError, shown
+from seal_lightning.models.language_model import LanguageModel
 
 
 def prompt_and_target(

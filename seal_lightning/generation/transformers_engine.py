@@ -12,24 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-from seal_lightning import interruption
-from seal_lightning.errors import ConfigError, DataError, shown
-from seal_lightning.generation.batching import by_adapter, common_start, joined, left_padded, one_row_each, positions
-from seal_lightning.generation.endings import ended
-from seal_lightning.generation.kv_cache import grows_freely, keep_rows, roomy_cache
-from seal_lightning.generation.opened_text import OpenedText
-from seal_lightning.generation.sampling import RowStops, SeededSampling
-from seal_lightning.generation.schema_tokens import SchemaTokens
-from seal_lightning.generation.slot_filling import SlotRow, fill_slots
-from seal_lightning.generation.targets import prompt_and_target
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.lora import LoraAdapter, Share, routed
-from seal_lightning.out_of_memory import in_halves
-from seal_lightning.packed import TokenizedSequence, pack
-from seal_lightning.packed.rows import grouped_within
-from seal_lightning.seams import Engine
-from seal_lightning.seeds import derive_seed
-from seal_lightning.types import (
+from seal_lightning.core import (
     Adapter,
     ChoiceScoreRequest,
     Completion,
@@ -38,6 +21,23 @@ from seal_lightning.types import (
     ScoreRequest,
     TextSchema,
 )
+from seal_lightning.core.errors import ConfigError, DataError, shown
+from seal_lightning.core.interfaces import Engine
+from seal_lightning.core.seeds import derive_seed
+from seal_lightning.distributed import interruption
+from seal_lightning.generation.batching import by_adapter, common_start, joined, left_padded, one_row_each, positions
+from seal_lightning.generation.endings import ended
+from seal_lightning.generation.kv_cache import grows_freely, keep_rows, roomy_cache
+from seal_lightning.generation.opened_text import OpenedText
+from seal_lightning.generation.sampling import RowStops, SeededSampling
+from seal_lightning.generation.schema_tokens import SchemaTokens
+from seal_lightning.generation.slot_filling import SlotRow, fill_slots
+from seal_lightning.generation.targets import prompt_and_target
+from seal_lightning.models.language_model import LanguageModel
+from seal_lightning.models.lora import LoraAdapter, Share, routed
+from seal_lightning.models.out_of_memory import in_halves
+from seal_lightning.models.packed import TokenizedSequence, pack
+from seal_lightning.models.packed.rows import grouped_within
 
 _WORTH_SHARING = 32
 """Tokens: fewer cost more than they save, an additional pass through all layers."""

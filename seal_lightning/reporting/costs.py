@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from seal_lightning.core import RankPhase
+from seal_lightning.distributed.timers import ACTIVITIES, straggler, time_shares
 from seal_lightning.reporting.blocks import Block, Section, Table, capped, without_empty_columns
 from seal_lightning.reporting.runs import Round, StoredRun
 from seal_lightning.reporting.test_files import StoredTest
 from seal_lightning.reporting.test_tables import protocol_name
 from seal_lightning.reporting.text import label, shown_bytes, shown_seconds
-from seal_lightning.time_split import ACTIVITIES, straggler, time_shares
-from seal_lightning.types import RankPhase
 
 
 def costs_section(runs: Sequence[StoredRun]) -> Section:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 
-from seal_lightning.estimates import Estimate, cluster_means, clustered, estimate, shown_estimate
+from seal_lightning.core.estimates import Estimate, cluster_means, clustered, estimate, shown_estimate
+from seal_lightning.core.forgetting_curve import Course, retention
 from seal_lightning.reporting.blocks import Block, Chart, Paragraph, Section, Table, capped, without_empty_columns
 from seal_lightning.reporting.matrix_charts import SCORES, heat_map
 from seal_lightning.reporting.runs import StoredRun
@@ -12,7 +13,6 @@ from seal_lightning.reporting.settings import are_seeds_of_one
 from seal_lightning.reporting.test_files import Matrix, StoredTest, TestResult
 from seal_lightning.reporting.test_tables import comparable, protocol_name
 from seal_lightning.reporting.text import label
-from seal_lightning.retention import Course, retention
 
 MAX_MAPS = 16
 _CHANGES = (3, 4, 6)

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from seal_lightning.errors import RunError, shown
-from seal_lightning.estimates import Estimate, cluster_means, estimate
+from seal_lightning.core import QuestionScore, VerdictStatus
+from seal_lightning.core.errors import RunError, shown
+from seal_lightning.core.estimates import Estimate, cluster_means, estimate
+from seal_lightning.core.seeds import derive_seed
 from seal_lightning.reporting.sign_flips import FlipTest, sign_flip_test
 from seal_lightning.reporting.test_files import SINGLE_PASSAGE, Protocol, StoredTest, TestResult
 from seal_lightning.reporting.text import label
-from seal_lightning.seeds import derive_seed
-from seal_lightning.types import QuestionScore, VerdictStatus
 
 SIGNIFICANT = 0.05
 

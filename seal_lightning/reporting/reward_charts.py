@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from seal_lightning.estimates import Estimate
+from seal_lightning.core import AttemptStatus
+from seal_lightning.core.estimates import Estimate
 from seal_lightning.reporting.charts import COLOURS, GREY, colour, marker, new_figure, picture
 from seal_lightning.reporting.runs import Round, StoredRun
-from seal_lightning.types import AttemptStatus
 
 MAX_POINTS = 300
 """Drawn of a round's rewards; of more, evenly spaced quantiles."""

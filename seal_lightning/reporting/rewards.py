@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from seal_lightning.estimates import Estimate, estimate, shown_estimate
+from seal_lightning.core import AttemptStatus
+from seal_lightning.core.estimates import Estimate, estimate, shown_estimate
 from seal_lightning.reporting.blocks import Block, Chart, Paragraph, Section, Table, capped, without_empty_columns
 from seal_lightning.reporting.reward_charts import MAX_POINTS, MAX_ROUNDS, reward_curves, reward_spread
 from seal_lightning.reporting.runs import Round, StoredRun
 from seal_lightning.reporting.settings import are_seeds_of_one, reward_name
 from seal_lightning.reporting.text import label
-from seal_lightning.types import AttemptStatus
 
 MAX_SPREADS = 8
 """Runs whose rewards are drawn one by one."""

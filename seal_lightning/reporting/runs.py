@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from seal_lightning.attempt_store import journals
-from seal_lightning.errors import RunError
-from seal_lightning.estimates import Estimate, clustered
-from seal_lightning.records import RecordFile
+from seal_lightning.core import Attempt, AttemptStatus, BufferRow, Prompt, RankPhase
+from seal_lightning.core.bounds import mean
+from seal_lightning.core.errors import RunError
+from seal_lightning.core.estimates import Estimate, clustered
 from seal_lightning.reporting.test_files import StoredTest, read_test, test_files
-from seal_lightning.rundir import RunDir
-from seal_lightning.types import Attempt, AttemptStatus, BufferRow, Prompt, RankPhase
-from seal_lightning.types.bounds import mean
+from seal_lightning.storage.attempt_store import journals
+from seal_lightning.storage.json_records import RecordFile
+from seal_lightning.storage.run_dir import RunDir
 
 MAX_TESTS = 12
 """Results files of a run that are read: the newest."""

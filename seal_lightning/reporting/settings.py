@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from seal_lightning.errors import shown
+from seal_lightning.core.errors import shown
 from seal_lightning.reporting.blocks import Block, Folded, Paragraph, Section, Table, capped
 from seal_lightning.reporting.runs import StoredRun
 from seal_lightning.reporting.text import label, visible

@@ -11,9 +11,9 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from seal_lightning.errors import RunError, shown
-from seal_lightning.estimates import Estimate
-from seal_lightning.types import JSON, ExamScores
+from seal_lightning.core import JSON, ExamScores
+from seal_lightning.core.errors import RunError, shown
+from seal_lightning.core.estimates import Estimate
 
 MAX_TEST_BYTES = 256 * 2**20
 """A test of 2,067 tasks under every condition takes about 100 MiB."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 
-from seal_lightning.estimates import Estimate, estimate, shown_estimate
+from seal_lightning.core.estimates import Estimate, estimate, shown_estimate
 from seal_lightning.reporting.blocks import Block, Paragraph, Section, Table, capped, without_empty_columns
 from seal_lightning.reporting.runs import StoredRun
 from seal_lightning.reporting.settings import are_seeds_of_one, brief

@@ -9,7 +9,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from seal_lightning.grading.normalize import alike, words
+from seal_lightning.scoring.graders.normalize import alike, words
 
 WORDINGS: Mapping[str, Sequence[str]] = {
     "judge": (

@@ -22,12 +22,12 @@ from pathlib import Path
 import torch
 from torchmetrics.functional import spearman_corrcoef
 
-from seal_lightning.attempt_store import AttemptStore
+from seal_lightning.core import RankPhase, Task
+from seal_lightning.core.interfaces import TaskSource
+from seal_lightning.distributed.work_queue import by_falling_cost, expected_cost
 from seal_lightning.domains.knowledge import BundledPassages, KnowledgeDomain
-from seal_lightning.records import RecordFile
-from seal_lightning.seams import TaskSource
-from seal_lightning.types import RankPhase, Task
-from seal_lightning.work_sharing import by_falling_cost, expected_cost
+from seal_lightning.storage.attempt_store import AttemptStore
+from seal_lightning.storage.json_records import RecordFile
 
 
 class EveryOther(TaskSource):

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from seal_lightning.domains.knowledge import Documents
 from seal_lightning.domains.knowledge.documents.packing import CountTokens, estimated_tokens
-from seal_lightning.pretrained import embedded_folder
+from seal_lightning.models.pretrained import embedded_folder
 
 
 def tokenizer() -> CountTokens:

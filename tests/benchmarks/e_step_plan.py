@@ -3,10 +3,10 @@
     python tests/benchmarks/e_step_plan.py runs/quickstart --tasks 2067 --edits 5 --repeats 3 --ranks 1 8 64
 
 Tasks are drawn from the run's, with all their attempts' seconds; ``--attempt_seconds`` scales them to a mean that was
-measured elsewhere. *Shared* is the schedule of :mod:`seal_lightning.work_sharing`; *dealt* gives each rank every n-th task
-beforehand, as this project did before. A simulation: talking to the store is counted at ``--claim_seconds``, and an attempt
-in a small call is taken to be as quick as in a large one, which favours *shared*. Take a run that was not interrupted:
-its seconds of writing are those of its last start.
+measured elsewhere. *Shared* is the schedule of :mod:`seal_lightning.distributed.work_queue`; *dealt* gives each rank every
+n-th task beforehand, as this project did before. A simulation: talking to the store is counted at ``--claim_seconds``, and an
+attempt in a small call is taken to be as quick as in a large one, which favours *shared*. Take a run that was not
+interrupted: its seconds of writing are those of its last start.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from seal_lightning.attempt_store import AttemptStore
-from seal_lightning.records import RecordFile
-from seal_lightning.types import RankPhase
-from seal_lightning.work_sharing import batch_sizes, call_sizes
+from seal_lightning.core import RankPhase
+from seal_lightning.distributed.work_queue import batch_sizes, call_sizes
+from seal_lightning.storage.attempt_store import AttemptStore
+from seal_lightning.storage.json_records import RecordFile
 
 
 @dataclass(frozen=True, kw_only=True)

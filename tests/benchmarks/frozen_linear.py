@@ -10,8 +10,8 @@ import time
 
 import torch
 
-from seal_lightning import frozen_linear as module
-from seal_lightning.frozen_linear import frozen_linear
+from seal_lightning.models import frozen_linear as module
+from seal_lightning.models.frozen_linear import frozen_linear
 
 SHAPES = ((576, 192), (576, 576), (576, 1536), (1536, 576), (576, 49_152))
 """(in, out) of SmolLM2-135M's layers."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from seal_lightning.domains.arc import ArcKit, GridText
-from seal_lightning.pretrained import Pretrained
+from seal_lightning.models.pretrained import Pretrained
 
 CONTENDERS = {
     "digits": GridText(),

@@ -32,12 +32,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 from one_by_one import RELEASE_LENGTH, OneByOne
 from workload import SHAPES, Candidate, load_candidates, load_model
 
-from seal_lightning.adaptation import BatchedInnerLoop
-from seal_lightning.adaptation.tokenizing import tokenize
+from seal_lightning.core import Adapted, Adapter, GenerationRequest, SamplingSpec
 from seal_lightning.domains.knowledge import KnowledgeDomain
 from seal_lightning.generation import TransformersEngine
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.types import Adapted, Adapter, GenerationRequest, SamplingSpec
+from seal_lightning.inner_loop import BatchedInnerLoop
+from seal_lightning.inner_loop.tokenizing import tokenize
+from seal_lightning.models.language_model import LanguageModel
 
 CONTENDERS = {
     "a": f"HF Trainer + PEFT, padded to {RELEASE_LENGTH} (extrapolated from one step)",

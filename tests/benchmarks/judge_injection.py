@@ -17,15 +17,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "judges"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scoring" / "judges"))
 from hostile_answers import STYLES, UNSEEN, hostile
 from served_model import INSTRUCTION, SHOWN
 
-from seal_lightning.grading import GradingWording, JudgeGrader, LocalRules, cohen_kappa
-from seal_lightning.judges import CachedJudge, EndpointJudge, JudgeWording, ModelJudge
-from seal_lightning.pretrained import Pretrained
-from seal_lightning.seams import Grader
-from seal_lightning.types import AnsweredQuestion, VerdictStatus
+from seal_lightning.core import AnsweredQuestion, VerdictStatus
+from seal_lightning.core.interfaces import Grader
+from seal_lightning.models.pretrained import Pretrained
+from seal_lightning.scoring.graders import GradingWording, JudgeGrader, LocalRules, cohen_kappa
+from seal_lightning.scoring.judges import CachedJudge, EndpointJudge, JudgeWording, ModelJudge
 
 DEFENCES = {
     "none": {"guard": False, "num_decoys": 0},

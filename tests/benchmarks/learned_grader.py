@@ -1,7 +1,7 @@
 """Fits the learned grader and measures it, beside simpler ones, on passages that it was not fitted to.
 
     python tests/benchmarks/learned_grader.py --data ../shared/data/graded_answers.jsonl --seeds 0 1
-    python tests/benchmarks/learned_grader.py --data ../shared/data/graded_answers.jsonl --save seal_lightning/grading
+    python tests/benchmarks/learned_grader.py --data ../shared/data/graded_answers.jsonl --save seal_lightning/scoring/graders
 
 The first prints tables: Cohen's kappa with the judge, by folds over titles, and how many adversarial answers are graded
 correct. The second fits to all titles and writes the weights that the package ships. A line of the data is
@@ -24,12 +24,12 @@ import torch
 from adversarial_answers import AdversarialAnswer, adversarial_answers
 from torch.nn import functional
 
-from seal_lightning.grading import LocalRules, cohen_kappa, exact_match_and_f1
-from seal_lightning.grading.answer_measures import MEASURES, log_odds
-from seal_lightning.grading.learned_grader import WEIGHTS, LearnedWeights, measured
-from seal_lightning.grading.normalize import words
-from seal_lightning.grading.token_states import SentenceEncoder
-from seal_lightning.types import AnsweredQuestion, VerdictStatus
+from seal_lightning.core import AnsweredQuestion, VerdictStatus
+from seal_lightning.scoring.graders import LocalRules, cohen_kappa, exact_match_and_f1
+from seal_lightning.scoring.graders.answer_measures import MEASURES, log_odds
+from seal_lightning.scoring.graders.learned_grader import WEIGHTS, LearnedWeights, measured
+from seal_lightning.scoring.graders.normalize import words
+from seal_lightning.scoring.graders.token_states import SentenceEncoder
 
 NUM_FOLDS = 5
 RIDGE = 50.0

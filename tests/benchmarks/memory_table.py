@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seal_lightning.decoder_sizes import DECODERS, SMOLLM2_135M
-from seal_lightning.device_memory import GIB, Decoder, Needed, Work, full_finetuning, inner_loop, m_step, sharded
+from benchmarks.decoder_sizes import DECODERS, SMOLLM2_135M
+from benchmarks.memory_formula import GIB, Decoder, Needed, Work, full_finetuning, inner_loop, m_step, sharded
 
 TABLE_WORK = {"adapters": 8, "candidates": 16, "tokens": 4096}
 """What the table is for; ranks are 32 (inner loop) and 64 (M-step)."""
@@ -116,7 +116,7 @@ def measured(case: Case) -> dict[str, float]:
     """MiB above what the process had before the model was read: the model alone, and the peak."""
     import torch
 
-    from seal_lightning.pretrained import Pretrained
+    from seal_lightning.models.pretrained import Pretrained
 
     torch.set_num_threads(1)
     (torch.rand(64, 64) @ torch.rand(64, 64)).sum()
@@ -133,7 +133,7 @@ def measured(case: Case) -> dict[str, float]:
 
 
 def _inner_loop(case: Case, pretrained: Any) -> Callable[[], None]:
-    from seal_lightning.adaptation import BatchedInnerLoop
+    from seal_lightning.inner_loop import BatchedInnerLoop
 
     language_model = _warm(pretrained.load())
     loop = BatchedInnerLoop(case.adapters, case.tokens, gradient_checkpointing=case.checkpointing)
@@ -148,8 +148,8 @@ def _inner_loop(case: Case, pretrained: Any) -> Callable[[], None]:
 
 
 def _full_finetuning(case: Case, pretrained: Any) -> Callable[[], None]:
-    from seal_lightning.adaptation import FullFinetuning
-    from seal_lightning.adaptation import full_finetuning as module
+    from seal_lightning.inner_loop import FullFinetuning
+    from seal_lightning.inner_loop import full_finetuning as module
 
     language_model = _warm(pretrained.load())
     loop = FullFinetuning(case.tokens, gradient_checkpointing=case.checkpointing)
@@ -179,10 +179,10 @@ def _full_finetuning(case: Case, pretrained: Any) -> Callable[[], None]:
 def _m_step(case: Case, pretrained: Any) -> Callable[[], None]:
     import torch
 
-    from seal_lightning.lora import applied
-    from seal_lightning.packed import TokenizedSequence, checkpointed_if, pack
-    from seal_lightning.policy import Policy
-    from seal_lightning.types import AdapterSpec
+    from seal_lightning.core import AdapterSpec
+    from seal_lightning.models.lora import applied
+    from seal_lightning.models.packed import TokenizedSequence, checkpointed_if, pack
+    from seal_lightning.training.policy import Policy
 
     policy = Policy(pretrained, AdapterSpec(rank=64, alpha=128, target_modules="all-linear"), seed=1)
     forward = _warm(policy.language_model).packed
@@ -202,7 +202,7 @@ def _m_step(case: Case, pretrained: Any) -> Callable[[], None]:
 
 
 def _plan(language_model: Any, tokens: int, steps: int = 2) -> Any:
-    from seal_lightning.types import AdaptationPlan, AdapterSpec, OptimizerSpec, Segment, TrainingSequence
+    from seal_lightning.core import AdaptationPlan, AdapterSpec, OptimizerSpec, Segment, TrainingSequence
 
     text = " the" * SEQUENCE_TOKENS
     assert len(language_model.encode_text(text)) == SEQUENCE_TOKENS

@@ -10,9 +10,9 @@ from peft import LoraConfig, get_peft_model
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments, get_scheduler
 
-from seal_lightning.adaptation.tokenizing import tokenize
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.types import AdaptationPlan
+from seal_lightning.core import AdaptationPlan
+from seal_lightning.inner_loop.tokenizing import tokenize
+from seal_lightning.models.language_model import LanguageModel
 
 RELEASE_LENGTH = 2048
 """The released code pads every sequence to this, and trains on the pads."""

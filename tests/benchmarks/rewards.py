@@ -23,21 +23,21 @@ from pathlib import Path
 import torch
 from torchmetrics.functional import spearman_corrcoef
 
-from seal_lightning.attempting import Attempting
+from seal_lightning.attempts import Attempting
+from seal_lightning.core import AdapterSpec, Attempt, OptimizerSpec, SamplingSpec, SelfEdit, Task
+from seal_lightning.core.estimates import estimate, shown_estimate
+from seal_lightning.core.interfaces import Reward
 from seal_lightning.domains.knowledge import BundledPassages, KnowledgeDomain, Rewrites
-from seal_lightning.estimates import estimate, shown_estimate
-from seal_lightning.judges import ModelJudge
-from seal_lightning.module import SealModule
-from seal_lightning.pretrained import Pretrained
-from seal_lightning.rewards import (
+from seal_lightning.models.pretrained import Pretrained
+from seal_lightning.scoring.judges import ModelJudge
+from seal_lightning.scoring.rewards import (
     AccuracyReward,
     LikelihoodReward,
     OwnQuestionsReward,
     RetentionReward,
     RubricReward,
 )
-from seal_lightning.seams import Reward
-from seal_lightning.types import AdapterSpec, Attempt, OptimizerSpec, SamplingSpec, SelfEdit, Task
+from seal_lightning.training.module import SealModule
 
 GOLD = "likelihood"
 

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from seal_lightning.pretrained import Pretrained
+from seal_lightning.models.pretrained import Pretrained
 
 
 def resident_mib(key: str) -> float:

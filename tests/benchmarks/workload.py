@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
+from seal_lightning.core import AdaptationPlan, OptimizerSpec, SelfEdit
 from seal_lightning.domains.knowledge import KnowledgeDomain, PassagesJson
 from seal_lightning.domains.knowledge.passage import Passage
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.pretrained import Pretrained, embedded_folder
-from seal_lightning.types import AdaptationPlan, OptimizerSpec, SelfEdit
+from seal_lightning.models.language_model import LanguageModel
+from seal_lightning.models.pretrained import Pretrained, embedded_folder
 
 SHAPES: dict[str, dict[str, Any]] = {
     "Qwen/Qwen2.5-7B-shape": {

@@ -20,15 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from seal_lightning.callbacks import ArcPictures, ArcSubmission, arc_pictures
 from seal_lightning.callbacks.arc_answers import attempted_grids
 from seal_lightning.callbacks.arc_pictures import best_attempt
-from seal_lightning.datamodule import SealDataModule
-from seal_lightning.domains.arc.drawing import pixels, task_figure
-from seal_lightning.domains.arc.grids import as_text
-from seal_lightning.domains.arc.task import ArcTask, Demonstration, TestPair
-from seal_lightning.errors import ConfigError, RunError
-from seal_lightning.evaluation import Condition, ConditionResult
-from seal_lightning.rundir import RunDir
-from seal_lightning.seams import TaskSource
-from seal_lightning.types import (
+from seal_lightning.core import (
     Attempt,
     AttemptStatus,
     Candidate,
@@ -40,6 +32,14 @@ from seal_lightning.types import (
     Verdict,
     VerdictStatus,
 )
+from seal_lightning.core.errors import ConfigError, RunError
+from seal_lightning.core.interfaces import TaskSource
+from seal_lightning.domains.arc.drawing import pixels, task_figure
+from seal_lightning.domains.arc.grids import as_text
+from seal_lightning.domains.arc.task import ArcTask, Demonstration, TestPair
+from seal_lightning.evaluation import Condition, ConditionResult
+from seal_lightning.storage.run_dir import RunDir
+from seal_lightning.training.data_module import SealDataModule
 
 NAMES = ConditionNames(unadapted="in context", self_edit="SEAL")
 GOLD = ((1, 2), (3, 4))

@@ -10,7 +10,7 @@ from test_round_report import candidate
 
 from seal_lightning.callbacks import ChoiceShares
 from seal_lightning.callbacks.choice_shares import choice_counts
-from seal_lightning.types import BufferRow, SelfEdit
+from seal_lightning.core import BufferRow, SelfEdit
 
 
 def edit(index: int, log_prob: float | None = -1.0, **choices: str) -> SelfEdit:

@@ -9,9 +9,9 @@ from typing import Any, cast
 from rules_judge import RulesJudge
 
 from seal_lightning.callbacks.judge_costs import _total, in_words, judges_of
-from seal_lightning.grading import JudgeGrader, LocalRules
-from seal_lightning.rewards import AccuracyReward
-from seal_lightning.types import JudgeCounts
+from seal_lightning.core import JudgeCounts
+from seal_lightning.scoring.graders import JudgeGrader, LocalRules
+from seal_lightning.scoring.rewards import AccuracyReward
 
 
 class Both(LocalRules):

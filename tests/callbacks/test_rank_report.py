@@ -11,9 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_end_to_end import config, fit
 
 from seal_lightning.callbacks.rank_report import RankReport, in_words, rank_metrics
-from seal_lightning.records import RecordFile
-from seal_lightning.time_split import TimeSplit, straggler, time_shares
-from seal_lightning.types import RankPhase
+from seal_lightning.core import RankPhase
+from seal_lightning.distributed.timers import TimeSplit, straggler, time_shares
+from seal_lightning.storage.json_records import RecordFile
 
 
 def phase(rank: int, idle: float, adapt: float, **changes: object) -> RankPhase:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from seal_lightning.callbacks import AboveThreshold, BestOfK, Improves, RewardFilter, TopFraction
-from seal_lightning.errors import ConfigError
-from seal_lightning.types import Attempt, AttemptStatus, Candidate, SelfEdit
+from seal_lightning.core import Attempt, AttemptStatus, Candidate, SelfEdit
+from seal_lightning.core.errors import ConfigError
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "selection.json"
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from seal_lightning.callbacks.round_report import round_metrics
-from seal_lightning.types import Attempt, AttemptStatus, Candidate, SelfEdit
+from seal_lightning.core import Attempt, AttemptStatus, Candidate, SelfEdit
 
 
 def candidate(edit: SelfEdit, num_repeats: int) -> Candidate:

@@ -17,12 +17,12 @@ import pytest
 from completions_server import CompletionsServer, serving
 
 import seal_lightning
-from seal_lightning.adaptation import BatchedInnerLoop, FullFinetuning
+from seal_lightning.core import SamplingSpec
+from seal_lightning.core.interfaces import AnyDomain, Engine, InnerLoop, Writer
 from seal_lightning.domains.knowledge import EditFile, EntiGraph, EntiGraphWording, Passage
 from seal_lightning.generation import FixedChoices, PolicyWriter, TransformersEngine, VllmEngine
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.seams import AnyDomain, Engine, InnerLoop, Writer
-from seal_lightning.types import SamplingSpec
+from seal_lightning.inner_loop import BatchedInnerLoop, FullFinetuning
+from seal_lightning.models.language_model import LanguageModel
 
 
 @cache

@@ -9,6 +9,19 @@ import pytest
 from arc_edits import write_edit
 from implementations import implementations
 
+from seal_lightning.core import (
+    AdaptationPlan,
+    AdapterSpec,
+    ChatMessage,
+    ExamPrompt,
+    OptimizerSpec,
+    Prompt,
+    SelfEdit,
+    Task,
+    filled_in,
+)
+from seal_lightning.core.errors import MalformedEdit
+from seal_lightning.core.interfaces import AnyDomain, Domain
 from seal_lightning.domains.arc import ArcDirectives, ArcDomain, ArcTask, Demonstration, GridText, TestPair
 from seal_lightning.domains.knowledge import (
     ChainOfThought,
@@ -22,20 +35,7 @@ from seal_lightning.domains.knowledge import (
     Rewrites,
     SelfQA,
 )
-from seal_lightning.errors import MalformedEdit
 from seal_lightning.evaluation.configurations import configurations
-from seal_lightning.seams import AnyDomain, Domain
-from seal_lightning.types import (
-    AdaptationPlan,
-    AdapterSpec,
-    ChatMessage,
-    ExamPrompt,
-    OptimizerSpec,
-    Prompt,
-    SelfEdit,
-    Task,
-    filled_in,
-)
 
 ADAPTER = AdapterSpec(rank=3, alpha=5.0)
 OPTIMIZER = OptimizerSpec(learning_rate=3e-3, num_epochs=7, batch_size=2)

@@ -9,11 +9,7 @@ import torch
 from fakes import weights_hash
 from implementations import ENGINES, assert_all_registered, cases
 
-from seal_lightning.errors import ConfigError
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.lora import LoraAdapter, init_adapter
-from seal_lightning.seams import Engine
-from seal_lightning.types import (
+from seal_lightning.core import (
     AdapterSpec,
     ChatMessage,
     Choice,
@@ -24,6 +20,10 @@ from seal_lightning.types import (
     SamplingSpec,
     ScoreRequest,
 )
+from seal_lightning.core.errors import ConfigError
+from seal_lightning.core.interfaces import Engine
+from seal_lightning.models.language_model import LanguageModel
+from seal_lightning.models.lora import LoraAdapter, init_adapter
 
 Make = Callable[[], Engine]
 PROMPTS = (

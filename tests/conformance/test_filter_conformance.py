@@ -9,7 +9,7 @@ import pytest
 from implementations import implementations
 
 from seal_lightning.callbacks import AboveThreshold, BestOfK, Improves, RewardFilter, TopFraction
-from seal_lightning.types import Attempt, AttemptStatus, Candidate, SelfEdit
+from seal_lightning.core import Attempt, AttemptStatus, Candidate, SelfEdit
 
 FILTERS: dict[str, Callable[[], RewardFilter]] = {
     "best of k": BestOfK,

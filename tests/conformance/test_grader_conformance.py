@@ -9,9 +9,9 @@ import pytest
 from implementations import implementations
 from rules_judge import RulesJudge
 
-from seal_lightning.grading import JudgeGrader, LearnedGrader, LocalRules
-from seal_lightning.seams import Grader
-from seal_lightning.types import AnsweredQuestion, VerdictStatus
+from seal_lightning.core import AnsweredQuestion, VerdictStatus
+from seal_lightning.core.interfaces import Grader
+from seal_lightning.scoring.graders import JudgeGrader, LearnedGrader, LocalRules
 
 GRADERS: dict[str, Callable[[], Grader]] = {
     "local rules": LocalRules,

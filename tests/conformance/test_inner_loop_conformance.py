@@ -11,10 +11,7 @@ import torch
 from fakes import ToyDomain, ToyTasks, weights_hash
 from implementations import INNER_LOOPS, assert_all_registered, cases
 
-from seal_lightning.generation import TransformersEngine
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.seams import InnerLoop
-from seal_lightning.types import (
+from seal_lightning.core import (
     AdaptationPlan,
     Adapted,
     Adapter,
@@ -27,6 +24,9 @@ from seal_lightning.types import (
     TrainingSequence,
     WholeModel,
 )
+from seal_lightning.core.interfaces import InnerLoop
+from seal_lightning.generation import TransformersEngine
+from seal_lightning.models.language_model import LanguageModel
 
 Make = Callable[[], InnerLoop]
 Result = Adapted | Diverged

@@ -12,14 +12,14 @@ import pytest
 from implementations import implementations
 from test_grader_conformance import ODD
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "judges"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "scoring" / "judges"))
 from faulty_server import Handler, completion, serving
 
-from seal_lightning.errors import ConfigError
-from seal_lightning.judges import EndpointJudge, ModelJudge
-from seal_lightning.pretrained import Pretrained
-from seal_lightning.seams import Judge
-from seal_lightning.types import Judgement, JudgeQuestion
+from seal_lightning.core import Judgement, JudgeQuestion
+from seal_lightning.core.errors import ConfigError
+from seal_lightning.core.interfaces import Judge
+from seal_lightning.models.pretrained import Pretrained
+from seal_lightning.scoring.judges import EndpointJudge, ModelJudge
 
 YES_NO = JudgeQuestion(instruction="Is it red?", material=(("Thing", "a brick"),), options=("yes", "no"))
 MARKS = JudgeQuestion(instruction="How red?", material=(("Thing", "a brick"),), options=("1", "2", "3", "4", "5"))

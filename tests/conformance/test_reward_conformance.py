@@ -10,20 +10,7 @@ import pytest
 from fakes import ToyTasks
 from implementations import implementations
 
-from seal_lightning.rewards import (
-    AccuracyReward,
-    GainReward,
-    LikelihoodReward,
-    OwnQuestionsReward,
-    PartialCreditReward,
-    RetentionReward,
-    RubricReward,
-    SolvedReward,
-    WeightedSum,
-    WeightedTerm,
-)
-from seal_lightning.seams import Judge, Reward
-from seal_lightning.types import (
+from seal_lightning.core import (
     Attempt,
     AttemptStatus,
     ExamScores,
@@ -37,6 +24,19 @@ from seal_lightning.types import (
     SelfEdit,
     Verdict,
     VerdictStatus,
+)
+from seal_lightning.core.interfaces import Judge, Reward
+from seal_lightning.scoring.rewards import (
+    AccuracyReward,
+    GainReward,
+    LikelihoodReward,
+    OwnQuestionsReward,
+    PartialCreditReward,
+    RetentionReward,
+    RubricReward,
+    SolvedReward,
+    WeightedSum,
+    WeightedTerm,
 )
 
 

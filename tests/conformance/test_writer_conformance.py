@@ -11,14 +11,14 @@ import torch
 from fakes import weights_hash, write_tiny_model
 from implementations import LIST_ASKED_FOR, WRITERS, MakeWriter, assert_all_registered
 
+from seal_lightning.core import SelfEdit
+from seal_lightning.core.errors import MalformedEdit
+from seal_lightning.core.interfaces import Writer
+from seal_lightning.core.seeds import derive_seed
 from seal_lightning.domains.knowledge import BundledPassages, KnowledgeDomain, Passage
-from seal_lightning.errors import MalformedEdit
 from seal_lightning.generation import TransformersEngine
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.pretrained import Pretrained
-from seal_lightning.seams import Writer
-from seal_lightning.seeds import derive_seed
-from seal_lightning.types import SelfEdit
+from seal_lightning.models.language_model import LanguageModel
+from seal_lightning.models.pretrained import Pretrained
 
 NUM_EDITS = 2
 TASKS: Sequence[Passage] = [

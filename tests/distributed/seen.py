@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from seal_lightning.lora.weights import here
+from seal_lightning.distributed.tensor_shards import here
 
 
 class Seen(Callback):

@@ -13,18 +13,25 @@ import torch
 from fakes import ToyTasks
 from torch.distributed import HashStore
 
-from seal_lightning import agreement, distributed, interruption, launching, shared_store
-from seal_lightning.agreement import RanksDiffer, content_digest, installed, of_settings, of_tasks, of_weights
-from seal_lightning.distributed import Board
-from seal_lightning.errors import ConfigError, RankLost
-from seal_lightning.language_model import LanguageModel
+from seal_lightning.core.errors import ConfigError, RankLost
+from seal_lightning.distributed import coordination, interruption, launching, rank_consistency, shared_store
+from seal_lightning.distributed.coordination import Board
+from seal_lightning.distributed.rank_consistency import (
+    RanksDiffer,
+    content_digest,
+    installed,
+    of_settings,
+    of_tasks,
+    of_weights,
+)
+from seal_lightning.models.language_model import LanguageModel
 
 VALUES = "{'a': {'x', 'y', 'z'}, 'b': [1, 2.5, None, object]}"
 
 
 @pytest.mark.slow
 def test_a_digest_does_not_hang_on_the_hash_seed() -> None:
-    program = f"from seal_lightning.agreement import content_digest; print(content_digest({VALUES}))"
+    program = f"from seal_lightning.distributed.rank_consistency import content_digest; print(content_digest({VALUES}))"
     found = {
         subprocess.run(
             [sys.executable, "-c", program],
@@ -95,7 +102,7 @@ def test_the_first_rank_that_differs_is_named(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(
         RanksDiffer, match=r"differ in packages, torch: rank 2 \(host c\) has 2\.11\.0, rank 0 \(host .*"
     ):
-        agreement.require_agreement(mine)
+        rank_consistency.require_agreement(mine)
 
 
 SLURM = {"SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_STEP_ID": "0"}
@@ -132,15 +139,15 @@ def test_a_rank_that_computes_has_a_pulse_and_one_that_is_gone_has_none(monkeypa
     monkeypatch.setattr(shared_store, "DEAD_WITHOUT_PULSE_S", 2.5)
     boards = []
     for rank in (0, 1):
-        monkeypatch.setattr(distributed, "_num_boards", 100)
+        monkeypatch.setattr(coordination, "_num_boards", 100)
         boards.append(Board(rank, 2, 60.0))
     first, second = boards
 
     def watch(seconds: float) -> None:
-        end = distributed.time.monotonic() + seconds
-        while distributed.time.monotonic() < end:
+        end = coordination.time.monotonic() + seconds
+        while coordination.time.monotonic() < end:
             first.look(now=True)
-            distributed.time.sleep(0.1)
+            coordination.time.sleep(0.1)
 
     watch(5.0)  # the second one computes all the time, and says nothing
     assert second._store is not None

@@ -15,7 +15,7 @@ from test_sharded_fit import fit_on_two, seen, settings_of
 from test_sharded_runs import ONE, SAVING, TWO, on_two
 from transformers import AutoModelForCausalLM
 
-from seal_lightning.cli import main
+from seal_lightning.cli.main import main
 
 
 def full(model: Path, run_dir: Path, options: dict | None, **more: Any) -> dict[str, Any]:

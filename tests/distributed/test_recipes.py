@@ -13,7 +13,7 @@ import pytest
 from children import wait_until
 from torch.distributed.run import parse_args, parse_min_max_nnodes
 
-from seal_lightning.cli import TRAINER_SUBCOMMANDS
+from seal_lightning.cli.main import TRAINER_SUBCOMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "configs/trainer/slurm.sbatch"

@@ -11,7 +11,7 @@ import yaml
 from children import end_all, ranks
 from test_end_to_end import attempts, buffer, config, fit
 
-STRATEGY = "seal_lightning.sharded_strategy.ShardedStrategy"
+STRATEGY = "seal_lightning.training.sharded_strategy.ShardedStrategy"
 
 
 def settings_of(model: Path, run_dir: Path, options: dict | None, **more: Any) -> dict:

@@ -15,8 +15,8 @@ from test_end_to_end import attempts, config, final_loras, fit
 from test_sharded_fit import STRATEGY, alone, assert_same, fit_on_two, seen, settings_of  # noqa: F401
 from transformers import AutoModelForCausalLM
 
-from seal_lightning.checkpoints import complete_checkpoints
-from seal_lightning.cli import main
+from seal_lightning.cli.main import main
+from seal_lightning.storage.checkpoints import complete_checkpoints
 
 SAVING = {"class_path": "seal_lightning.callbacks.PhaseCheckpoint", "init_args": {"every_n_steps": 1}}
 TWO = ("--trainer.devices", "2", "--trainer.strategy.class_path", STRATEGY)
@@ -181,7 +181,7 @@ def test_refused(tiny_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
     said = on_two(["fit", "-c", str(tmp_path / "settings.yaml")], tmp_path / "a", 1)
     assert "ranks_per_copy: 3 is not allowed with 2 ranks" in said
-    full = {"class_path": "seal_lightning.adaptation.FullFinetuning"}
+    full = {"class_path": "seal_lightning.inner_loop.FullFinetuning"}
     settings = settings_of(tiny_folder, tmp_path / "run", {}, inner_loop=full)
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
     said = on_two(["fit", "-c", str(tmp_path / "settings.yaml")], tmp_path / "b", 1)

@@ -21,7 +21,7 @@ from injected import acknowledged
 from test_end_to_end import assert_same_run, attempts, config, final_loras, fit
 from test_signals import settings_of, write
 
-from seal_lightning.cli import main
+from seal_lightning.cli.main import main
 
 Ended = list[tuple[int, str]]
 

@@ -10,17 +10,8 @@ from typing import Any
 import pytest
 from fakes import ToyDomain, ToyTask, ToyTasks
 
-from seal_lightning.attempting import Attempting
-from seal_lightning.errors import ConfigError
-from seal_lightning.evaluation import Condition, ConditionResult, condition_table
-from seal_lightning.evaluation.episodes import Evaluation
-from seal_lightning.evaluation.protocols import Episode, SinglePassage
-from seal_lightning.evaluation.written_edits import written_edits
-from seal_lightning.grading import LocalRules
-from seal_lightning.module import SealModule
-from seal_lightning.rewards import LikelihoodReward
-from seal_lightning.seams import Writer
-from seal_lightning.types import (
+from seal_lightning.attempts import Attempting
+from seal_lightning.core import (
     AdaptationPlan,
     Adapted,
     Adapter,
@@ -34,6 +25,15 @@ from seal_lightning.types import (
     SelfEdit,
     Task,
 )
+from seal_lightning.core.errors import ConfigError
+from seal_lightning.core.interfaces import Writer
+from seal_lightning.evaluation import Condition, ConditionResult, condition_table
+from seal_lightning.evaluation.episodes import Evaluation
+from seal_lightning.evaluation.protocols import Episode, SinglePassage
+from seal_lightning.evaluation.written_edits import written_edits
+from seal_lightning.scoring.graders import LocalRules
+from seal_lightning.scoring.rewards import LikelihoodReward
+from seal_lightning.training.module import SealModule
 
 TASKS = ToyTasks(3).load()
 UNADAPTED, IN_CONTEXT, _, WITHOUT_EDIT, MATCHED, _, SELF_EDIT = Condition

@@ -7,10 +7,7 @@ from itertools import product
 
 import pytest
 
-from seal_lightning.domains.arc.edits import edit_schema
-from seal_lightning.errors import ConfigError
-from seal_lightning.evaluation.configurations import configurations, is_solved, probability_of_solving
-from seal_lightning.types import (
+from seal_lightning.core import (
     Attempt,
     AttemptStatus,
     Choice,
@@ -21,6 +18,9 @@ from seal_lightning.types import (
     Verdict,
     VerdictStatus,
 )
+from seal_lightning.core.errors import ConfigError
+from seal_lightning.domains.arc.edits import edit_schema
+from seal_lightning.evaluation.configurations import configurations, is_solved, probability_of_solving
 
 SCHEMA: TextSchema = (
     "colour:",

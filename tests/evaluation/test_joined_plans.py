@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from seal_lightning.core import AdaptationPlan, AdapterSpec, OptimizerSpec, SelfEdit
+from seal_lightning.core.errors import ConfigError
 from seal_lightning.domains.knowledge import DirectedEdits, Implications, KnowledgeDomain, Passage
-from seal_lightning.errors import ConfigError
 from seal_lightning.evaluation.training_sets import joined_plan
-from seal_lightning.types import AdaptationPlan, AdapterSpec, OptimizerSpec, SelfEdit
 
 DIRECTED = DirectedEdits(
     formats={"notes": Implications()}, learning_rates=(1e-3, 1e-2), num_epochs=(), passage_weights=(1, 2, 3)

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from seal_lightning.core import ExamScores, QuestionScore
 from seal_lightning.evaluation.conditions import Arm, Condition, ConditionResult
 from seal_lightning.evaluation.matrix import SCORES, EpisodeMatrix
-from seal_lightning.types import ExamScores, QuestionScore
 
 EDIT = Arm(condition=Condition.SELF_EDIT, round=0)
 LATER = Arm(condition=Condition.SELF_EDIT, round=1)

@@ -14,11 +14,19 @@ import torch
 from fakes import ToyDomain, ToyTask, ToyTasks, weights_hash
 from test_protocols import BEFORE, OPTIMIZER, SELF_EDIT, TASKS, cells, evaluation, examined
 
-from seal_lightning.adaptation import BatchedInnerLoop, FullFinetuning
-from seal_lightning.adaptation.data_order import batches
-from seal_lightning.adaptation.whole_weights import scratch_weights
+from seal_lightning.core import (
+    AdaptationPlan,
+    Adapted,
+    ConditionNames,
+    ExamScores,
+    Measurement,
+    QuestionScore,
+    SelfEdit,
+    TrainingSequence,
+)
+from seal_lightning.core.errors import ConfigError, DataError, MalformedEdit
+from seal_lightning.core.interfaces import InnerLoop, TaskSource
 from seal_lightning.domains.knowledge import PassagesJsonl
-from seal_lightning.errors import ConfigError, DataError, MalformedEdit
 from seal_lightning.evaluation import (
     Condition,
     ConditionResult,
@@ -35,19 +43,11 @@ from seal_lightning.evaluation import (
 from seal_lightning.evaluation.merging import Merging
 from seal_lightning.evaluation.mitigations import MergeDecision
 from seal_lightning.evaluation.mitigations.probe_texts import context_texts
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.packed import TokenizedSequence
-from seal_lightning.seams import InnerLoop, TaskSource
-from seal_lightning.types import (
-    AdaptationPlan,
-    Adapted,
-    ConditionNames,
-    ExamScores,
-    Measurement,
-    QuestionScore,
-    SelfEdit,
-    TrainingSequence,
-)
+from seal_lightning.inner_loop import BatchedInnerLoop, FullFinetuning
+from seal_lightning.inner_loop.data_order import batches
+from seal_lightning.inner_loop.whole_weights import scratch_weights
+from seal_lightning.models.language_model import LanguageModel
+from seal_lightning.models.packed import TokenizedSequence
 
 DOMAIN = ToyDomain(optimizer=OPTIMIZER)
 EVERYTHING: list[Mitigation] = [

@@ -12,10 +12,19 @@ from typing import Any
 import pytest
 from fakes import ToyDomain, ToyTasks, weights_hash
 
-from seal_lightning.adaptation import BatchedInnerLoop, FullFinetuning
-from seal_lightning.adaptation.whole_weights import merge, scratch_weights
-from seal_lightning.attempting import Attempting
-from seal_lightning.errors import ConfigError
+from seal_lightning.attempts import Attempting
+from seal_lightning.core import (
+    Adapted,
+    AdapterSpec,
+    ConditionNames,
+    Measurement,
+    OptimizerSpec,
+    SamplingSpec,
+    SelfEdit,
+    Task,
+)
+from seal_lightning.core.errors import ConfigError
+from seal_lightning.core.interfaces import InnerLoop, Writer
 from seal_lightning.evaluation import (
     Condition,
     ConditionResult,
@@ -28,20 +37,11 @@ from seal_lightning.evaluation import (
 )
 from seal_lightning.evaluation.training_sets import joined_plan
 from seal_lightning.generation import PolicyWriter, TransformersEngine
-from seal_lightning.grading import LocalRules
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.rewards import LikelihoodReward
-from seal_lightning.seams import InnerLoop, Writer
-from seal_lightning.types import (
-    Adapted,
-    AdapterSpec,
-    ConditionNames,
-    Measurement,
-    OptimizerSpec,
-    SamplingSpec,
-    SelfEdit,
-    Task,
-)
+from seal_lightning.inner_loop import BatchedInnerLoop, FullFinetuning
+from seal_lightning.inner_loop.whole_weights import merge, scratch_weights
+from seal_lightning.models.language_model import LanguageModel
+from seal_lightning.scoring.graders import LocalRules
+from seal_lightning.scoring.rewards import LikelihoodReward
 
 TASKS = ToyTasks(6).load()
 NEEDS = frozenset(Measurement)

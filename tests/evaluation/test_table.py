@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from seal_lightning.callbacks.test_table import cells, markdown
-from seal_lightning.estimates import estimate
+from seal_lightning.core import ConditionNames, ExamScores, QuestionScore, Verdict, VerdictStatus
+from seal_lightning.core.estimates import estimate
 from seal_lightning.evaluation import Condition, ConditionResult, condition_table
-from seal_lightning.types import ConditionNames, ExamScores, QuestionScore, Verdict, VerdictStatus
 
 NAMES = ConditionNames(
     unadapted="none",

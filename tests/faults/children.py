@@ -120,7 +120,7 @@ def _seal(args: list[str], log: str, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-    from seal_lightning.cli import entry_point
+    from seal_lightning.cli.main import entry_point
 
     rank_zero_only.rank = int(environment.get("RANK", "0"))  # read when lightning was imported, before the fork
     sys.stdout.reconfigure(line_buffering=True)

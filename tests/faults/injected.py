@@ -17,11 +17,11 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from seal_lightning import durable
-from seal_lightning.checkpoint_io import AtomicCheckpointIO
-from seal_lightning.hooks import SealCallback
-from seal_lightning.rundir import RunDir
-from seal_lightning.types import Attempt
+from seal_lightning.core import Attempt
+from seal_lightning.storage import atomic_files
+from seal_lightning.storage.checkpoint_io import AtomicCheckpointIO
+from seal_lightning.storage.run_dir import RunDir
+from seal_lightning.training.hooks import SealCallback
 
 E_STEP_S, M_STEP_S = 0.12, 0.12
 """About as long as the tiny model's phases take, so that a random instant falls into them."""
@@ -86,10 +86,10 @@ def _kill_while_saving(chance: random.Random) -> None:
 
     def saving(self: AtomicCheckpointIO, *args: Any, **kwargs: Any) -> None:
         nonlocal saved
-        durable.os = _KillingOs(at) if saved == which else os  # type: ignore[assignment]
+        atomic_files.os = _KillingOs(at) if saved == which else os  # type: ignore[assignment]
         saved += 1
         save(self, *args, **kwargs)
-        durable.os = os
+        atomic_files.os = os
 
     AtomicCheckpointIO.save_checkpoint = saving  # type: ignore[method-assign]
 

@@ -13,19 +13,11 @@ import torch
 from fakes import ToyDomain, ToyTasks, weights_hash
 from lightning.pytorch import Trainer
 
-from seal_lightning.adaptation import BatchedInnerLoop, adapter_run
-from seal_lightning.attempting import Attempting
-from seal_lightning.attempting.exams import verdicts_on
+from seal_lightning.attempts import Attempting
+from seal_lightning.attempts.exams import verdicts_on
 from seal_lightning.callbacks.rest_em_buffer import group_candidates
 from seal_lightning.callbacks.round_report import round_metrics, round_summary
-from seal_lightning.checkpoint_io import AtomicCheckpointIO
-from seal_lightning.errors import RunError
-from seal_lightning.generation import TransformersEngine
-from seal_lightning.grading import LocalRules
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.module import SealModule
-from seal_lightning.pretrained import Pretrained
-from seal_lightning.types import (
+from seal_lightning.core import (
     AdapterSpec,
     AnsweredQuestion,
     Attempt,
@@ -38,6 +30,14 @@ from seal_lightning.types import (
     Verdict,
     VerdictStatus,
 )
+from seal_lightning.core.errors import RunError
+from seal_lightning.generation import TransformersEngine
+from seal_lightning.inner_loop import BatchedInnerLoop, adapter_run
+from seal_lightning.models.language_model import LanguageModel
+from seal_lightning.models.pretrained import Pretrained
+from seal_lightning.scoring.graders import LocalRules
+from seal_lightning.storage.checkpoint_io import AtomicCheckpointIO
+from seal_lightning.training.module import SealModule
 
 
 class FaultyDomain(ToyDomain):

@@ -14,11 +14,11 @@ import pytest
 import yaml
 from test_end_to_end import attempts, buffer, config, fit
 
-from seal_lightning import durable, journal
-from seal_lightning.checkpoint_io import AtomicCheckpointIO
-from seal_lightning.checkpoints import complete_checkpoints, newest_checkpoint
-from seal_lightning.cli import main
-from seal_lightning.rundir import RunDir
+from seal_lightning.cli.main import main
+from seal_lightning.storage import atomic_files, journal
+from seal_lightning.storage.checkpoint_io import AtomicCheckpointIO
+from seal_lightning.storage.checkpoints import complete_checkpoints, newest_checkpoint
+from seal_lightning.storage.run_dir import RunDir
 
 FAULTS = (errno.ENOSPC, errno.EACCES, errno.EROFS)
 CALLS = {"open", "write", "fsync", "replace", "mkdir", "ftruncate"}
@@ -58,7 +58,7 @@ def settings_of(folder: Path, run_dir: Path) -> dict:
 
 def run_with(faulty: FaultyOs, settings: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     with monkeypatch.context() as patched:
-        for module in (durable, journal):
+        for module in (atomic_files, journal):
             patched.setattr(module, "os", faulty)
         return fit(tmp_path, settings)
 

@@ -18,8 +18,8 @@ from fuzzing import thorough
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seal_lightning.core.errors import DataError
 from seal_lightning.domains.knowledge import PassagesJson, PassagesJsonl, SquadJson
-from seal_lightning.errors import DataError
 
 CASES = 2_000
 MOST_FILE_BYTES = 400_000

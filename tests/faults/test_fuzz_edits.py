@@ -13,6 +13,8 @@ from fuzzing import thorough
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seal_lightning.core import SelfEdit
+from seal_lightning.core.errors import ConfigError, MalformedEdit
 from seal_lightning.domains.knowledge import (
     ChainOfThought,
     Implications,
@@ -25,8 +27,6 @@ from seal_lightning.domains.knowledge import (
     Rewrites,
     SelfQA,
 )
-from seal_lightning.errors import ConfigError, MalformedEdit
-from seal_lightning.types import SelfEdit
 
 CASES = 5_000
 MOST_SECONDS = 1.0  # a guard against hangs, not a measurement of speed: what is quadratic takes far longer

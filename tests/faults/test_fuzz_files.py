@@ -30,15 +30,15 @@ import yaml
 from test_end_to_end import config, fit
 from test_lora import random_adapter
 
-from seal_lightning.checkpoint_io import AtomicCheckpointIO
-from seal_lightning.checkpoints import write_manifest
-from seal_lightning.cli import main
-from seal_lightning.commands.loading import load_run
-from seal_lightning.errors import SealError
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.lora import folders, load_adapter, save_adapter
-from seal_lightning.rundir import RunDir
-from seal_lightning.types import AdapterSpec
+from seal_lightning.cli.commands.loading import load_run
+from seal_lightning.cli.main import main
+from seal_lightning.core import AdapterSpec
+from seal_lightning.core.errors import SealError
+from seal_lightning.models.language_model import LanguageModel
+from seal_lightning.models.lora import folders, load_adapter, save_adapter
+from seal_lightning.storage.checkpoint_io import AtomicCheckpointIO
+from seal_lightning.storage.checkpoints import write_manifest
+from seal_lightning.storage.run_dir import RunDir
 
 CASES = 1_000
 MOST_SECONDS = 1.0

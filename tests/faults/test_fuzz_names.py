@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from seal_lightning.errors import ConfigError, RunError
-from seal_lightning.names import checked_name, checked_run_dir
-from seal_lightning.rundir import RunDir
+from seal_lightning.core.errors import ConfigError, RunError
+from seal_lightning.core.names import checked_name, checked_run_dir
+from seal_lightning.storage.run_dir import RunDir
 
 CASES = 1_000
 

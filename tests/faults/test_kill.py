@@ -12,7 +12,7 @@ from children import Child, side_by_side
 from injected import acknowledged
 from test_end_to_end import assert_same_run, attempts, config, fit
 
-from seal_lightning.rundir import RunDir
+from seal_lightning.storage.run_dir import RunDir
 
 
 def settings_of(folder: Path, run_dir: Path) -> dict:

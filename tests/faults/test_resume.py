@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from test_end_to_end import assert_same_run, attempts, config, fit
 
-from seal_lightning.cli import main
-from seal_lightning.rundir import RunDir
+from seal_lightning.cli.main import main
+from seal_lightning.storage.run_dir import RunDir
 
 E_STEP_BATCHES, M_STEP_BATCHES = 2, 9
 PLACES = [

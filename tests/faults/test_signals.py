@@ -14,7 +14,7 @@ from children import Child, end_all, ranks, side_by_side, wait_until
 from injected import acknowledged
 from test_end_to_end import attempts, config
 
-from seal_lightning.checkpoints import complete_checkpoints
+from seal_lightning.storage.checkpoints import complete_checkpoints
 
 
 def settings_of(folder: Path, run_dir: Path, **model: object) -> dict:

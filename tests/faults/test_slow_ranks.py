@@ -9,8 +9,8 @@ from children import end_all, ranks
 from test_end_to_end import attempts
 from test_signals import settings_of, write
 
-from seal_lightning.records import RecordFile
-from seal_lightning.types import BufferRow, RankPhase
+from seal_lightning.core import BufferRow, RankPhase
+from seal_lightning.storage.json_records import RecordFile
 
 
 @pytest.mark.slow

@@ -13,6 +13,6 @@ import torch.utils.tensorboard
 import transformers  # noqa: F401
 from transformers.models.llama import modeling_llama  # noqa: F401
 
-import seal_lightning.lightning_cli  # noqa: F401
+import seal_lightning.cli.lightning_cli  # noqa: F401
 
 torch.set_num_threads(1)

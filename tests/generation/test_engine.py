@@ -15,16 +15,7 @@ from decoders import DECODERS, decoder
 from fakes import tiny_tokenizer, weights_hash, write_tiny_model
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
-from seal_lightning.adaptation.tokenizing import tokenize
-from seal_lightning.errors import ConfigError, DataError, ModelError
-from seal_lightning.generation import TransformersEngine
-from seal_lightning.generation import sampling as token_sampling
-from seal_lightning.generation.kv_cache import grows_freely, keep_rows, roomy_cache
-from seal_lightning.generation.sampling import SeededSampling
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.lora import LoraAdapter, Share, init_adapter, routed
-from seal_lightning.pretrained import Pretrained
-from seal_lightning.types import (
+from seal_lightning.core import (
     AdapterSpec,
     ChatMessage,
     FinishReason,
@@ -35,6 +26,15 @@ from seal_lightning.types import (
     Segment,
     TrainingSequence,
 )
+from seal_lightning.core.errors import ConfigError, DataError, ModelError
+from seal_lightning.generation import TransformersEngine
+from seal_lightning.generation import sampling as token_sampling
+from seal_lightning.generation.kv_cache import grows_freely, keep_rows, roomy_cache
+from seal_lightning.generation.sampling import SeededSampling
+from seal_lightning.inner_loop.tokenizing import tokenize
+from seal_lightning.models.language_model import LanguageModel
+from seal_lightning.models.lora import LoraAdapter, Share, init_adapter, routed
+from seal_lightning.models.pretrained import Pretrained
 
 PROMPTS = (
     "The stone 3 is",

@@ -7,12 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from seal_lightning.errors import ConfigError, DataError
-from seal_lightning.generation import FixedChoices, PolicyWriter, TransformersEngine
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.pretrained import Pretrained
-from seal_lightning.seams import Domain
-from seal_lightning.types import (
+from seal_lightning.core import (
     Choice,
     ChoiceScoreRequest,
     FinishReason,
@@ -23,6 +18,11 @@ from seal_lightning.types import (
     TextSchema,
     filled_in,
 )
+from seal_lightning.core.errors import ConfigError, DataError
+from seal_lightning.core.interfaces import Domain
+from seal_lightning.generation import FixedChoices, PolicyWriter, TransformersEngine
+from seal_lightning.models.language_model import LanguageModel
+from seal_lightning.models.pretrained import Pretrained
 
 FORM = Choice(name="form", options=("list", "story", "none"))
 SIZE = Choice(name="size", options=("1", "2", "12"))

@@ -7,13 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 from fakes import ToyDomain, ToyTask, ToyTasks
 
-from seal_lightning.errors import ConfigError, MalformedEdit
-from seal_lightning.generation import PolicyWriter, TransformersEngine
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.module import SealModule
-from seal_lightning.seams import Engine
-from seal_lightning.seeds import derive_seed
-from seal_lightning.types import (
+from seal_lightning.core import (
     AdaptationPlan,
     Choice,
     Completion,
@@ -24,6 +18,12 @@ from seal_lightning.types import (
     SelfEdit,
     TextSchema,
 )
+from seal_lightning.core.errors import ConfigError, MalformedEdit
+from seal_lightning.core.interfaces import Engine
+from seal_lightning.core.seeds import derive_seed
+from seal_lightning.generation import PolicyWriter, TransformersEngine
+from seal_lightning.models.language_model import LanguageModel
+from seal_lightning.training.module import SealModule
 
 SAMPLING = SamplingSpec(temperature=1.0, max_new_tokens=12, stop=("!",))
 TASKS = ToyTasks(2).load()

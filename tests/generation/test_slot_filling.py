@@ -14,14 +14,7 @@ import torch
 from decoders import DECODERS, decoder
 from fakes import MAX_LENGTH, weights_hash
 
-from seal_lightning import interruption
-from seal_lightning.errors import ConfigError, DataError
-from seal_lightning.generation import TransformersEngine
-from seal_lightning.generation.schema_tokens import SchemaTokens
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.lora import LoraAdapter, Share, init_adapter, routed
-from seal_lightning.pretrained import Pretrained
-from seal_lightning.types import (
+from seal_lightning.core import (
     AdapterSpec,
     ChatMessage,
     Choice,
@@ -33,6 +26,13 @@ from seal_lightning.types import (
     SamplingSpec,
     TextSchema,
 )
+from seal_lightning.core.errors import ConfigError, DataError
+from seal_lightning.distributed import interruption
+from seal_lightning.generation import TransformersEngine
+from seal_lightning.generation.schema_tokens import SchemaTokens
+from seal_lightning.models.language_model import LanguageModel
+from seal_lightning.models.lora import LoraAdapter, Share, init_adapter, routed
+from seal_lightning.models.pretrained import Pretrained
 
 COLOUR = Choice(name="colour", options=("red", "green", "blue", "black"))
 NUMBER = Choice(name="number", options=("1", "10", "12", "2"))

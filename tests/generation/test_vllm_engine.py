@@ -16,18 +16,7 @@ from completions_server import PROTOCOL, CompletionsServer, serving
 from fakes import write_tiny_model
 from safetensors.torch import load_file
 
-from seal_lightning.adaptation.whole_weights import FinetunedWeights, merge, scratch_weights
-from seal_lightning.endpoints import TryAgain
-from seal_lightning.errors import ConfigError, DataError
-from seal_lightning.generation import TransformersEngine, VllmEngine
-from seal_lightning.generation.vllm_adapters import LORA_RANKS, step_for
-from seal_lightning.generation.vllm_reply import choice_of
-from seal_lightning.generation.vllm_requests import _warn_of_texts, completion_of
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.lora import LoraAdapter, init_adapter
-from seal_lightning.policy import Policy
-from seal_lightning.pretrained import Pretrained
-from seal_lightning.types import (
+from seal_lightning.core import (
     AdapterSpec,
     ChatMessage,
     Choice,
@@ -37,6 +26,17 @@ from seal_lightning.types import (
     SamplingSpec,
     ScoreRequest,
 )
+from seal_lightning.core.errors import ConfigError, DataError
+from seal_lightning.generation import TransformersEngine, VllmEngine
+from seal_lightning.generation.endpoints import TryAgain
+from seal_lightning.generation.vllm.adapters import LORA_RANKS, step_for
+from seal_lightning.generation.vllm.reply import choice_of
+from seal_lightning.generation.vllm.requests import _warn_of_texts, completion_of
+from seal_lightning.inner_loop.whole_weights import FinetunedWeights, merge, scratch_weights
+from seal_lightning.models.language_model import LanguageModel
+from seal_lightning.models.lora import LoraAdapter, init_adapter
+from seal_lightning.models.pretrained import Pretrained
+from seal_lightning.training.policy import Policy
 
 LOAD, UNLOAD, COMPLETE = "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/completions"
 GREEDY = SamplingSpec(temperature=0.0, max_new_tokens=12)

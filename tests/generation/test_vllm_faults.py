@@ -16,13 +16,13 @@ from fastapi import Response
 from test_end_to_end import attempts, buffer, config, fit
 from test_vllm_engine import COMPLETE, LOAD, UNLOAD, adapters_of, asked, engine_of, here
 
-from seal_lightning import interruption
-from seal_lightning.cli import main
-from seal_lightning.distributed import Board
-from seal_lightning.errors import ConfigError, RunError, StopRequested
+from seal_lightning.cli.main import main
+from seal_lightning.core.errors import ConfigError, RunError, StopRequested
+from seal_lightning.distributed import interruption
+from seal_lightning.distributed.coordination import Board
 from seal_lightning.generation import VllmEngine
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.pretrained import Pretrained
+from seal_lightning.models.language_model import LanguageModel
+from seal_lightning.models.pretrained import Pretrained
 
 
 @pytest.fixture(autouse=True)

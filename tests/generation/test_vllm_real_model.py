@@ -11,13 +11,13 @@ import torch
 from completions_server import CompletionsServer, serving
 from served_model import served
 
-from seal_lightning.errors import SealError
+from seal_lightning.core import AdapterSpec, ChatMessage, GenerationRequest, SamplingSpec, ScoreRequest
+from seal_lightning.core.errors import SealError
 from seal_lightning.generation import TransformersEngine, VllmEngine
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.lora import LoraAdapter, init_adapter
-from seal_lightning.policy import Policy
-from seal_lightning.pretrained import Pretrained, embedded_folder
-from seal_lightning.types import AdapterSpec, ChatMessage, GenerationRequest, SamplingSpec, ScoreRequest
+from seal_lightning.models.language_model import LanguageModel
+from seal_lightning.models.lora import LoraAdapter, init_adapter
+from seal_lightning.models.pretrained import Pretrained, embedded_folder
+from seal_lightning.training.policy import Policy
 
 pytestmark = pytest.mark.slow
 

@@ -16,12 +16,12 @@ from completions_server import CompletionsServer, serving
 from fakes import write_tiny_model
 from test_end_to_end import attempts, buffer, config, final_loras, fit
 
-from seal_lightning.cli import main
-from seal_lightning.commands import replay as replaying
-from seal_lightning.commands.loading import load_run
+from seal_lightning.cli.commands import replay as replaying
+from seal_lightning.cli.commands.loading import load_run
+from seal_lightning.cli.main import main
 from seal_lightning.generation import TransformersEngine
-from seal_lightning.pretrained import Pretrained
-from seal_lightning.rundir import RunDir
+from seal_lightning.models.pretrained import Pretrained
+from seal_lightning.storage.run_dir import RunDir
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -210,7 +210,7 @@ def test_full_finetuning_is_examined_in_this_process(
     server: CompletionsServer, tiny_folder: Path, tmp_path: Path
 ) -> None:
     """The policy writes at the server; whole models are asked here."""
-    loop = {"class_path": "seal_lightning.adaptation.FullFinetuning"}
+    loop = {"class_path": "seal_lightning.inner_loop.FullFinetuning"}
     settings = config(tiny_folder, tmp_path / "run", engine=engine(server), inner_loop=loop, rounds=1, num_edits=2)
     settings["model"]["domain"]["init_args"]["optimizer"]["learning_rate"] = 1e-3
     assert fit(tmp_path, settings) == 0

@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 from test_records import ATTEMPT
 
-from seal_lightning.attempt_store import AttemptStore
-from seal_lightning.records import RecordFile
-from seal_lightning.types import Attempt, AttemptStatus, BufferRow, PlanSummary
+from seal_lightning.core import Attempt, AttemptStatus, BufferRow, PlanSummary
+from seal_lightning.storage.attempt_store import AttemptStore
+from seal_lightning.storage.json_records import RecordFile
 
 NASTY = (
     "<script>alert(1)</script><img src=x onerror=alert(1)> | `a` ``` [x](javascript:alert(1)) $x^$ "
@@ -148,7 +148,7 @@ def settings(
         "model": {
             "domain": {"class_path": domain},
             "pretrained": {"source": "embedded"},
-            "reward": {"class_path": "seal_lightning.rewards.LikelihoodReward"},
+            "reward": {"class_path": "seal_lightning.scoring.rewards.LikelihoodReward"},
             "rounds": 2,
             "num_edits": 2,
             "seed": seed,

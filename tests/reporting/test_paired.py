@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from reporting.stored_runs import continual, question, result, results_file, write_test
 
-from seal_lightning.errors import RunError
+from seal_lightning.core.errors import RunError
 from seal_lightning.reporting.paired import Comparison, Side, chosen_side, compared
 from seal_lightning.reporting.test_files import read_test
 

@@ -27,7 +27,7 @@ from reporting.stored_runs import (
     write_test,
 )
 
-from seal_lightning.records import RecordFile
+from seal_lightning.core import RankPhase
 from seal_lightning.reporting.blocks import Block, Chart, Paragraph, Report, SideBySide, Table
 from seal_lightning.reporting.forgetting import forgetting_section
 from seal_lightning.reporting.markdown import markdown_text
@@ -37,8 +37,8 @@ from seal_lightning.reporting.report import make_report
 from seal_lightning.reporting.runs import StoredRun, read_run
 from seal_lightning.reporting.settings import are_seeds_of_one, differing_settings, settings_section
 from seal_lightning.reporting.text import label, visible
-from seal_lightning.rundir import RunDir
-from seal_lightning.types import RankPhase
+from seal_lightning.storage.json_records import RecordFile
+from seal_lightning.storage.run_dir import RunDir
 
 
 def read(path: Path) -> StoredRun:

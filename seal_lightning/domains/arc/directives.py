@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from seal_lightning.core.bounds import require
 from seal_lightning.domains.arc.augmenters import MENU
-from seal_lightning.types.bounds import require
 
 Loss = Literal["all_tokens", "last_output", "all_outputs"]
 """Which tokens of a training puzzle count: all; its held-out output; all outputs (not in the paper)."""

@@ -5,16 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from seal_lightning.domains.arc.directives import ArcDirectives
-from seal_lightning.domains.arc.edits import LEARNING_RATES, MAX_EPOCHS, SchemaName, edit_schema, read_edit
-from seal_lightning.domains.arc.exams import Exam, ExamViews
-from seal_lightning.domains.arc.grid_text import GridText
-from seal_lightning.domains.arc.prompts import demonstrations_text, edit_prompt, training_sequence
-from seal_lightning.domains.arc.task import ArcTask
-from seal_lightning.domains.arc.training_set import training_puzzles
-from seal_lightning.errors import ConfigError, MalformedEdit, shown
-from seal_lightning.seams import Domain
-from seal_lightning.types import (
+from seal_lightning.core import (
     AdaptationPlan,
     AdapterSpec,
     AnsweredQuestion,
@@ -25,6 +16,15 @@ from seal_lightning.types import (
     SelfEdit,
     TextSchema,
 )
+from seal_lightning.core.errors import ConfigError, MalformedEdit, shown
+from seal_lightning.core.interfaces import Domain
+from seal_lightning.domains.arc.directives import ArcDirectives
+from seal_lightning.domains.arc.edits import LEARNING_RATES, MAX_EPOCHS, SchemaName, edit_schema, read_edit
+from seal_lightning.domains.arc.exams import Exam, ExamViews
+from seal_lightning.domains.arc.grid_text import GridText
+from seal_lightning.domains.arc.prompts import demonstrations_text, edit_prompt, training_sequence
+from seal_lightning.domains.arc.task import ArcTask
+from seal_lightning.domains.arc.training_set import training_puzzles
 
 _SCHEMAS = ("paper", "extended")
 _ADAPTER = AdapterSpec(rank=128, alpha=16.0, target_modules=("q_proj", "v_proj", "gate_proj", "up_proj", "down_proj"))

@@ -11,9 +11,9 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, ValidationError
 
+from seal_lightning.core import Choice, TextSchema, joined_literals
 from seal_lightning.domains.arc.directives import ArcDirectives, Loss
-from seal_lightning.edit_json import StrictModel, malformed, read_json_edit
-from seal_lightning.types import Choice, TextSchema, joined_literals
+from seal_lightning.domains.edit_json import StrictModel, malformed, read_json_edit
 
 SchemaName = Literal["paper", "extended"]
 

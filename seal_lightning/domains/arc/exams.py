@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from seal_lightning.core import AnsweredQuestion, ExamPrompt
+from seal_lightning.core.errors import ConfigError, shown
+from seal_lightning.core.seeds import derive_seed
 from seal_lightning.domains.arc.grid_text import GridText
 from seal_lightning.domains.arc.grids import Grid, InvalidGrid, as_array, as_grid, as_text, share_of_cells_right
 from seal_lightning.domains.arc.prompts import solving_prompt
 from seal_lightning.domains.arc.task import ArcTask, Demonstration, TestPair
 from seal_lightning.domains.arc.transforms import TRANSFORMS, Transform
 from seal_lightning.domains.arc.voting import vote
-from seal_lightning.errors import ConfigError, shown
-from seal_lightning.seeds import derive_seed
-from seal_lightning.types import AnsweredQuestion, ExamPrompt
 
 IDENTITY = "identity"
 

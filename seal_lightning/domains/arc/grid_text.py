@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from seal_lightning.core.errors import ConfigError, shown
 from seal_lightning.domains.arc.grids import MAX_SIDE, NUM_COLOURS, Grid, InvalidGrid, checked_grid
-from seal_lightning.errors import ConfigError, shown
 
 
 @dataclass(frozen=True, kw_only=True)

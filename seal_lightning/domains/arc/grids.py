@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from seal_lightning.errors import shown
+from seal_lightning.core.errors import shown
 
 MAX_SIDE = 30
 NUM_COLOURS = 10

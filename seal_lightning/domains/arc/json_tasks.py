@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from seal_lightning.core.errors import DataError, shown
 from seal_lightning.domains.arc.grids import Grid, InvalidGrid, checked_grid
 from seal_lightning.domains.arc.task import ArcTask, Demonstration, TestPair
-from seal_lightning.errors import DataError, shown
 
 MAX_TASK_ID = 200
 """Characters."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from seal_lightning.core import ChatMessage, Prompt, Segment, TrainingSequence
 from seal_lightning.domains.arc.directives import Loss
 from seal_lightning.domains.arc.edits import SchemaName
 from seal_lightning.domains.arc.grid_text import GridText
 from seal_lightning.domains.arc.grids import Grid
 from seal_lightning.domains.arc.puzzles import Puzzle
 from seal_lightning.domains.arc.task import ArcTask, Demonstration
-from seal_lightning.types import ChatMessage, Prompt, Segment, TrainingSequence
 
 _TOOLS = {
     "paper": (

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from seal_lightning.core.errors import ConfigError, DataError, shown
+from seal_lightning.core.interfaces import TaskSource
 from seal_lightning.domains.arc.grids import MAX_SIDE, Grid
 from seal_lightning.domains.arc.json_tasks import InvalidTask, checked_task, read_json, read_tasks_by_id
 from seal_lightning.domains.arc.named_tasks import NAMED_TASKS
 from seal_lightning.domains.arc.task import ArcTask
-from seal_lightning.errors import ConfigError, DataError, shown
-from seal_lightning.seams import TaskSource
 
 _log = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from seal_lightning.core import Task
 from seal_lightning.domains.arc.grids import Grid
-from seal_lightning.types import Task
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from seal_lightning.core.bounds import require
+from seal_lightning.core.errors import ConfigError, shown
+from seal_lightning.core.seeds import derive_seed
 from seal_lightning.domains.arc.augmenters import MENU
 from seal_lightning.domains.arc.grids import as_text
 from seal_lightning.domains.arc.puzzles import Puzzle, leave_out
 from seal_lightning.domains.arc.task import ArcTask
 from seal_lightning.domains.arc.transforms import random_colours
-from seal_lightning.errors import ConfigError, shown
-from seal_lightning.seeds import derive_seed
-from seal_lightning.types.bounds import require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,11 +15,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, create_model
 
+from seal_lightning.core import Choice, FreeText, TextSchema, joined_literals
+from seal_lightning.core.errors import ConfigError, shown
+from seal_lightning.domains.edit_json import StrictModel, leading_json, malformed
 from seal_lightning.domains.knowledge.examples import WorkedExample
 from seal_lightning.domains.knowledge.formats import PromptFormat, Style, UpdateDirectives
-from seal_lightning.edit_json import StrictModel, leading_json, malformed
-from seal_lightning.errors import ConfigError, shown
-from seal_lightning.types import Choice, FreeText, TextSchema, joined_literals
 
 PASSAGE_ONLY = "none"
 """The format of an edit without text: only the passage is learned."""
@@ -142,8 +142,8 @@ class DirectedEdits(PromptFormat):
     def directives(self, text: str) -> UpdateDirectives:
         """What an edit's JSON says, and the text behind it.
 
-        Raises :class:`MalformedEdit` as :func:`~seal_lightning.edit_json.leading_json` does, and ``missing key``, ``extra
-        key``, ``out of bounds`` or ``wrong value``.
+        Raises :class:`MalformedEdit` as :func:`~seal_lightning.domains.edit_json.leading_json` does, and ``missing key``,
+        ``extra key``, ``out of bounds`` or ``wrong value``.
         """
         content, rest = leading_json(text, MAX_LINE_BYTES)
         try:

@@ -7,15 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from seal_lightning.domains.knowledge.examples import BUNDLED_EXAMPLES, WorkedExample, load_examples
-from seal_lightning.domains.knowledge.exams import ExamWording, exam_prompts
-from seal_lightning.domains.knowledge.formats import Implications, PromptFormat, Style, UpdateDirectives
-from seal_lightning.domains.knowledge.own_questions import OwnQuestions, examined_by
-from seal_lightning.domains.knowledge.passage import Passage
-from seal_lightning.domains.knowledge.splitting import WAYS, readable
-from seal_lightning.errors import ConfigError, MalformedEdit, shown
-from seal_lightning.seams import Domain
-from seal_lightning.types import (
+from seal_lightning.core import (
     AdaptationPlan,
     AdapterSpec,
     AnsweredQuestion,
@@ -28,6 +20,14 @@ from seal_lightning.types import (
     TextSchema,
     TrainingSequence,
 )
+from seal_lightning.core.errors import ConfigError, MalformedEdit, shown
+from seal_lightning.core.interfaces import Domain
+from seal_lightning.domains.knowledge.examples import BUNDLED_EXAMPLES, WorkedExample, load_examples
+from seal_lightning.domains.knowledge.exams import ExamWording, exam_prompts
+from seal_lightning.domains.knowledge.formats import Implications, PromptFormat, Style, UpdateDirectives
+from seal_lightning.domains.knowledge.own_questions import OwnQuestions, examined_by
+from seal_lightning.domains.knowledge.passage import Passage
+from seal_lightning.domains.knowledge.splitting import WAYS, readable
 
 _DEFAULT_FORMAT = Implications()
 _DEFAULT_ADAPTER = AdapterSpec()

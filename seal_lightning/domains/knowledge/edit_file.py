@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
+from seal_lightning.core import JSON, SamplingSpec, SelfEdit, Task
+from seal_lightning.core.errors import ConfigError, DataError, shown
+from seal_lightning.core.interfaces import AnyDomain, Engine, Writer
 from seal_lightning.domains.knowledge.domain import KnowledgeDomain
 from seal_lightning.domains.knowledge.edit_records import FoundEdits, read_edits
 from seal_lightning.domains.knowledge.passage import Passage
 from seal_lightning.domains.knowledge.splitting import SplitName, readable
-from seal_lightning.errors import ConfigError, DataError, shown
-from seal_lightning.seams import AnyDomain, Engine, Writer
-from seal_lightning.types import JSON, SamplingSpec, SelfEdit, Task
 
 
 class EditFile(Writer):

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from seal_lightning.core.errors import DataError, shown
 from seal_lightning.domains.knowledge.passage import passage_id
 from seal_lightning.domains.knowledge.records import (
     Record,
@@ -20,7 +21,6 @@ from seal_lightning.domains.knowledge.records import (
     read_bytes,
     validated,
 )
-from seal_lightning.errors import DataError, shown
 
 _LINES = (".jsonl", ".ndjson")
 _MOST_SHOWN = 10

@@ -11,15 +11,15 @@ from itertools import combinations
 from random import Random
 from typing import Literal
 
+from seal_lightning.core import ChatMessage, GenerationRequest, Prompt, SamplingSpec, SelfEdit, Task
+from seal_lightning.core.bounds import require
+from seal_lightning.core.errors import ConfigError, shown
+from seal_lightning.core.interfaces import AnyDomain, Engine, Writer
+from seal_lightning.core.seeds import derive_seed
 from seal_lightning.domains.knowledge.domain import KnowledgeDomain
 from seal_lightning.domains.knowledge.entities import read_entities
 from seal_lightning.domains.knowledge.passage import Passage
 from seal_lightning.domains.knowledge.splitting import as_one_block, readable
-from seal_lightning.errors import ConfigError, shown
-from seal_lightning.seams import AnyDomain, Engine, Writer
-from seal_lightning.seeds import derive_seed
-from seal_lightning.types import ChatMessage, GenerationRequest, Prompt, SamplingSpec, SelfEdit, Task
-from seal_lightning.types.bounds import require
 
 Relations = Literal["pairs", "pairs_and_triples"]
 _SIZES: dict[str, tuple[int, ...]] = {"pairs": (2,), "pairs_and_triples": (2, 3)}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from seal_lightning.core.errors import DataError, shown
 from seal_lightning.domains.knowledge.records import ListOf, Record, RecordError, Text, json_kind, read_json, validated
 from seal_lightning.domains.knowledge.squad import PASSAGES_DIRECTORY
-from seal_lightning.errors import DataError, shown
 
 BUNDLED_EXAMPLES = PASSAGES_DIRECTORY / "examples.json"
 

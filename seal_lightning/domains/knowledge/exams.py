@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from seal_lightning.core import ChatMessage, ExamPrompt
 from seal_lightning.domains.knowledge.formats import Style
 from seal_lightning.domains.knowledge.passage import Passage, Question
-from seal_lightning.types import ChatMessage, ExamPrompt
 
 
 @dataclass(frozen=True, kw_only=True)

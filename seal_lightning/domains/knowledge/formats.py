@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from seal_lightning.core import ChatMessage, TextSchema
+from seal_lightning.core.errors import ConfigError, MalformedEdit, shown
 from seal_lightning.domains.knowledge import splitting
 from seal_lightning.domains.knowledge.examples import WorkedExample
 from seal_lightning.domains.knowledge.passage import Passage
-from seal_lightning.errors import ConfigError, MalformedEdit, shown
-from seal_lightning.types import ChatMessage, TextSchema
 
 Style = Literal["base", "chat"]
 """``base``: text that a base model continues; ``chat``: turns for a model's chat template."""

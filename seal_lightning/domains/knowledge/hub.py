@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from seal_lightning.core.errors import DataError
 from seal_lightning.domains.knowledge.records import FlatRow, RecordError, validated
 from seal_lightning.domains.knowledge.sources import Located, PassageSource, build_passage, located
-from seal_lightning.errors import DataError
 
 
 @dataclass

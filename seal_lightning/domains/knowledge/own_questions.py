@@ -6,12 +6,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from seal_lightning.core import Prompt
+from seal_lightning.core.errors import ConfigError, shown
 from seal_lightning.domains.knowledge import splitting
 from seal_lightning.domains.knowledge.examples import WorkedExample
 from seal_lightning.domains.knowledge.formats import SelfQA, Style
 from seal_lightning.domains.knowledge.passage import Passage, Question
-from seal_lightning.errors import ConfigError, shown
-from seal_lightning.types import Prompt
 
 _QUESTION = re.compile(r"[ \t]*+(?:\d{1,3}[.)])?[ \t#*]*+Question[ \t]*+\d*+[ \t]*+:[ \t*]*+", re.IGNORECASE)
 _ANSWER = re.compile(r"(?:^|(?<=\s)|(?<=[*]))Answer[ \t]*+\d*+[ \t]*+:[ \t*]*+", re.IGNORECASE)

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from seal_lightning.types import Task
+from seal_lightning.core import Task
 
 _SLUG_LENGTH = 60
 _MOST_TITLE_CHARS = 1000

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from seal_lightning.core.errors import DataError
 from seal_lightning.domains.knowledge.passage import Passage
 from seal_lightning.domains.knowledge.records import (
     PassageRow,
@@ -17,7 +18,6 @@ from seal_lightning.domains.knowledge.records import (
     validated,
 )
 from seal_lightning.domains.knowledge.sources import Located, PassageSource, build_passage, located
-from seal_lightning.errors import DataError
 
 
 @dataclass

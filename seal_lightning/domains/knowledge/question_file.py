@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from seal_lightning.core.errors import DataError, shown
 from seal_lightning.domains.knowledge.passage import Passage, Question
 from seal_lightning.domains.knowledge.records import (
     Answers,
@@ -22,7 +23,6 @@ from seal_lightning.domains.knowledge.records import (
     read_bytes,
     validated,
 )
-from seal_lightning.errors import DataError, shown
 
 _WORD = re.compile(r"[^\W_]+")
 _LEAST_SHARE = 0.5

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, ValidationError
 from pydantic_core import PydanticCustomError
 
-from seal_lightning.errors import DataError, shown
+from seal_lightning.core.errors import DataError, shown
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _MOST_BYTES = 256 * 2**20

@@ -8,10 +8,10 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from seal_lightning.core.errors import ConfigError, DataError, shown
+from seal_lightning.core.interfaces import TaskSource
 from seal_lightning.domains.knowledge.passage import Passage, Question, passage_id
 from seal_lightning.domains.knowledge.records import InvalidRecord, RecordError
-from seal_lightning.errors import ConfigError, DataError, shown
-from seal_lightning.seams import TaskSource
 
 _log = logging.getLogger(__name__)
 

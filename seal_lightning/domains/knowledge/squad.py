@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from seal_lightning.core.errors import ConfigError, DataError, shown
 from seal_lightning.domains.knowledge.passage import Passage
 from seal_lightning.domains.knowledge.records import (
     RecordError,
@@ -18,7 +19,6 @@ from seal_lightning.domains.knowledge.records import (
     validated,
 )
 from seal_lightning.domains.knowledge.sources import Located, PassageSource, build_passage, located
-from seal_lightning.errors import ConfigError, DataError, shown
 
 PASSAGES_DIRECTORY = Path(__file__).with_name("passages")
 """The data that is installed with the package."""

@@ -9,11 +9,11 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from seal_lightning.attempting import Attempting
-from seal_lightning.errors import ConfigError, shown
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.seeds import derive_seed
-from seal_lightning.types import AdaptationPlan, Adapter, Task, TrainingSequence
+from seal_lightning.attempts import Attempting
+from seal_lightning.core import AdaptationPlan, Adapter, Task, TrainingSequence
+from seal_lightning.core.errors import ConfigError, shown
+from seal_lightning.core.seeds import derive_seed
+from seal_lightning.models.language_model import LanguageModel
 
 Past = Sequence[TrainingSequence]
 """What the earlier steps of an episode trained on and merged, oldest first; no text twice."""

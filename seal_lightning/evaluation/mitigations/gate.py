@@ -6,14 +6,14 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from seal_lightning.adaptation.likelihoods import mean_log_probs
-from seal_lightning.adaptation.updates import scaled
-from seal_lightning.attempting import Attempting
+from seal_lightning.attempts import Attempting
+from seal_lightning.core import Adapter, Task, TrainingSequence
+from seal_lightning.core.interfaces import TaskSource
 from seal_lightning.evaluation.mitigations.base import MergeDecision, Mitigation, Past, Proposal, check
 from seal_lightning.evaluation.mitigations.probe_texts import check_apart, context_texts
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.seams import TaskSource
-from seal_lightning.types import Adapter, Task, TrainingSequence
+from seal_lightning.inner_loop.likelihoods import mean_log_probs
+from seal_lightning.inner_loop.updates import scaled
+from seal_lightning.models.language_model import LanguageModel
 
 
 class MergeGate(Mitigation):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from seal_lightning.attempting import Attempting
-from seal_lightning.errors import ConfigError
+from seal_lightning.attempts import Attempting
+from seal_lightning.core import AdaptationPlan, AnchorSpec, Task, TrainingSequence
+from seal_lightning.core.errors import ConfigError
+from seal_lightning.core.interfaces import TaskSource
 from seal_lightning.evaluation.mitigations.base import Mitigation, Past, check, drawn
 from seal_lightning.evaluation.mitigations.probe_texts import check_apart, context_texts
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.seams import TaskSource
-from seal_lightning.types import AdaptationPlan, AnchorSpec, Task, TrainingSequence
+from seal_lightning.models.language_model import LanguageModel
 
 
 class KLAnchor(Mitigation):
@@ -54,7 +54,7 @@ class KLAnchor(Mitigation):
             raise ConfigError(
                 f"model.inner_loop: {type(attempting.inner_loop).__name__} does not hold to a plan's anchor, so KLAnchor "
                 "(model.protocol.init_args.against_forgetting) would do nothing. Leave KLAnchor out, or take an inner loop "
-                "with uses_anchor, such as seal_lightning.adaptation.BatchedInnerLoop"
+                "with uses_anchor, such as seal_lightning.inner_loop.BatchedInnerLoop"
             )
         learner.packed.check_anchors()
         self._fixed = context_texts(attempting.domain, self.texts)

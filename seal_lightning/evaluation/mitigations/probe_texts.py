@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from seal_lightning.errors import DataError, MalformedEdit, shown
-from seal_lightning.seams import AnyDomain, TaskSource
-from seal_lightning.types import Task, TrainingSequence
+from seal_lightning.core import Task, TrainingSequence
+from seal_lightning.core.errors import DataError, MalformedEdit, shown
+from seal_lightning.core.interfaces import AnyDomain, TaskSource
 
 _logger = logging.getLogger(__name__)
 

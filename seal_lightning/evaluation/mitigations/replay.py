@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from seal_lightning.core import AdaptationPlan
 from seal_lightning.evaluation.mitigations.base import Mitigation, Past, check, drawn
-from seal_lightning.types import AdaptationPlan
 
 
 class Replay(Mitigation):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from seal_lightning.adaptation.updates import scaled, truncated
-from seal_lightning.attempting import Attempting
+from seal_lightning.attempts import Attempting
 from seal_lightning.evaluation.mitigations.base import Mitigation, Past, Proposal, check
-from seal_lightning.language_model import LanguageModel
+from seal_lightning.inner_loop.updates import scaled, truncated
+from seal_lightning.models.language_model import LanguageModel
 
 
 class ScaledMerge(Mitigation):

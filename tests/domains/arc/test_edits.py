@@ -10,6 +10,8 @@ from arc_edits import write_edit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seal_lightning.core import Choice, filled_in
+from seal_lightning.core.errors import ConfigError, MalformedEdit
 from seal_lightning.domains.arc.directives import ArcDirectives
 from seal_lightning.domains.arc.edits import (
     LEARNING_RATES,
@@ -18,9 +20,7 @@ from seal_lightning.domains.arc.edits import (
     edit_schema,
     read_edit,
 )
-from seal_lightning.errors import ConfigError, MalformedEdit
 from seal_lightning.evaluation.configurations import configurations
-from seal_lightning.types import Choice, filled_in
 
 SCHEMAS = ("paper", "extended")
 KINDS = {"too long", "not JSON", "duplicate key", "missing key", "extra key", "out of bounds", "wrong value"}

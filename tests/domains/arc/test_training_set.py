@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from seal_lightning.core.errors import ConfigError
 from seal_lightning.domains.arc.augmenters import MENU, shifted
 from seal_lightning.domains.arc.grids import as_grid, as_text, checked_grid, from_text
 from seal_lightning.domains.arc.puzzles import Puzzle, leave_out
 from seal_lightning.domains.arc.task import ArcTask, Demonstration, TestPair
 from seal_lightning.domains.arc.training_set import training_puzzles
-from seal_lightning.errors import ConfigError
 
 quick = settings(
     max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from seal_lightning.core import SelfEdit
 from seal_lightning.domains.knowledge import Passage, Question
-from seal_lightning.types import SelfEdit
 
 EXAMPLES = [
     {

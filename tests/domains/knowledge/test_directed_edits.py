@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from jsonargparse import ArgumentParser
 
+from seal_lightning.core import AdapterSpec, Choice, FreeText, OptimizerSpec, filled_in
+from seal_lightning.core.errors import ConfigError, MalformedEdit
 from seal_lightning.domains.knowledge import DirectedEdits, Implications, KnowledgeDomain, Rewrites, SelfQA
-from seal_lightning.errors import ConfigError, MalformedEdit
-from seal_lightning.types import AdapterSpec, Choice, FreeText, OptimizerSpec, filled_in
 
 FORMATS = {"notes": Implications(), "versions": Rewrites(stop=("THE END",))}
 DIRECTED = DirectedEdits(

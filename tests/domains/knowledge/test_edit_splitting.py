@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from seal_lightning.core.errors import MalformedEdit
 from seal_lightning.domains.knowledge import (
     ChainOfThought,
     Implications,
@@ -14,7 +15,6 @@ from seal_lightning.domains.knowledge import (
     Rewrites,
     SelfQA,
 )
-from seal_lightning.errors import MalformedEdit
 
 FORMATS = [Implications, ImplicationsLong, ImplicationsVeryLong, Rewrites, SelfQA, ChainOfThought, NoInstruction]
 

@@ -6,12 +6,12 @@ from itertools import combinations
 import pytest
 from fakes import ToyDomain, ToyTasks
 
+from seal_lightning.core import Completion, FinishReason, GenerationRequest, SamplingSpec, ScoreRequest
+from seal_lightning.core.errors import ConfigError, MalformedEdit
+from seal_lightning.core.interfaces import Engine
+from seal_lightning.core.seeds import derive_seed
 from seal_lightning.domains.knowledge import EntiGraph, EntiGraphWording, KnowledgeDomain, Passage, SelfQA
-from seal_lightning.errors import ConfigError, MalformedEdit
-from seal_lightning.language_model import LanguageModel
-from seal_lightning.seams import Engine
-from seal_lightning.seeds import derive_seed
-from seal_lightning.types import Completion, FinishReason, GenerationRequest, SamplingSpec, ScoreRequest
+from seal_lightning.models.language_model import LanguageModel
 
 MILL = Passage.named(title="Mill of Tarnow", context="Rye was ground until the flood.", questions=())
 FERRY = Passage.named(title="Grey Ferry", context="It crosses.", questions=())

@@ -6,6 +6,7 @@ from statistics import mean
 
 import pytest
 
+from seal_lightning.core import SelfEdit
 from seal_lightning.domains.knowledge import (
     BundledPassages,
     ChainOfThought,
@@ -15,7 +16,6 @@ from seal_lightning.domains.knowledge import (
     Rewrites,
     SelfQA,
 )
-from seal_lightning.types import SelfEdit
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared/data"
 SPLITS = ("train", "validation", "test")

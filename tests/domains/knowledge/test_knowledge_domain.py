@@ -6,6 +6,9 @@ import re
 import pytest
 from jsonargparse import ArgumentParser
 
+from seal_lightning.core import AdapterSpec, ChatMessage, OptimizerSpec
+from seal_lightning.core.errors import ConfigError, MalformedEdit
+from seal_lightning.core.interfaces import Domain, TaskSource
 from seal_lightning.domains.knowledge import (
     ChainOfThought,
     ExamWording,
@@ -18,9 +21,6 @@ from seal_lightning.domains.knowledge import (
     SelfQA,
     passage_id,
 )
-from seal_lightning.errors import ConfigError, MalformedEdit
-from seal_lightning.seams import Domain, TaskSource
-from seal_lightning.types import AdapterSpec, ChatMessage, OptimizerSpec
 
 
 def texts(plan):

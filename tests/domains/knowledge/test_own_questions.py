@@ -6,8 +6,8 @@ import time
 
 import pytest
 
+from seal_lightning.core.errors import ConfigError
 from seal_lightning.domains.knowledge import KnowledgeDomain, OwnQuestions, Passage, Question, load_examples
-from seal_lightning.errors import ConfigError
 
 PASSAGE = Passage.named(
     title="Two Stones",

@@ -5,8 +5,8 @@ import logging
 
 import pytest
 
+from seal_lightning.core.errors import ConfigError, DataError
 from seal_lightning.domains.knowledge import BundledPassages, HubDataset, PassagesJson, PassagesJsonl, SquadJson
-from seal_lightning.errors import ConfigError, DataError
 
 
 def squad(title="Mill_of_Tarnow", context="Rye was ground.", **question):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from seal_lightning.core.errors import ConfigError, DataError
 from seal_lightning.domains.knowledge import (
     ChainOfThought,
     Implications,
@@ -13,7 +14,6 @@ from seal_lightning.domains.knowledge import (
     SelfQA,
     load_examples,
 )
-from seal_lightning.errors import ConfigError, DataError
 
 INSTRUCTED = [Implications, ImplicationsLong, ImplicationsVeryLong, Rewrites, SelfQA, ChainOfThought]
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seal_lightning.core.errors import DataError
 from seal_lightning.domains.knowledge import Passage, Question
 from seal_lightning.domains.knowledge.documents import Documents
 from seal_lightning.domains.knowledge.question_file import GivenQuestion, matched, read_questions
-from seal_lightning.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[3]
 MILL = Passage.named(title="Guide › The mill", context="Tomas Helgren built the mill in 1742.", questions=())

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from seal_lightning.adaptation import BatchedInnerLoop
-from seal_lightning.attempting import Attempting
+from seal_lightning.attempts import Attempting
+from seal_lightning.core import AdapterSpec, AttemptStatus, Candidate, Measurement, OptimizerSpec
 from seal_lightning.domains.knowledge import EditFile, KnowledgeDomain
 from seal_lightning.generation import TransformersEngine
-from seal_lightning.grading import LocalRules
-from seal_lightning.prompt_lengths import check_prompts_fit
-from seal_lightning.rewards import AccuracyReward, LikelihoodReward
-from seal_lightning.types import AdapterSpec, AttemptStatus, Candidate, Measurement, OptimizerSpec
+from seal_lightning.generation.prompt_lengths import check_prompts_fit
+from seal_lightning.inner_loop import BatchedInnerLoop
+from seal_lightning.scoring.graders import LocalRules
+from seal_lightning.scoring.rewards import AccuracyReward, LikelihoodReward
 
 EVERYTHING = frozenset(Measurement)
 

@@ -20,10 +20,10 @@ from typing import IO, Any
 
 from pydantic import TypeAdapter
 
+from seal_lightning.core.errors import ConfigError, DataError
 from seal_lightning.domains.knowledge.documents.extract import Extract, Unreadable
 from seal_lightning.domains.knowledge.documents.kinds import Kind
 from seal_lightning.domains.knowledge.documents.reading import read_document
-from seal_lightning.errors import ConfigError, DataError
 
 _EXTRACT = TypeAdapter(Extract)
 _LENGTH = struct.Struct(">Q")

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from seal_lightning.core.errors import DataError, shown
 from seal_lightning.domains.knowledge.documents.extract import Unreadable
 from seal_lightning.domains.knowledge.documents.kinds import OF_PAGES
 from seal_lightning.domains.knowledge.records import InvalidRecord
-from seal_lightning.errors import DataError, shown
 
 _SPECIAL = (
     (stat.S_ISFIFO, "a pipe"),

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from seal_lightning.core.errors import ConfigError
 from seal_lightning.domains.knowledge.documents.extract import Extract, Outline, Paragraph, Section, Unreadable, titled
 from seal_lightning.domains.knowledge.documents.packing import num_words
-from seal_lightning.errors import ConfigError
 
 _UNSEEN = frozenset(
     {

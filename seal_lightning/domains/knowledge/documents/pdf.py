@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from seal_lightning.core.errors import ConfigError
 from seal_lightning.domains.knowledge.documents.encodings import cleaned
 from seal_lightning.domains.knowledge.documents.extract import Extract, Outline, Unreadable, titled
 from seal_lightning.domains.knowledge.documents.page_margins import Page, without_margins
 from seal_lightning.domains.knowledge.documents.plain import starts_line
-from seal_lightning.errors import ConfigError
 
 _MOST_PAGES = 5_000
 _MOST_STREAM_BYTES = 32 * 2**20

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from seal_lightning.core.errors import ConfigError, DataError, shown
 from seal_lightning.domains.knowledge.documents.apart import ReaderApart
 from seal_lightning.domains.knowledge.documents.corpus import CorpusText, read_corpus
 from seal_lightning.domains.knowledge.documents.extract import Extract, Unreadable
@@ -20,7 +21,6 @@ from seal_lightning.domains.knowledge.documents.reading import read_document, to
 from seal_lightning.domains.knowledge.passage import Passage
 from seal_lightning.domains.knowledge.records import InvalidRecord, RecordError
 from seal_lightning.domains.knowledge.sources import Located, PassageSource, build_passage, located
-from seal_lightning.errors import ConfigError, DataError, shown
 
 _MIB = 2**20
 _MEMORY_BYTES = 2 * 2**30

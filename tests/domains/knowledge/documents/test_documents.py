@@ -18,12 +18,12 @@ import pytest
 from jsonargparse import ArgumentParser
 from written_pdf import encrypted, pdf_of
 
+from seal_lightning.core.errors import ConfigError, DataError
+from seal_lightning.core.interfaces import TaskSource
 from seal_lightning.domains.knowledge import Documents, Passage
 from seal_lightning.domains.knowledge.documents import apart, source
 from seal_lightning.domains.knowledge.documents.apart import ReaderApart
 from seal_lightning.domains.knowledge.documents.extract import Unreadable
-from seal_lightning.errors import ConfigError, DataError
-from seal_lightning.seams import TaskSource
 
 FACTS = "The bridge over the river was built in 1512 by two brothers. It has nine arches of grey stone. "
 

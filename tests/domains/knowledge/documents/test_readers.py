@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from seal_lightning.core.errors import ConfigError
 from seal_lightning.domains.knowledge.documents.encodings import cleaned, decoded
 from seal_lightning.domains.knowledge.documents.extract import Extract, Unreadable
 from seal_lightning.domains.knowledge.documents.fragments import text_of_fragment
@@ -20,7 +21,6 @@ from seal_lightning.domains.knowledge.documents.kinds import kind_of
 from seal_lightning.domains.knowledge.documents.markdown import read_markdown
 from seal_lightning.domains.knowledge.documents.pdf import read_pdf
 from seal_lightning.domains.knowledge.documents.plain import read_plain
-from seal_lightning.errors import ConfigError
 
 PANGRAM = "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich. "
 

@@ -1,0 +1,227 @@
+"""The command line's Lightning half: what is parsed, what is linked, and where a run's files go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import CheckpointIO
+
+from seal_lightning.callbacks import (
+    AttemptJournal,
+    ChoiceProbabilities,
+    ChoiceShares,
+    GracefulStop,
+    JudgeCosts,
+    PhaseCheckpoint,
+    PolicyExport,
+    RankAgreement,
+    RankReport,
+    RestEmBuffer,
+    RoundReport,
+    SealProgressBar,
+    SelfEditFile,
+    SharedRunDir,
+    StartingPoint,
+    TestTable,
+)
+from seal_lightning.cli.run_options import AUTO, chosen_checkpoint, expand_run_options
+from seal_lightning.core.errors import ConfigError, RankLost, RunError, shown
+from seal_lightning.distributed import interruption, launching
+from seal_lightning.distributed.coordination import is_connection_lost, is_no_meeting
+from seal_lightning.models.out_of_memory import is_out_of_memory
+from seal_lightning.storage.atomic_files import write_bytes
+from seal_lightning.storage.checkpoint_io import AtomicCheckpointIO
+from seal_lightning.storage.run_dir import RunDir
+from seal_lightning.training.data_module import SealDataModule
+from seal_lightning.training.module import SealModule
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "reload_dataloaders_every_n_epochs": 1,
+    "check_val_every_n_epoch": 2,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,
+    "inference_mode": False,
+    "enable_model_summary": False,
+    "log_every_n_steps": 1,
+}
+"""What E-steps and M-steps as epochs need: a loader for each phase, validation after each M-step, gradients in tests."""
+
+_OTHER_SHARDING = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
+
+
+def default_callbacks() -> list[Callback]:
+    """What every run has beside its reward filter; the configuration may name one with settings of its own."""
+    return [
+        GracefulStop(),
+        SharedRunDir(),
+        AttemptJournal(),
+        RestEmBuffer(),
+        RankReport(),
+        RoundReport(),
+        JudgeCosts(),
+        ChoiceShares(),
+        ChoiceProbabilities(),
+        PolicyExport(),
+        TestTable(),
+        SelfEditFile(),
+        SealProgressBar(),
+        PhaseCheckpoint(),
+    ]
+
+
+def epochs_of(rounds: int) -> int:
+    """Two epochs a round: an E-step and an M-step."""
+    return 2 * rounds
+
+
+class RunConfig(SaveConfigCallback):
+    """Keeps a run's whole configuration as ``config.yaml`` of its directory."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the configuration of a fit; other commands leave it alone."""
+        run = RunDir.of(trainer)
+        if stage != "fit":
+            return
+        run.check_writable()
+        text = self.parser.dump(self.config, skip_none=False)
+        if not run.holds_a_run:
+            write_bytes(run.path / "config.yaml", text.encode())
+        elif _comparable(yaml.safe_load(text)) != _comparable(run.settings()):
+            write_bytes(run.next_config, text.encode())
+
+
+def _check_strategy(strategy: Any) -> None:
+    """Raise :class:`ConfigError` for one that spreads models over ranks and does not know how ours works."""
+    name = strategy if isinstance(strategy, str) else getattr(strategy, "class_path", type(strategy).__name__)
+    if name.startswith(("fsdp", "deepspeed")) or name.rsplit(".", 1)[-1] in _OTHER_SHARDING:
+        raise ConfigError(
+            f"trainer.strategy: {shown(name)} is not allowed: it does not know what an E-step does with a sharded policy. "
+            "Use `-c configs/trainer/fsdp.yaml` (seal_lightning.training.sharded_strategy.ShardedStrategy), or ddp where the "
+            "model fits one device. Nothing was computed"
+        )
+
+
+def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without what differs between the starts of one run."""
+    return {key: value for key, value in settings.items() if key not in ("ckpt_path", "weights_only", "run_dir")}
+
+
+class SealCLI(LightningCLI):
+    """LightningCLI for :class:`SealModule` and :class:`SealDataModule`."""
+
+    def __init__(self, *args: Any, resume: str | None = None, **kwargs: Any) -> None:
+        self.resume = resume
+        super().__init__(*args, **kwargs)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run directory, and derive from it and from the rounds what the trainer needs."""
+        parser.add_argument("--run_dir", type=str, default="runs/seal", help="Where everything of this run is kept.")
+        parser.link_arguments("run_dir", "trainer.default_root_dir")
+        parser.link_arguments("model.rounds", "trainer.max_epochs", compute_fn=epochs_of)
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would let a checkpoint's settings silently override the command line's; we never do."""
+
+    def before_instantiate_classes(self) -> None:
+        """Check the run directory and the seed before anything is loaded."""
+        config = self.config[self.subcommand]
+        run = RunDir.named(config.run_dir)
+        config.ckpt_path = chosen_checkpoint(config.get("ckpt_path"), run, self.resume)
+        if config.seed_everything is not False:
+            raise ConfigError("seed_everything is not used: every seed of a run is made from model.seed; set that")
+        if launch := launching.detected():
+            launch.trainer_settings(config.trainer.devices, config.trainer.num_nodes)
+        # The same on every rank: nothing of a run is written before all have met, which is after this.
+        named = None if config.ckpt_path is None else Path(config.ckpt_path).resolve()
+        going_on = self.resume is not None or (named is not None and run.checkpoints.resolve() in named.parents)
+        if self.subcommand == "fit" and run.holds_a_run and not going_on:
+            raise RunError(
+                f"the run directory {run.path} holds a run already; nothing in it was touched. Go on with it by "
+                f"`seal fit --resume {run.path}` (or `--resume auto`), or name another with --run_dir"
+            )
+        if getattr(rank_zero_only, "rank", 0) == 0:  # each of the others is asked by SharedRunDir
+            run.check_writable()
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer with our callbacks and TensorBoard, unless the configuration names its own of a kind."""
+        config = self.config[self.subcommand]
+        _check_strategy(config.trainer.strategy)
+        named = {callback.class_path.rsplit(".", 1)[-1] for callback in config.trainer.callbacks or ()}
+        settings = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_none=False))
+        start = [RankAgreement(settings), StartingPoint(config.get("ckpt_path"), newest=self.resume == AUTO)]
+        ours = [callback for callback in [*default_callbacks(), *start] if type(callback).__name__ not in named]
+        if config.trainer.enable_progress_bar is False or any(name.endswith("ProgressBar") for name in named):
+            ours = [callback for callback in ours if not isinstance(callback, SealProgressBar)]
+        self.trainer_defaults["callbacks"] = ours
+        if config.trainer.logger in (None, True):
+            kwargs["logger"] = TensorBoardLogger(config.run_dir, name="tensorboard", version="")
+        plugins = self._get(self.config_init, "trainer").plugins or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        others = [p for p in plugins if isinstance(p, CheckpointIO) and not isinstance(p, AtomicCheckpointIO)]
+        if others:
+            raise ConfigError(
+                f"trainer.plugins: {type(others[0]).__name__} is not allowed: it would write checkpoints without manifests, "
+                "which no resume finds. Leave it out, or subclass seal_lightning.storage.checkpoint_io.AtomicCheckpointIO"
+            )
+        files = [] if any(isinstance(plugin, AtomicCheckpointIO) for plugin in plugins) else [AtomicCheckpointIO()]
+        kwargs["plugins"] = [*plugins, *files, *launching.cluster_plugins(plugins)]
+        if launch := launching.detected():  # not in the configuration that is kept: a resume may have fewer hosts
+            kwargs |= launch.trainer_settings(config.trainer.devices, config.trainer.num_nodes)
+        return super().instantiate_trainer(**kwargs)
+
+
+def run(command: str, args: Sequence[str]) -> SealCLI:
+    """Parse and run ``fit``, ``validate``, ``test`` or ``predict``."""
+    resume, expanded = expand_run_options(command, list(args))
+    try:
+        return _cli(command, expanded, resume)
+    except MisconfigurationException as error:
+        raise ConfigError(str(error)) from error
+    except RuntimeError as error:
+        raise _explained(error) from error
+    finally:
+        interruption.end()
+
+
+def _explained(error: RuntimeError) -> Exception:
+    """What runs out at run time as an error of ours; any other as it is."""
+    if is_out_of_memory(error):
+        return RunError(
+            f"out of memory ({str(error).strip().splitlines()[0][:200]}). Attempts and checkpoints are kept. Lower "
+            "model.engine.init_args.max_batch_size, data.tasks_per_batch or model.sampling.max_new_tokens, and go on with "
+            "`seal fit --resume RUN`"
+        )
+    if is_no_meeting(error):
+        return launching.meeting_failed(error)
+    if is_connection_lost(error):
+        explained = RankLost(
+            f"the connection to another rank is lost ({str(error).strip().splitlines()[-1][:200]}). Attempts and checkpoints "
+            "are kept. Go on with `seal fit --resume RUN`"
+        )
+        for note in getattr(error, "__notes__", ()):
+            explained.add_note(note)
+        return explained
+    return error
+
+
+def _cli(command: str, args: list[str], resume: str | None) -> SealCLI:
+    return SealCLI(
+        SealModule,
+        SealDataModule,
+        save_config_callback=RunConfig,
+        save_config_kwargs={"save_to_log_dir": False},
+        trainer_defaults=dict(TRAINER_DEFAULTS),
+        seed_everything_default=False,
+        auto_configure_optimizers=False,
+        parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
+        args=[command, *args],
+        resume=resume,
+    )

@@ -1,0 +1,147 @@
+"""How ranks share out the E-step: who is free takes the next piece. No collective, and nobody waits for anybody's end.
+
+Calls of the inner loop get smaller towards the end (guided self-scheduling, Polychronopoulos and Kuck 1987), so that all
+ranks end at nearly the same time. How work is cut depends on the number of ranks and on nothing else; who does a piece does
+not change what comes out, so a run's results do not depend on the ranks' speeds.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from seal_lightning.core import Prompt, Task
+from seal_lightning.core.interfaces import AnyDomain
+from seal_lightning.distributed.shared_store import SharedStore
+
+_MAX_VALUE_BYTES = 4 << 20
+"""Of one key: the store refuses much more."""
+_CALLS_A_RANK = 2
+"""Into how many calls what is left for a rank is cut at least, where there are several."""
+_num_shared = 0
+
+
+def guided_sizes(count: int, *, left: int, most: int, num_pieces: int) -> Iterator[int]:
+    """How many of ``count`` things each piece of work has; they add up to ``count``.
+
+    Args:
+        count: ≥ 0, things to cut up.
+        left: ≥ count, things that are left to do, these and those behind them.
+        most: ≥ 1, the most in a piece.
+        num_pieces: ≥ 1; a piece has that part of what is left, at least one thing. 1 for one rank: pieces are as large as
+            they may be.
+    """
+    while count > 0:
+        size = min(count, most, max(1, math.ceil(left / num_pieces)))
+        yield size
+        count, left = count - size, left - size
+
+
+def batch_sizes(num_tasks: int, most: int, num_ranks: int) -> list[int]:
+    """How many tasks' edits are written together, batch by batch: as many as may be, and as many batches for each rank.
+
+    Not fewer and fewer: to write a little takes nearly as long as to write much.
+    """
+    if num_ranks == 1:
+        return list(guided_sizes(num_tasks, left=num_tasks, most=most, num_pieces=1))
+    number = min(num_tasks, num_ranks * math.ceil(num_tasks / (num_ranks * most)))
+    return [num_tasks // number + (index < num_tasks % number) for index in range(number)]
+
+
+def call_sizes(count: int, *, left: int, most: int, num_ranks: int) -> Iterator[int]:
+    """How many of a batch's ``count`` attempts the inner loop gets at once, call by call; see :func:`guided_sizes`."""
+    return guided_sizes(count, left=left, most=most, num_pieces=1 if num_ranks == 1 else _CALLS_A_RANK * num_ranks)
+
+
+def by_falling_cost(domain: AnyDomain, tasks: Sequence[Task]) -> list[Task]:
+    """The tasks, what probably takes longest first; ties in the data's order."""
+    return sorted(tasks, key=lambda task: -expected_cost(domain, task))
+
+
+def expected_cost(domain: AnyDomain, task: Task) -> int:
+    """Characters that the model will read for a task: its prompt for an edit, and its exam with the gold answers.
+
+    What an edit will make of it is not known before it is written.
+    """
+    exam = domain.exam(task)
+    return _length(domain.edit_prompt(task)) + sum(_length(e.prompt) + len(e.target) for e in exam)
+
+
+def _length(prompt: Prompt) -> int:
+    return len(prompt) if isinstance(prompt, str) else sum(len(message.content) for message in prompt)
+
+
+class SharedWork:
+    """Who takes which piece of work, and what ranks hand each other for it.
+
+    Args:
+        num_ranks: that share the work.
+        store: of the run; None for one rank.
+    """
+
+    def __init__(self, num_ranks: int = 1, store: SharedStore | None = None) -> None:
+        self.num_ranks = num_ranks
+        self._store = store
+        self._taken: Counter[str] = Counter()
+        self._own: dict[str, Any] = {}
+
+    @classmethod
+    def of_run(cls, num_ranks: int, timeout_s: float) -> SharedWork:
+        """Shared by so many ranks of the process group, each of which must have made as many before.
+
+        ``timeout_s`` is how long rank 0 may be silent before :class:`RankLost` is raised.
+        """
+        global _num_shared
+        if num_ranks == 1:
+            return cls()
+        _num_shared += 1
+        return cls(num_ranks, SharedStore(f"seal_lightning/shared/{_num_shared}", timeout_s))
+
+    def take(self, name: str) -> int:
+        """How many have taken of this before: 0 for the first, and no number twice over all ranks."""
+        if self._store is not None:
+            return self._store.add(f"{name}/taken", 1) - 1
+        self._taken[name] += 1
+        return self._taken[name] - 1
+
+    def publish(self, name: str, value: Any) -> None:
+        """Let all ranks have a value; once a name."""
+        self._own[name] = value
+        if self._store is not None:
+            data = pickle.dumps(value)
+            starts = range(0, len(data), _MAX_VALUE_BYTES)
+            for number, start in enumerate(starts):
+                self._store.set(f"{name}/value/{number}", data[start : start + _MAX_VALUE_BYTES])
+            self._store.set(f"{name}/published", str(len(starts)))
+
+    def is_published(self, name: str) -> bool:
+        """Whether a value is there to be fetched."""
+        return name in self._own or (self._store is not None and self._store.check([f"{name}/published"]))
+
+    def fetch(self, name: str) -> Any:
+        """A value that :meth:`is_published`."""
+        if name not in self._own:
+            assert self._store is not None
+            parts = range(int(self._store.get(f"{name}/published")))
+            data = b"".join(self._store.get(f"{name}/value/{number}") for number in parts)
+            # Of a rank of the same run, as torch's own collectives of objects are.
+            self._own[name] = pickle.loads(data)  # nosec B301  # noqa: S301
+        return self._own[name]
+
+    def close(self) -> None:
+        """Ask no more."""
+        if self._store is not None:
+            self._store.close()
+
+    def let_go(self, name: str) -> None:
+        """This rank needs a value no more."""
+        self._own.pop(name, None)
+
+    def forget(self, name: str) -> None:
+        """No rank will fetch this value any more."""
+        if self._store is not None and self._store.check([f"{name}/published"]):
+            for number in range(int(self._store.get(f"{name}/published"))):
+                self._store.delete(f"{name}/value/{number}")

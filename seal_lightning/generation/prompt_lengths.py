@@ -1,0 +1,64 @@
+"""Whether tasks fit the model's context, asked before hours of work and not in the middle of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from seal_lightning.core import ExamPrompt, Task
+from seal_lightning.core.errors import DataError
+from seal_lightning.core.interfaces import AnyDomain
+from seal_lightning.generation.schema_tokens import SchemaTokens
+from seal_lightning.models.language_model import LanguageModel
+
+_MAX_NAMED = 3
+
+
+def check_prompts_fit(
+    domain: AnyDomain,
+    tasks: Sequence[Task],
+    language_model: LanguageModel,
+    *,
+    learner: LanguageModel | None = None,
+    in_context: bool = False,
+) -> None:
+    """Every task's prompt for an edit with what a schema gives of it, and its exam's, gold answers included.
+
+    With ``in_context`` also that exam's.
+
+    The exams are the ``learner``'s, where that is another model. Raises :class:`DataError`, naming the tasks that do not fit.
+    """
+    examined = learner or language_model
+    found = {
+        task.task_id: excess
+        for task in tasks
+        if (excess := _excess(domain, task, language_model, examined, in_context))
+    }
+    if found:
+        named = "; ".join(f"{task_id}: {excess}" for task_id, excess in list(found.items())[:_MAX_NAMED])
+        raise DataError(
+            f"{len(found)} of {len(tasks)} tasks do not fit the model's context: {named}"
+            f"{' …' if len(found) > _MAX_NAMED else ''}. Leave them out (ARC: task_ids, max_side), split passages, "
+            "use fewer worked examples, or a model with a longer context. Nothing was computed"
+        )
+
+
+def _excess(
+    domain: AnyDomain, task: Task, writer: LanguageModel, learner: LanguageModel, in_context: bool
+) -> str | None:
+    """What is too long of a task."""
+    exams = [("exam", domain.exam(task))]
+    if in_context:
+        exams.append(("exam in context", domain.in_context_exam(task)))
+    schema = domain.edit_schema(task)
+    constrained = 0 if schema is None else SchemaTokens(schema, writer).longest
+    length = len(writer.prompt_ids(domain.edit_prompt(task))) + constrained
+    found = [("prompt for an edit", length, writer.max_length)]
+    found += [
+        (name, max((_length(p, learner) for p in prompts), default=0), learner.max_length) for name, prompts in exams
+    ]
+    name, length, limit = max(found, key=lambda one: one[1] - one[2])
+    return f"its {name} has {length} tokens, the context {limit}" if length >= limit else None
+
+
+def _length(prompt: ExamPrompt, language_model: LanguageModel) -> int:
+    return len(language_model.prompt_ids(prompt.prompt)) + len(language_model.encode_text(prompt.target))

@@ -1,0 +1,177 @@
+"""One adapter's training, step by step: its data order, weights, AdamW, schedule and generators.
+
+A run knows nothing of the other adapters it is trained beside; :class:`SideBySide` asks each for its next
+sequences and runs them all through the model together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from seal_lightning.core import AdaptationPlan, Adapted, Diverged
+from seal_lightning.core.seeds import derive_seed
+from seal_lightning.inner_loop.data_order import anchor_batches, batches
+from seal_lightning.inner_loop.schedule import learning_rate_factor
+from seal_lightning.models.lora import Dropout, LoraAdapter, Share
+from seal_lightning.models.packed import TokenizedSequence
+from seal_lightning.models.packed.rows import grouped_within
+
+
+class AdapterRun:
+    """An adapter in training.
+
+    All weights of A and B live in one flat tensor, their gradients in another: clipping and AdamW are one call each.
+
+    Args:
+        adapter: fresh; its tensors are copied.
+        plan: its optimiser and number of steps.
+        sequences: its data, none without tokens.
+        seed: of the data order and the dropout.
+        anchors: the texts of the plan's anchor.
+    """
+
+    def __init__(
+        self,
+        adapter: LoraAdapter,
+        plan: AdaptationPlan,
+        sequences: Sequence[TokenizedSequence],
+        seed: int,
+        anchors: Sequence[TokenizedSequence] = (),
+    ) -> None:
+        self.plan = plan
+        self.seed = seed
+        self.losses: list[float] = []
+        self.num_tokens = 0
+        self.seconds = 0.0
+        self._loss = torch.zeros(())
+        self.remaining_tokens = _total_tokens(sequences, plan) + _anchor_tokens(anchors, plan)
+        self._batches = batches(sequences, plan, seed)
+        self._anchors = anchor_batches(anchors, plan, seed)
+        self._flat = torch.cat([tensor.flatten() for tensor in adapter.tensors()])
+        self._gradient = torch.zeros_like(self._flat)
+        self.adapter = adapter.over(self._flat)
+        self._gradients = adapter.over(self._gradient).weights
+        self._flat.grad = self._gradient
+        options = plan.optimizer
+        self._optimizer = torch.optim.AdamW(
+            [self._flat], lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
+        )
+        self._begin_step()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return len(self.losses) == self.plan.num_steps
+
+    @property
+    def step_is_complete(self) -> bool:
+        """Whether every sequence of the current batch went through the model."""
+        return not self._pending
+
+    def next_sequences(self, max_tokens: int) -> list[TokenizedSequence]:
+        """The next sequences of the current batch that fit, at least one."""
+        return grouped_within(self._pending, max_tokens)[0]
+
+    def share(self, sequences: Sequence[TokenizedSequence]) -> Share:
+        """How the packed tokens of :meth:`next_sequences` are routed."""
+        return Share(
+            size=sum(len(s.token_ids) for s in sequences),
+            adapter=self.adapter,
+            gradients=self._gradients,
+            dropout=self._dropout(sequences),
+        )
+
+    def loss_weight(self, sequence: TokenizedSequence) -> float:
+        """What each target of a sequence counts: 1 / targets of the batch, so that a step's loss is their mean.
+
+        Of an anchored one, the anchor's weight / anchored targets of the step.
+        """
+        return self._weights[sequence.anchored]
+
+    def done(self, sequences: Sequence[TokenizedSequence], loss: Tensor, seconds: float) -> None:
+        """The sequences' gradients were added; ``loss`` is their weighted sum."""
+        del self._pending[: len(sequences)]
+        self._loss = self._loss + loss
+        tokens = sum(len(s.token_ids) for s in sequences)
+        self.num_tokens += tokens
+        self.remaining_tokens -= tokens
+        self.seconds += seconds
+
+    def clip(self) -> Tensor:
+        """Clip the step's gradient; returns its loss and its norm before clipping, [2], still on the device."""
+        limit = self.plan.optimizer.max_grad_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_([self._flat], limit)
+        return torch.stack([self._loss.to(norm.dtype), norm])
+
+    def step(self, loss: float) -> bool:
+        """One AdamW step with the clipped gradient, then the next batch. Always true."""
+        options = self.plan.optimizer
+        factor = learning_rate_factor(options, len(self.losses), self.plan.num_steps)
+        self._optimizer.param_groups[0]["lr"] = options.learning_rate * factor
+        self._optimizer.step()
+        self.losses.append(loss)
+        self._begin_step()
+        return True
+
+    def restart_step(self) -> None:
+        """Forget what the current batch added so far, as when memory ran out half way."""
+        done = len(self._batch) - len(self._pending)
+        tokens = sum(len(s.token_ids) for s in self._batch[:done])
+        self.num_tokens -= tokens
+        self.remaining_tokens += tokens
+        self._reset(self._batch)
+
+    def result(self) -> Adapted | Diverged:
+        """The trained adapter; an update so large that the last step left infinity is no adapter."""
+        self._flat.grad = None  # the adapter's tensors are views of this one, and would keep its gradient alive
+        if not self._flat.isfinite().all():
+            return Diverged(
+                reason="weights not finite after the last step", step=len(self.losses) - 1, seconds=self.seconds
+            )
+        return Adapted(
+            adapter=self.adapter, losses=tuple(self.losses), num_tokens=self.num_tokens, seconds=self.seconds
+        )
+
+    def _begin_step(self) -> None:
+        self._reset([*next(self._batches, []), *next(self._anchors, [])])
+
+    def _reset(self, batch: list[TokenizedSequence]) -> None:
+        self._batch = batch
+        num_targets = {held: sum(s.num_targets for s in batch if s.anchored is held) for held in (False, True)}
+        weight = self.plan.anchor.weight if self.plan.anchor is not None else 0.0
+        self._weights = {False: 1.0 / max(1, num_targets[False]), True: weight / max(1, num_targets[True])}
+        self._pending = list(batch)
+        self._gradient.zero_()
+        self._loss = torch.zeros((), dtype=self._flat.dtype, device=self._flat.device)
+
+    def _dropout(self, sequences: Sequence[TokenizedSequence]) -> Dropout | None:
+        """A generator for each sequence, made from its step and place, so that it matters to no one what it ran with."""
+        if not self.adapter.spec.dropout:
+            return None
+        first = len(self._batch) - len(self._pending)
+        generators = [
+            torch.Generator(self._flat.device).manual_seed(
+                derive_seed(self.seed, "dropout", len(self.losses), first + i)
+            )
+            for i in range(len(sequences))
+        ]
+        sizes = tuple(len(s.token_ids) for s in sequences)
+        return Dropout(rate=self.adapter.spec.dropout, sizes=sizes, generators=tuple(generators))
+
+
+def _total_tokens(sequences: Sequence[TokenizedSequence], plan: AdaptationPlan) -> int:
+    """About how many tokens the plan trains on; exact where every step is a whole epoch's part."""
+    tokens = sum(len(s.token_ids) for s in sequences)
+    return tokens * plan.num_steps // plan.num_batches(len(sequences))
+
+
+def _anchor_tokens(anchors: Sequence[TokenizedSequence], plan: AdaptationPlan) -> int:
+    """The same of the anchor's texts."""
+    if plan.anchor is None or not anchors:
+        return 0
+    size = min(plan.anchor.batch_size or len(anchors), len(anchors))
+    return sum(len(s.token_ids) for s in anchors) * plan.num_steps * size // len(anchors)

@@ -1,0 +1,169 @@
+"""LoRA as tensors beside a model that is never changed: made, merged and joined.
+
+What a ``LoraConfig`` would target, how it starts and what it computes are PEFT's, and tests hold us to that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from seal_lightning.core import Adapter, AdapterSpec
+from seal_lightning.core.errors import ConfigError, shown
+from seal_lightning.distributed.tensor_shards import here, rows_here
+from seal_lightning.models.lora.beside import merge_beside, takes_additions
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoraAdapter(Adapter):
+    """LoRA weights by module name: A is [rank, in], B is [out, rank]; the update of a weight is scaling · B A."""
+
+    spec: AdapterSpec
+    weights: dict[str, tuple[Tensor, Tensor]]
+
+    @property
+    def scaling(self) -> float:
+        """Alpha / rank, or alpha / √rank with rsLoRA."""
+        return self.spec.alpha / (math.sqrt(self.spec.rank) if self.spec.use_rslora else self.spec.rank)
+
+    def tensors(self) -> list[Tensor]:
+        """All A and B, in the order of the modules."""
+        return [tensor for pair in self.weights.values() for tensor in pair]
+
+    def over(self, flat: Tensor) -> LoraAdapter:
+        """An adapter of the same shapes whose tensors are views of a flat tensor, in the order of :meth:`tensors`."""
+        pieces = iter(torch.split(flat, [tensor.numel() for tensor in self.tensors()]))
+        weights = {
+            name: (next(pieces).view(a.shape), next(pieces).view(b.shape)) for name, (a, b) in self.weights.items()
+        }
+        return replace(self, weights=weights)
+
+    def detached_copy(self, device: torch.device | str = "cpu") -> LoraAdapter:
+        """The same weights in memory of their own, without gradients."""
+
+        def copied(tensor: Tensor) -> Tensor:
+            return tensor.detach().clone().to(device)
+
+        return replace(self, weights={name: (copied(a), copied(b)) for name, (a, b) in self.weights.items()})
+
+
+def target_modules(model: PreTrainedModel, spec: AdapterSpec) -> tuple[str, ...]:
+    """The names of the linear modules PEFT would adapt for this spec, in the model's order.
+
+    PEFT itself is asked, on a weightless skeleton of the model. Raises :class:`ConfigError` when a name or layer matches
+    nothing or a module is not linear.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    targets: list[str] | str | None = (
+        spec.target_modules if not isinstance(spec.target_modules, tuple) else list(spec.target_modules)
+    )
+    config = LoraConfig(r=1, target_modules=targets, task_type="CAUSAL_LM")
+    try:
+        with torch.device("meta"):  # PEFT's weights too: to initialise real ones moves the global generator
+            skeleton = AutoModelForCausalLM.from_config(model.config)
+            names = get_peft_model(skeleton, config).base_model.targeted_module_names
+    except ValueError as error:
+        raise ConfigError(f"adapter.target_modules: {shown(targets)} is not allowed: {error}") from error
+    if spec.layers is not None:
+        names = [name for name in names if layer_of(name)[1] in spec.layers]
+        if missing := set(spec.layers) - {layer_of(name)[1] for name in names}:
+            raise ConfigError(
+                f"adapter.layers: {sorted(missing)} have no such module; the model has layers 0 to "
+                f"{model.config.num_hidden_layers - 1}"
+            )
+    for name in names:
+        linear_shape(model.get_submodule(name), name)
+        if model.get_submodule(name) is model.get_output_embeddings():
+            raise ConfigError(
+                f"adapter.target_modules: {name} is the output head, which is not adapted here (its logits are never "
+                "made as a whole); leave it out"
+            )
+    return tuple(names)
+
+
+def init_adapter(
+    model: PreTrainedModel, spec: AdapterSpec, generator: torch.Generator, modules: Sequence[str] | None = None
+) -> LoraAdapter:
+    """A fresh adapter as PEFT starts one: A from Kaiming's uniform distribution with a = √5, B zero.
+
+    Weights are float32 (float64 on a float64 model) on the model's device; the generator must be a CPU one.
+    """
+    weights = {}
+    device = next(model.parameters()).device  # the embeddings': those of the layers may be offloaded
+    for name in modules if modules is not None else target_modules(model, spec):
+        weight = model.get_submodule(name).weight
+        fan_out, fan_in = linear_shape(model.get_submodule(name), name)
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        a = torch.empty(spec.rank, fan_in, dtype=dtype)
+        nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
+        weights[name] = (a.to(device), torch.zeros(fan_out, spec.rank, dtype=dtype, device=device))
+    return LoraAdapter(spec=spec, weights=weights)
+
+
+@torch.no_grad()
+def merge(model: PreTrainedModel, adapter: LoraAdapter) -> None:
+    """Add the adapter's update to the weights for good, computed in float32 (or wider): bf16 merges drift.
+
+    Of a sharded weight each rank makes the whole update and adds its own rows: no communication, and the same bits. Beside
+    weights of 4 bits it is kept as it is.
+    """
+    for name, (a, b) in adapter.weights.items():
+        module = model.get_submodule(name)
+        if not takes_additions(module):
+            merge_beside(module, a, b * adapter.scaling)
+            continue
+        weight = here(module.weight)
+        wide = torch.promote_types(torch.promote_types(weight.dtype, a.dtype), torch.float32)
+        update = b.to(wide) @ a.to(wide) * adapter.scaling
+        rows = rows_here(update if isinstance(module, nn.Linear) else update.T, module.weight).to(weight.device)
+        weight.copy_((weight.to(wide) + rows).to(weight.dtype))
+
+
+def joined(adapters: Sequence[LoraAdapter]) -> LoraAdapter:
+    """One adapter whose update is the sum of the adapters' updates: their A stacked, their scaled B side by side.
+
+    They may be of different modules; where one has none, its part is zero.
+    """
+    names = dict.fromkeys(name for adapter in adapters for name in adapter.weights)
+    pairs = {name: [_scaled_pair(adapter, name, adapters) for adapter in adapters] for name in names}
+    weights = {
+        name: (torch.cat([a for a, _ in of_module]), torch.cat([b for _, b in of_module], dim=1))
+        for name, of_module in pairs.items()
+    }
+    rank = sum(adapter.spec.rank for adapter in adapters)
+    spec = replace(adapters[0].spec, rank=rank, alpha=float(rank), use_rslora=False)
+    return LoraAdapter(spec=spec, weights=weights)
+
+
+def _scaled_pair(adapter: LoraAdapter, name: str, adapters: Sequence[LoraAdapter]) -> tuple[Tensor, Tensor]:
+    """A and scaled B of a module that at least one of the adapters has."""
+    if name in adapter.weights:
+        a, b = adapter.weights[name]
+        return a, b * adapter.scaling
+    a, b = next(other.weights[name] for other in adapters if name in other.weights)
+    return a.new_zeros(adapter.spec.rank, a.shape[1]), b.new_zeros(b.shape[0], adapter.spec.rank)
+
+
+def layer_of(name: str) -> tuple[str, int | None]:
+    """The list of layers a module is in and its index there: up to the first number in its name, as PEFT reads it."""
+    parts = name.split(".")
+    place = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+    return (name, None) if place is None else (".".join(parts[:place]), int(parts[place]))
+
+
+def linear_shape(module: nn.Module, name: str) -> tuple[int, int]:
+    """(out, in) of a linear module; GPT-2's Conv1D stores its weight transposed."""
+    if isinstance(module, nn.Linear):
+        return module.out_features, module.in_features
+    if type(module).__name__ == "Conv1D":
+        weight: Tensor = module.get_parameter("weight")
+        return weight.shape[1], weight.shape[0]
+    raise ConfigError(
+        f"adapter.target_modules: {name} is a {type(module).__name__}; LoRA here adapts linear layers only"
+    )

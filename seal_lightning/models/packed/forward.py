@@ -1,0 +1,174 @@
+"""One forward pass of a causal language model over a packed row, down to its targets' losses.
+
+Shapes: T packed tokens, S targets, E hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from seal_lightning.core.errors import ConfigError, ModelError
+from seal_lightning.models.packed.attention import packed_attention
+from seal_lightning.models.packed.cross_entropy import ChunkedCrossEntropy
+from seal_lightning.models.packed.divergence import ChunkedDivergence, capped
+from seal_lightning.models.packed.rows import PackedRow, TokenizedSequence, pack
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedLoss:
+    """What a pass over a packed row gives."""
+
+    total: Tensor
+    """Scalar: the weighted sum of the targets' losses; what is differentiated."""
+    losses: Tensor
+    """[S] cross-entropy of each target in nats, without gradient; its negative is the target's log-probability. Of an
+    anchored target the divergence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anchored:
+    """Targets of a row at which the model is held to what it said before; A of them."""
+
+    at: Tensor
+    """[S] bool."""
+    states: Tensor
+    """[A, E], the hidden states that entered the output head then."""
+
+
+class PackedForward:
+    """Runs a model over packed rows. The model is checked once: packed, it must say what it says sequence by sequence.
+
+    Raises :class:`ModelError` where it does not: a recurrent layer, say, carries one sequence's state into the next.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self._decoder: Any = model.get_decoder()
+        self._chunked = True
+        self._softcap: float | None = getattr(model.config, "final_logit_softcapping", None)
+        self._check()
+
+    def __call__(self, row: PackedRow, weights: Tensor | None = None, anchored: Anchored | None = None) -> PackedLoss:
+        """The losses of a row's targets; ``weights`` [S] default to 1. Anchored targets' losses are divergences."""
+        if weights is None:
+            weights = torch.ones(len(row.targets), device=row.targets.device)
+        if anchored is not None:
+            return self._anchored_loss(row, weights, anchored)
+        with packed_attention(self.model, row.lengths, row.token_ids.device):
+            return self._chunked_loss(row, weights) if self._chunked else self._whole_loss(row, weights)
+
+    def hidden_states(self, row: PackedRow) -> Tensor:
+        """[S, E], what enters the output head to predict the targets."""
+        with packed_attention(self.model, row.lengths, row.token_ids.device):
+            return self._hidden_states(row)
+
+    def log_probs(self, hidden_SE: Tensor, head_VE: Tensor, bias_V: Tensor | None) -> Tensor:
+        """[S, V] log-probabilities from hidden states by a linear head, all at once."""
+        logits_SV = F.linear(hidden_SE, head_VE, bias_V)
+        return capped(logits_SV.to(torch.promote_types(logits_SV.dtype, torch.float32)), self._softcap).log_softmax(1)
+
+    def check_anchors(self) -> None:
+        """Raise :class:`ConfigError` where the output head is more than a linear layer: anchors keep what enters it."""
+        if not self._chunked:
+            raise ConfigError(
+                f"anchor: {type(self.model).__name__} does more to its logits than a linear layer, which a KL anchor does "
+                "not support; leave the anchor out, or use another model"
+            )
+
+    def with_trained_head(self, row: PackedRow) -> Tensor:
+        """The sum of the targets' losses, whose gradient reaches the output head too; all logits are made at once."""
+        with packed_attention(self.model, row.lengths, row.token_ids.device):
+            return self._whole_loss(row, torch.ones(len(row.targets), device=row.targets.device)).total
+
+    def divergence_with_trained_head(self, row: PackedRow, log_probs_SV: Tensor) -> Tensor:
+        """The sum over a row's targets of KL(given ‖ model); the gradient reaches the output head too."""
+        with packed_attention(self.model, row.lengths, row.token_ids.device):
+            head = self.model.get_output_embeddings()
+            found_SV = self.log_probs(self._hidden_states(row), head.weight, getattr(head, "bias", None))
+        return F.kl_div(found_SV, log_probs_SV, reduction="sum", log_target=True)
+
+    def _hidden_states(self, row: PackedRow) -> Tensor:
+        hidden_TE: Tensor = self._decoder(
+            input_ids=row.token_ids, position_ids=row.position_ids, use_cache=False
+        ).last_hidden_state[0]
+        return hidden_TE[row.predict_at]
+
+    def _anchored_loss(self, row: PackedRow, weights: Tensor, anchored: Anchored) -> PackedLoss:
+        """Cross-entropy of the targets that are trained, divergence of those that are anchored."""
+        hidden_SE = self.hidden_states(row)
+        head = self.model.get_output_embeddings()
+        rest = ~anchored.at
+        weight_VE, bias = head.weight.detach(), getattr(head, "bias", None)
+        total, losses = ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+            hidden_SE[rest], weight_VE, bias, row.targets[rest], weights[rest], self._softcap
+        )
+        held, divergences = ChunkedDivergence.apply(  # type: ignore[no-untyped-call]
+            hidden_SE[anchored.at], anchored.states, weight_VE, bias, weights[anchored.at], self._softcap
+        )
+        both = torch.empty(len(row.targets), dtype=losses.dtype, device=losses.device)
+        both[rest], both[anchored.at] = losses, divergences
+        return PackedLoss(total=total + held, losses=both)
+
+    def _chunked_loss(self, row: PackedRow, weights: Tensor) -> PackedLoss:
+        head = self.model.get_output_embeddings()
+        total, losses = ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+            self._hidden_states(row),
+            head.weight.detach(),
+            getattr(head, "bias", None),
+            row.targets,
+            weights,
+            self._softcap,
+        )
+        return PackedLoss(total=total, losses=losses)
+
+    def _whole_loss(self, row: PackedRow, weights: Tensor) -> PackedLoss:
+        """For heads that do more to the logits than a linear layer: the model's own logits, all at once."""
+        logits_SV = self.model(
+            input_ids=row.token_ids,
+            position_ids=row.position_ids,
+            use_cache=False,
+            logits_to_keep=row.predict_at,
+        ).logits[0]
+        wide = torch.promote_types(logits_SV.dtype, torch.float32)
+        losses = F.cross_entropy(logits_SV.to(wide), row.targets, reduction="none")
+        return PackedLoss(total=(losses * weights).sum(), losses=losses.detach())
+
+    @torch.no_grad()
+    def _check(self) -> None:
+        sequences = probe_sequences(self.model)
+        row = pack(sequences, next(self.model.parameters()).device)
+        expected = torch.cat([self._alone(s, row.targets.device) for s in sequences])
+        if agree(self(row).losses, expected, self.model):
+            return
+        self._chunked = False
+        if not agree(self(row).losses, expected, self.model):
+            raise ModelError(
+                f"{type(self.model).__name__} gives other answers for packed sequences than for each alone, so it cannot "
+                "be trained here: its layers carry something across (a recurrent or linear-attention layer?)"
+            )
+
+    def _alone(self, sequence: TokenizedSequence, device: torch.device) -> Tensor:
+        ids = torch.tensor([sequence.token_ids], device=device)
+        logits = self.model(input_ids=ids, use_cache=False).logits[0, :-1]
+        return F.cross_entropy(logits.float(), ids[0, 1:], reduction="none")
+
+
+def probe_sequences(model: PreTrainedModel) -> list[TokenizedSequence]:
+    """Two short sequences to check a model on."""
+    ids = [7 * i % model.config.get_text_config().vocab_size for i in range(1, 12)]
+    return [
+        TokenizedSequence(token_ids=tuple(part), trained=(False, *[True] * (len(part) - 1)))
+        for part in (ids[:7], ids[7:])
+    ]
+
+
+def agree(losses: Tensor, expected: Tensor, model: PreTrainedModel) -> bool:
+    """Whether two computations of the same losses differ by no more than the model's precision explains."""
+    tolerance = 0.2 if model.dtype.itemsize < 4 else 1e-3
+    return bool(torch.allclose(losses.float(), expected.float(), rtol=1e-3, atol=tolerance))

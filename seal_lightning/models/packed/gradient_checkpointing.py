@@ -1,0 +1,103 @@
+"""Gradient checkpointing: a decoder layer keeps what entered it, and is computed again when its gradients are asked for.
+
+transformers' own switch works on models in training mode only, and knows nothing of packed rows or of the generators of
+adapters' dropout. Both are put back here for the second computation, which may run in a thread of autograd's, where
+context variables are not those of the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from seal_lightning.core.errors import ConfigError
+from seal_lightning.models.packed.attention import packed_again
+
+Forward = Callable[..., Any]
+
+
+@contextmanager
+def checkpointed(model: PreTrainedModel, generators: Sequence[torch.Generator] = ()) -> Iterator[None]:
+    """Inside this block each decoder layer keeps its input only, where gradients are on.
+
+    The backward pass must run while the hooks of the forward pass are still there: inside the block that routes or
+    applies adapters.
+
+    Args:
+        model: whose decoder layers are computed again.
+        generators: those that the layers draw from, made for this pass; they draw the same again.
+
+    Raises :class:`ConfigError` for a model without layers that transformers would checkpoint.
+    """
+    layers = recomputable_layers(model)
+    own = [layer.__dict__.get("forward") for layer in layers]
+    try:
+        for layer in layers:
+            layer.forward = partial(_kept_by_its_input, layer.forward, model, generators)
+        yield
+    finally:
+        for layer, forward in zip(layers, own, strict=True):
+            if forward is None:
+                layer.__dict__.pop("forward", None)
+            else:
+                layer.forward = forward
+
+
+def checkpointed_if(wanted: bool, model: PreTrainedModel) -> AbstractContextManager[None]:
+    """:func:`checkpointed`, or a block that does nothing."""
+    return checkpointed(model) if wanted else nullcontext()
+
+
+def recomputable_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The decoder's layers that are computed again. Raises :class:`ConfigError` where a model has none."""
+    layers: list[nn.Module] = [
+        module for module in model.get_decoder().modules() if isinstance(module, GradientCheckpointingLayer)
+    ]
+    if not layers:
+        raise ConfigError(
+            f"gradient_checkpointing: true is not allowed for a {type(model).__name__}: it has no layers that transformers "
+            "can checkpoint. Leave it out, or lower max_tokens_per_pass"
+        )
+    return layers
+
+
+def _kept_by_its_input(
+    forward: Forward, model: PreTrainedModel, generators: Sequence[torch.Generator], *args: Any, **kwargs: Any
+) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    # The model is in evaluation mode, so nothing but the adapters' dropout draws anything.
+    return checkpoint(
+        partial(forward, **kwargs),
+        *args,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=lambda: (nullcontext(), _Recomputation(model, generators)),
+    )
+
+
+class _Recomputation:
+    """The circumstances of a layer's forward pass, brought back for the length of a ``with`` block."""
+
+    def __init__(self, model: PreTrainedModel, generators: Sequence[torch.Generator]) -> None:
+        self._packed = packed_again(model)
+        self._generators = generators
+        self._states = [generator.get_state() for generator in generators]
+
+    def __enter__(self) -> None:
+        for generator, state in zip(self._generators, self._states, strict=True):
+            generator.set_state(state)
+        self._block = self._packed()
+        self._block.__enter__()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._block.__exit__(None, None, None)

@@ -1,0 +1,125 @@
+"""What adaptation made the model forget, taken off another reward (left open in §6)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from seal_lightning.core import Attempt, ExamPaper, Measurement, RewardScore, Task
+from seal_lightning.core.errors import ConfigError, DataError, shown
+from seal_lightning.core.interfaces import AnyDomain, Engine, Examiner, Rater, Reward, TaskSource
+from seal_lightning.scoring.rewards.finite import finite_score
+from seal_lightning.scoring.rewards.gain import GainReward
+from seal_lightning.scoring.rewards.likelihood import LikelihoodReward
+from seal_lightning.scoring.rewards.parts import united
+
+
+class Probe(Examiner):
+    """The same tasks for everyone, which nothing in the run teaches; their gold answers' likelihood is measured.
+
+    Args:
+        source: Where they come from.
+        max_tasks: ≥ 1, the first so many are taken.
+    """
+
+    one_paper = True
+
+    def __init__(self, source: TaskSource, max_tasks: int) -> None:
+        self.source = source
+        self.max_tasks = max_tasks
+
+    @property
+    def needs(self) -> frozenset[Measurement]:
+        """No text is generated."""
+        return frozenset({Measurement.LIKELIHOOD})
+
+    def bind(self, domain: AnyDomain, engine: Engine) -> None:
+        """Load the tasks. Raises :class:`DataError` where none has a question."""
+        tasks = tuple(self.source.load()[: self.max_tasks])
+        if not any(domain.exam(task) for task in tasks):
+            raise DataError(f"the probe of RetentionReward ({type(self.source).__name__}) has no question to ask")
+        self.paper = ExamPaper(tasks=tasks)
+
+    def check(self, tasks: Sequence[Task]) -> None:
+        """Raise :class:`DataError` where a task of the run is in the probe."""
+        probed = {task.task_id for task in self.paper.tasks}
+        if both := sorted({task.task_id for task in tasks if task.task_id in probed}):
+            raise DataError(
+                f"RetentionReward: {len(both)} of the probe's {len(probed)} tasks are trained or tested on in this run, for "
+                f"instance {both[0]}; take another source, split or offset for the probe. Nothing was computed"
+            )
+
+    def papers(self, tasks: Sequence[Task], seeds: Mapping[str, int]) -> Sequence[ExamPaper]:
+        """One and the same."""
+        self.check(tasks)
+        return [self.paper] * len(tasks)
+
+
+class RetentionReward(Reward):
+    """Another reward, less what the adapted model forgot: base − weight · max(0, before − after).
+
+    Before and after are the mean log-probability (nats a token) of a probe's gold answers, without and with the attempt's
+    adapter. Every attempt answers for the whole probe, by likelihood alone: with 4 passages of 5 questions, 20 short
+    prompts beside the 5 of its own exam. The model without adaptation sits the probe once a round and rank.
+
+    Args:
+        probe: Tasks of the run's domain that are neither trained nor tested on in the run.
+        base: What counts for the edit; the gain in likelihood by default, which is in nats a token too.
+        weight: ≥ 0 and finite, what a forgotten nat costs.
+        max_probe_tasks: ≥ 1; the probe's first so many tasks are taken.
+        name: What the probe is stored under; another of the same run needs another one.
+
+    Raises:
+        ConfigError: A setting is out of bounds.
+
+    """
+
+    def __init__(
+        self,
+        probe: TaskSource,
+        base: Reward | None = None,
+        weight: float = 1.0,
+        max_probe_tasks: int = 4,
+        name: str = "probe",
+    ) -> None:
+        if not 0 <= weight < math.inf:
+            raise ConfigError(f"RetentionReward: weight is {shown(weight)}; it must be finite and at least 0")
+        if max_probe_tasks < 1:
+            raise ConfigError(f"RetentionReward: max_probe_tasks is {shown(max_probe_tasks)}; allowed is 1 or more")
+        self.base = GainReward(LikelihoodReward()) if base is None else base
+        self.weight = weight
+        self.name = name
+        self.probe = Probe(probe, max_probe_tasks)
+        self._examiners = united([self.base.examiners, {name: self.probe}])
+
+    @property
+    def needs(self) -> frozenset[Measurement]:
+        """What the base needs."""
+        return self.base.needs
+
+    @property
+    def examiners(self) -> Mapping[str, Examiner]:
+        """The base's, and the probe."""
+        return self._examiners
+
+    @property
+    def raters(self) -> Mapping[str, Rater]:
+        """The base's."""
+        return self.base.raters
+
+    def score(self, attempt: Attempt) -> RewardScore:
+        """None when the base has no value or the probe was not measured.
+
+        The breakdown is the base's, with ``base``, ``forgotten``, ``probe_before`` and ``probe_after`` (nats a token).
+        """
+        given = self.base.score(attempt)
+        exam = attempt.further_exams.get(self.name)
+        before = exam.before.log_prob if exam is not None and exam.before is not None else None
+        after = exam.after.log_prob if exam is not None and exam.after is not None else None
+        value = forgotten = None
+        if before is not None and after is not None and math.isfinite(before) and math.isfinite(after):
+            forgotten = max(0.0, before - after)
+            value = None if given.value is None else given.value - self.weight * forgotten
+        parts = {"base": given.value, "forgotten": forgotten, "probe_before": before, "probe_after": after}
+        return replace(finite_score(value, {**given.breakdown, **parts}), reason=given.reason)

@@ -1,0 +1,173 @@
+"""What the trainer iterates over: tasks in the E-step and evaluations, buffer rows in the M-step.
+
+Orders come from seeds and names, never from a global generator, so a resumed epoch goes on where it was.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from seal_lightning.core import BufferRow, Task
+from seal_lightning.core.seeds import derive_seed
+
+
+class TaskBatch:
+    """Some tasks; none where another rank has one more. (No dataclass: Lightning would copy its fields.)
+
+    Args:
+        tasks: of this batch.
+        index: its place in the epoch, from 0.
+        num_tasks_left: of the epoch from this batch on; by default this is the last one.
+    """
+
+    def __init__(self, tasks: Sequence[Task], index: int = 0, num_tasks_left: int | None = None) -> None:
+        self.tasks = list(tasks)
+        self.index = index
+        self.num_tasks_left = len(self.tasks) if num_tasks_left is None else num_tasks_left
+
+
+BatchT = TypeVar("BatchT")
+ItemT = TypeVar("ItemT")
+
+
+class _Dealt(Generic[ItemT, BatchT]):
+    """Items in batches, in the data's order; whole batches are dealt out to the ranks, and every rank has as many.
+
+    Which items share a batch does not depend on the number of ranks, as long as each has a batch: what is computed together
+    moves roundings.
+    """
+
+    batch: Callable[[Sequence[ItemT]], BatchT]
+
+    def __init__(self, items: Sequence[ItemT], batch_size: int, rank: int, world_size: int) -> None:
+        batch_size = max(1, min(batch_size, math.ceil(len(items) / world_size)))  # smaller ones, rather than idle ranks
+        batches = [list(items[start : start + batch_size]) for start in range(0, len(items), batch_size)]
+        self.share = batches[rank::world_size]
+        self.num_batches = math.ceil(len(batches) / world_size)
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[BatchT]:
+        for index in range(self.num_batches):
+            yield type(self).batch(self.share[index] if index < len(self.share) else [])
+
+    def state_dict(self) -> dict[str, int]:
+        """Nothing: a resumed epoch of tasks starts at its first batch and skips what is stored."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Nothing to load."""
+
+
+class TaskBatches(_Dealt[Task, TaskBatch]):
+    """Tasks in batches, dealt out."""
+
+    batch = TaskBatch
+
+
+class SharedTaskBatches:
+    """All tasks in batches, on every rank alike: the ranks agree among themselves who does what.
+
+    Args:
+        tasks: in the order in which they are begun.
+        sizes: of the batches; they add up to the number of tasks.
+    """
+
+    def __init__(self, tasks: Sequence[Task], sizes: Sequence[int]) -> None:
+        self.batches: list[TaskBatch] = []
+        start = 0
+        for index, size in enumerate(sizes):
+            self.batches.append(TaskBatch(tasks[start : start + size], index, len(tasks) - start))
+            start += size
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[TaskBatch]:
+        return iter(self.batches)
+
+    def state_dict(self) -> dict[str, int]:
+        """Nothing: a resumed E-step starts at its first batch and skips what is stored."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Nothing to load."""
+
+
+class EpisodeBatch:
+    """Some episodes of a protocol; none where another rank has one more."""
+
+    def __init__(self, episodes: Sequence[Any]) -> None:
+        self.episodes = list(episodes)
+
+
+class EpisodeBatches(_Dealt[Any, EpisodeBatch]):
+    """Episodes in batches."""
+
+    batch = EpisodeBatch
+
+
+class RowBatch:
+    """This rank's rows of one optimiser step, and how many trained rows the step has over all ranks."""
+
+    def __init__(self, rows: Sequence[BufferRow], all_rows: Sequence[BufferRow], step: int) -> None:
+        self.rows = list(rows)
+        self.all_rows = list(all_rows)
+        self.step = step
+
+
+class RowBatches:
+    """The buffer, ``num_passes`` times, each pass in an order of its own; a batch is one optimiser step."""
+
+    def __init__(
+        self,
+        rows: Sequence[BufferRow],
+        *,
+        num_passes: int,
+        batch_size: int,
+        rank: int,
+        world_size: int,
+        seed: int,
+        round_index: int,
+    ) -> None:
+        self.rows = list(rows)
+        self.num_passes = num_passes
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world_size = world_size
+        self.seed = derive_seed(seed, "buffer order", round_index)
+        self.start = 0
+        self._yielded = 0
+
+    def __len__(self) -> int:
+        return self.num_passes * -(-len(self.rows) // self.batch_size)
+
+    def __iter__(self) -> Iterator[RowBatch]:
+        start, self.start = self.start, 0
+        self._yielded = start
+        for step, indices in enumerate(self._index_batches()):
+            if step < start:
+                continue
+            rows = [self.rows[i] for i in indices]
+            self._yielded = step + 1
+            yield RowBatch(rows[self.rank :: self.world_size], rows, step)
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches were handed out."""
+        return {"yielded": self._yielded}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Start the next iteration behind what was handed out."""
+        self.start = state.get("yielded", 0)
+
+    def _index_batches(self) -> Iterator[list[int]]:
+        for pass_index in range(self.num_passes):
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, pass_index))
+            order = torch.randperm(len(self.rows), generator=generator).tolist()
+            for start in range(0, len(order), self.batch_size):
+                yield order[start : start + self.batch_size]

@@ -1,0 +1,246 @@
+"""What the LightningModule does with held-out tasks: validation after each round, the test, and edits written down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from lightning.pytorch import LightningModule
+
+from seal_lightning.attempts import Attempting
+from seal_lightning.core import Attempt, AttemptStatus, Measurement
+from seal_lightning.core.errors import ConfigError
+from seal_lightning.core.interfaces import AnyDomain, Engine, InnerLoop, Writer
+from seal_lightning.core.seeds import derive_seed
+from seal_lightning.distributed import interruption
+from seal_lightning.evaluation.conditions import ConditionName
+from seal_lightning.evaluation.episodes import Evaluation
+from seal_lightning.evaluation.held_out import HeldOutTest, rounds_to_test
+from seal_lightning.evaluation.matrix import MatrixEstimate
+from seal_lightning.evaluation.protocols import Episode, Protocol
+from seal_lightning.evaluation.written_edits import written_edits
+from seal_lightning.generation.prompt_lengths import check_prompts_fit
+from seal_lightning.models.language_model import LanguageModel
+from seal_lightning.models.lora import load_adapter, target_modules
+from seal_lightning.training.batches import EpisodeBatch, TaskBatch
+from seal_lightning.training.hooks import seal_callbacks
+from seal_lightning.training.policy import Policy
+
+T = TypeVar("T")
+
+
+class HeldOutSteps(LightningModule):
+    """The half of :class:`SealModule` that measures; its attributes are set there."""
+
+    domain: AnyDomain
+    engine: Engine
+    inner_loop: InnerLoop
+    attempting: Attempting
+    attempting_held_out: Attempting
+    """The same without the E-step's exploration."""
+    learner: LanguageModel
+    protocol: Protocol
+    num_edits: int
+    rounds: int
+    seed: int
+    test_edits: int
+    test_conditions: tuple[ConditionName, ...] | None
+    test_rounds: tuple[int, ...] | None
+    test_needs: frozenset[Measurement]
+    test_writers: Mapping[str, Writer]
+    test_adapters: Mapping[str, str]
+    test_matrices: dict[str, list[MatrixEstimate]]
+
+    @property
+    def loaded_policy(self) -> Policy:
+        """The policy; asked for only after :meth:`configure_model`."""
+        raise NotImplementedError
+
+    @property
+    def round_index(self) -> int:
+        """The current round, from 0."""
+        raise NotImplementedError
+
+    # --- who does what
+
+    @property
+    def work_rank(self) -> int:
+        """Which part of the tasks this process sees to: its rank, or its group's number where groups compute as one."""
+        return self._work[0]
+
+    @property
+    def work_size(self) -> int:
+        """In how many parts tasks are dealt out: to the ranks, or to groups of ranks that compute as one."""
+        return self._work[1]
+
+    @property
+    def _work(self) -> tuple[int, int]:
+        sharded = self.loaded_policy.sharded
+        if sharded is None or sharded.whole_replicas:
+            return self.trainer.global_rank, self.trainer.world_size
+        return sharded.group_index, sharded.num_groups
+
+    def compute(self) -> None:
+        """Before anything but an M-step is computed; all ranks call it, at the same point."""
+        self.loaded_policy.compute()
+
+    def led(self, work: Callable[[], T]) -> T | None:
+        """The work's result; None on a rank that only hands another one its weights."""
+        sharded = self.loaded_policy.sharded
+        if sharded is None:
+            return work()
+        with nullcontext() if sharded.computes else self.attempting.time_split.spent("communicate"):
+            return sharded.led(work)
+
+    def gather(self, local: list[T]) -> list[T]:
+        """The lists of all ranks, joined, in work that is :meth:`led`. A collective of the ranks that compute."""
+        sharded = self.loaded_policy.sharded
+        return interruption.gather(local) if sharded is None else sharded.gather(local)
+
+    # --- what is done
+
+    def check_fit(self, *names: str) -> None:
+        """Refuse tasks and adapters that do not fit the model: :class:`DataError`, :class:`ConfigError`."""
+        for name in names:
+            tasks = self.trainer.datamodule.tasks(name)  # type: ignore[attr-defined]
+            in_context = name == "test" and "in_context" in self._conditions
+            policy = self.loaded_policy.language_model
+            check_prompts_fit(self.domain, tasks, policy, learner=self.learner, in_context=in_context)
+        specs = self.domain.adapter_specs()
+        self._check_engines(max((spec.rank for spec in specs), default=0) if self.inner_loop.uses_adapter_spec else 0)
+        if self.inner_loop.uses_adapter_spec:
+            for spec in specs:
+                target_modules(self.learner.model, spec)
+        elif len({spec.layers for spec in specs}) > 1:
+            raise ConfigError(
+                f"model.domain: edits may choose layers, which mean nothing to {type(self.inner_loop).__name__}: it trains "
+                "all weights. Leave the format's layers out, or take another model.inner_loop. Nothing was computed"
+            )
+
+    def _check_engines(self, edit_rank: int) -> None:
+        policy = self.loaded_policy
+        num_merges = self.rounds if self.trainer.state.fn == "fit" else policy.num_finished
+        of_policy, learner_engine = policy.joined_rank(num_merges), self.attempting.engine
+        if self.trainer.state.fn == "test" and self.inner_loop.uses_adapter_spec:
+            edit_rank = self._rank_of_episodes(edit_rank)
+        if learner_engine is self.engine:
+            self.engine.check(of_policy + edit_rank)
+        else:
+            self.engine.check(of_policy)
+            learner_engine.check(edit_rank)
+
+    def _rank_of_episodes(self, edit_rank: int) -> int:
+        """The rank that a test's adapted copies reach: merged steps add up."""
+        rank = edit_rank if self.protocol.adapter is None else self.protocol.adapter.rank
+        steps = max((len(episode.steps) for episode in self.test_episodes), default=1) if self.protocol.merges else 1
+        return rank * steps
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget an earlier validation."""
+        self._validated: list[Attempt] = []
+
+    def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
+        """One self-edit a held-out task, tried once; the inner seed is the same after every round."""
+        self.compute()
+        if batch.tasks:
+            self.led(lambda: self._validate(batch))
+
+    def _validate(self, batch: TaskBatch) -> None:
+        edits = self.attempting_held_out.propose(batch.tasks, 1, "validation")
+        before = self.attempting.before(batch.tasks)
+        further = self.attempting.set_exams(batch.tasks, "validation", self._validated)
+        trials = [
+            replace(
+                self.attempting.trial(task, edit, self.round_index, 0),
+                seed=derive_seed(self.seed, "validation", task.task_id),
+            )
+            for task, edit in zip(batch.tasks, edits, strict=True)
+        ]
+        self._validated += self.attempting.attempt(trials, before, further=further)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean reward and the rate of failures over all ranks' tasks, the same on every rank."""
+        with self.attempting.time_split.spent("idle"):
+            attempts = interruption.gather(self._validated)
+        rewards = [a.reward for a in attempts if a.reward is not None]
+        failed = [a.status in (AttemptStatus.MALFORMED, AttemptStatus.DIVERGED) for a in attempts]
+        if attempts:
+            self.log("validation/failed", sum(failed) / len(failed))
+        if rewards:
+            self.log("validation/reward", sum(rewards) / len(rewards))
+
+    def on_test_start(self) -> None:
+        """Forget an earlier test; refuse tasks that do not fit the model. Raises :class:`DataError`.
+
+        Raises :class:`ConfigError` for a protocol that merges into weights that no rank holds.
+        """
+        self.check_fit("test")
+        sharded = self.loaded_policy.sharded
+        own = self.learner is self.loaded_policy.language_model
+        if self.protocol.merges and own and sharded is not None and not sharded.whole_replicas:
+            raise ConfigError(
+                f"model.protocol: {type(self.protocol).__name__} merges each step into the weights, which is not offered "
+                "while they are spread over ranks. Set trainer.strategy.whole_replicas to always if they fit one device, "
+                "or take another protocol"
+            )
+        evaluation = self._new_evaluation()
+        evaluation.check(self.trainer.datamodule.tasks("test"))  # type: ignore[attr-defined]
+        self.held_out = HeldOutTest(evaluation, self.test_episodes, self.tested_rounds).to(self.device)
+
+    def _new_evaluation(self) -> Evaluation:
+        adapters = {
+            name: load_adapter(self.learner.model, Path(folder)).detached_copy(self.learner.device)
+            for name, folder in self.test_adapters.items()
+        }
+        return Evaluation(
+            self.attempting_held_out,
+            self.protocol,
+            self.test_edits,
+            self._conditions,
+            writers=self.test_writers,
+            adapters=adapters,
+            learner=self.learner,
+            share=(self.work_rank, self.work_size),
+            gather=self.gather,
+            needs=self.test_needs,
+        )
+
+    @property
+    def test_episodes(self) -> list[Episode]:
+        """What the protocol makes of the test's tasks. Raises :class:`ConfigError` where it needs more of them."""
+        return self.protocol.episodes(self.trainer.datamodule.tasks("test"), self.seed)  # type: ignore[attr-defined]
+
+    @property
+    def tested_rounds(self) -> list[int]:
+        """See :func:`rounds_to_test`."""
+        return rounds_to_test(self.test_rounds, self.loaded_policy.num_finished)
+
+    @property
+    def _conditions(self) -> Collection[str]:
+        return get_args(ConditionName) if self.test_conditions is None else self.test_conditions
+
+    def test_step(self, batch: EpisodeBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Every condition of one policy round on a batch of held-out episodes; see :class:`Evaluation`."""
+        round_index = self.tested_rounds[dataloader_idx]
+        self.loaded_policy.go_to(round_index)
+        self.compute()
+        self.led(lambda: self.held_out.examine(batch.episodes, round_index))
+
+    def on_test_epoch_end(self) -> None:
+        """Gather every rank's results and hand them to the callbacks."""
+        results = interruption.gather(self.held_out.results)
+        self.test_matrices = self.held_out.estimates()
+        for callback in seal_callbacks(self.trainer):
+            callback.on_test_results(self.trainer, self, results)
+
+    def on_test_end(self) -> None:
+        """Be the trained policy again."""
+        self.loaded_policy.go_to(self.loaded_policy.num_finished)
+
+    def predict_step(self, batch: TaskBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """Self-edits for given tasks with what each means as a plan; nothing is trained."""
+        self.compute()
+        return self.led(lambda: written_edits(self.attempting_held_out, batch.tasks, self.num_edits)) or []

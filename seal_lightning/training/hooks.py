@@ -1,0 +1,36 @@
+"""A Lightning callback with the hooks that SEAL adds: after each attempt, after each E-step, after each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+if TYPE_CHECKING:
+    from seal_lightning.evaluation.conditions import ConditionResult
+from seal_lightning.core import Attempt, BufferRow, Candidate
+
+
+class SealCallback(Callback):
+    """All hooks are empty; override what you need."""
+
+    def on_attempt(self, trainer: Trainer, pl_module: LightningModule, attempt: Attempt) -> None:
+        """Called on the attempt's rank, in the E-step, when the attempt is stored."""
+
+    def on_buffer(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        candidates: Sequence[Candidate],
+        buffer: Sequence[BufferRow],
+    ) -> None:
+        """Called on all ranks at the E-step's end with every rank's candidates and the rows that were kept."""
+
+    def on_test_results(self, trainer: Trainer, pl_module: LightningModule, results: Sequence[ConditionResult]) -> None:
+        """Called on all ranks at the end of a test with every rank's results."""
+
+
+def seal_callbacks(trainer: Trainer) -> Iterator[SealCallback]:
+    """The trainer's callbacks that have SEAL's hooks."""
+    return (callback for callback in trainer.callbacks if isinstance(callback, SealCallback))  # type: ignore[attr-defined]

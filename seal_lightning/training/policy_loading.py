@@ -1,0 +1,67 @@
+"""The policy of a run as it begins, and what is found out about it before anything is computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+from torch import nn
+
+from seal_lightning.core import AdapterSpec
+from seal_lightning.distributed.rank_consistency import of_weights, require_agreement
+from seal_lightning.models.packed.gradient_checkpointing import recomputable_layers
+from seal_lightning.models.pretrained import Pretrained
+from seal_lightning.models.quantization import check_device, is_quantized
+from seal_lightning.storage.run_dir import RunDir
+from seal_lightning.training.full_policy import FullPolicy
+from seal_lightning.training.policy import Policy
+
+
+def load_policy(
+    pretrained: Pretrained,
+    adapter: AdapterSpec | None,
+    seed: int,
+    *,
+    trainer: Trainer | None,
+    run_dir: Path | None,
+    gradient_checkpointing: bool,
+) -> Policy:
+    """The pretrained policy. With a trainer of several ranks a collective: all call it at the same point.
+
+    Args:
+        pretrained: where it comes from.
+        adapter: the LoRA that M-steps train; None for all weights.
+        seed: of the run.
+        trainer: of the run, if there is one.
+        run_dir: where rounds are kept, if there is no trainer to say so.
+        gradient_checkpointing: whether M-steps will compute layers again.
+
+    Raises :class:`ConfigError` where the model cannot be trained so, and where ranks have loaded different ones.
+    """
+    together = trainer is not None
+    policy = (
+        FullPolicy(pretrained, seed, together=together)
+        if adapter is None
+        else Policy(pretrained, adapter, seed, together=together)
+    )
+    policy.run_dir = run_dir if trainer is None else RunDir.of(trainer).path
+    if gradient_checkpointing:
+        recomputable_layers(policy.model)
+    if trainer is not None:
+        check_placement(policy.model, trainer)
+        if trainer.world_size > 1:
+            vocabulary = policy.language_model.tokenizer.get_vocab()
+            require_agreement({"model.pretrained": of_weights(policy.model, vocabulary)})
+    return policy
+
+
+def check_sources(trainer: Trainer, *sources: Pretrained | None) -> None:
+    """Before a model is read, raise :class:`ConfigError` for a device that its weights would not be made for."""
+    if any(source is not None and source.quantization is not None for source in sources):
+        check_device(trainer.strategy.root_device)
+
+
+def check_placement(model: nn.Module, trainer: Trainer) -> None:
+    """As :func:`check_sources`, of a model that was read: its checkpoint may have come quantised."""
+    if is_quantized(model):
+        check_device(trainer.strategy.root_device)

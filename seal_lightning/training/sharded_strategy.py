@@ -1,0 +1,174 @@
+"""Lightning's FSDP2 strategy with what SEAL needs: whole checkpoints of ours, groups of ranks, and options of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from seal_lightning.core.errors import ConfigError
+from seal_lightning.core.interfaces import InnerLoop
+from seal_lightning.distributed.sharded_layers import ShardingOptions
+from seal_lightning.distributed.tensor_shards import here, like, rows_here, whole
+from seal_lightning.models.quantization import is_quantized
+from seal_lightning.training.full_policy import FullPolicy
+from seal_lightning.training.policy import Policy
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """Spreads the policy's layers over ranks (FSDP2); see ``configs/trainer/fsdp.yaml`` and ``docs/fsdp.md``.
+
+    Args:
+        ranks_per_copy: ≥ 1, over how many ranks one copy of the layers is spread; the number of ranks must be a multiple.
+            None: over all.
+        whole_replicas: whether the E-step, validation and tests have all weights on each rank.
+        cpu_offload: whether the shards are in the host's memory.
+        compute_dtype: what layers compute in; None is the type of the weights.
+        process_group_backend: nccl, gloo; None goes by the device.
+        timeout: how long a rank may be silent.
+    """
+
+    def __init__(
+        self,
+        ranks_per_copy: int | None = None,
+        whole_replicas: Literal["auto", "always", "never"] = "auto",
+        cpu_offload: bool = False,
+        compute_dtype: Literal["bfloat16", "float16", "float32"] | None = None,
+        process_group_backend: str | None = None,
+        timeout: timedelta = timedelta(minutes=30),
+    ) -> None:
+        if ranks_per_copy is not None and ranks_per_copy < 1:
+            raise ConfigError(f"trainer.strategy.ranks_per_copy: {ranks_per_copy} is not allowed; at least 1, or null")
+        super().__init__(process_group_backend=process_group_backend, timeout=timeout)
+        self.ranks_per_copy = ranks_per_copy
+        self.options = ShardingOptions(
+            whole_replicas=whole_replicas,
+            cpu_offload=cpu_offload,
+            compute_dtype=compute_dtype,
+        )
+
+    @property
+    def mesh(self) -> DeviceMesh:
+        """[Groups, ranks of a group]."""
+        return self.device_mesh
+
+    def setup_environment(self) -> None:
+        """Start the processes' group. Raises :class:`ConfigError` where the ranks do not make whole groups."""
+        num_ranks = self.num_nodes * self.num_processes
+        each = self.ranks_per_copy or num_ranks
+        if num_ranks % each != 0:
+            raise ConfigError(
+                f"trainer.strategy.ranks_per_copy: {each} is not allowed with {num_ranks} ranks (trainer.devices times "
+                "trainer.num_nodes): their number must be a multiple of it; null spreads one copy over all"
+            )
+        self._data_parallel_size, self._tensor_parallel_size = num_ranks // each, each
+        super().setup_environment()
+
+    def model_to_device(self) -> None:
+        """Move what is not sharded; shards are where they belong, in the host's memory perhaps."""
+        assert self.model is not None
+        assert self.lightning_module is not None
+        self.lightning_module._device = self.root_device  # as ``.to`` would note
+        for tensor in (*self.model.parameters(), *self.model.buffers()):
+            if not isinstance(tensor, DTensor):
+                tensor.data = tensor.data.to(self.root_device)
+
+    # Checkpoints are ours: LoRAs are whole on every rank, and one file with a manifest holds them. So Lightning's general
+    # ways, which its class for sharded models replaces by a folder of pickles.
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """What the module says its state is."""
+        return Strategy.lightning_module_state_dict(self)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Hand the module its state."""
+        Strategy.load_model_state_dict(self, checkpoint, strict)
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The optimiser's own state, its tensors whole, on the first rank. A collective where they are sharded."""
+        state: dict[str, Any] = Strategy.optimizer_state(self, optimizer)
+        return {**state, "state": {key: self._whole(values) for key, values in state["state"].items()}}
+
+    def _whole(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        kept = {}
+        for name, value in values.items():
+            gathered = whole(value).cpu() if isinstance(value, DTensor) else value
+            kept[name] = gathered if self.is_global_zero else None
+        return kept
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Hand the optimisers their states, of sharded weights the rows that are here."""
+        states = []
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            held = {key: _sharded_as(parameters[int(key)], values) for key, values in state["state"].items()}
+            states.append({**state, "state": held})
+        Strategy.load_optimizer_state_dict(self, {**checkpoint, "optimizer_states": states})
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """Whether Lightning hands the optimisers their states: it does."""
+        return True
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+        """Write one file, by the first rank."""
+        Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read it, on every rank."""
+        torch.cuda.empty_cache()
+        return self.checkpoint_io.load_checkpoint(checkpoint_path)
+
+
+def _sharded_as(parameter: Tensor, values: Mapping[str, Any]) -> dict[str, Any]:
+    """An optimiser's state of one parameter, cut as the parameter is."""
+    if not isinstance(parameter, DTensor):
+        return dict(values)
+    return {
+        name: like(rows_here(value, parameter).to(here(parameter).device), parameter)
+        if isinstance(value, Tensor) and value.shape == parameter.shape
+        else value
+        for name, value in values.items()
+    }
+
+
+def spread(
+    policy: Policy, strategy: Strategy, num_ranks: int, in_place: InnerLoop | None, student: nn.Module | None = None
+) -> None:
+    """Shard a policy where the strategy says so.
+
+    Args:
+        policy: not sharded yet.
+        strategy: the trainer's.
+        num_ranks: of the run.
+        in_place: an inner loop that trains the policy's own weights, if that is how it adapts.
+        student: the model that is adapted in the policy's place, if there is one; it stays whole.
+
+    Raises :class:`ConfigError` for an inner loop and for weights that cannot, and for all weights on several ranks without
+    sharding.
+    """
+    if isinstance(strategy, ShardedStrategy):
+        if in_place is not None:
+            raise ConfigError(
+                f"model.inner_loop: {type(in_place).__name__} is not allowed with a sharded policy: it trains all weights, "
+                "on each rank others. Take seal_lightning.inner_loop.BatchedInnerLoop, or configs/trainer/ddp.yaml"
+            )
+        if any(is_quantized(model) for model in (policy.model, student) if model is not None):
+            raise ConfigError(
+                "model.pretrained or model.student: quantised weights are not allowed with ShardedStrategy, which cannot "
+                "spread their codes. Set quantization to null, or take a checkpoint that is not quantised, or "
+                "configs/trainer/ddp.yaml"
+            )
+        policy.shard(strategy.mesh, strategy.options)
+    elif num_ranks > 1 and isinstance(policy, FullPolicy):
+        raise ConfigError(
+            f"model.policy_adapter: null is not allowed with {type(strategy).__name__}: to train all weights on several "
+            "ranks, use -c configs/trainer/fsdp.yaml"
+        )

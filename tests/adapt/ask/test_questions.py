@@ -1,0 +1,73 @@
+"""A question is asked as an exam asks it, to the token."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seal_lightning.adapt.ask.models import AdaptedModels
+from seal_lightning.adapt.ask.questions import asked_question
+from seal_lightning.adapt.ask.sources import adapter_source
+from seal_lightning.adapt.record import Asking
+from seal_lightning.core import SamplingSpec
+from seal_lightning.core.errors import DataError
+from seal_lightning.domains.knowledge import KnowledgeDomain
+from seal_lightning.domains.knowledge.exams import ExamWording
+from seal_lightning.domains.knowledge.passage import Passage, Question
+
+
+@given(st.text(min_size=1).filter(str.strip), st.text(min_size=1), st.sampled_from(["base", "chat"]))
+def test_it_is_the_prompt_of_the_exam(question: str, title: str, style: str) -> None:
+    asking = Asking(style=style, question="Q:", answer="A:", topic="On:", chat_instruction="Be short.")
+    domain = KnowledgeDomain(
+        style=style,
+        exam_wording=ExamWording(question="Q:", answer="A:", topic="On:", chat_instruction="Be short."),
+    )
+    passage = Passage.named(
+        title=title, context="It is said.", questions=[Question(question_id="1", question=question, answers=("yes",))]
+    )
+    (exam,) = domain.exam(passage)
+    asked = asked_question(question, asking, title)
+    assert (asked.prompt, asked.stop) == (exam.prompt, exam.stop)
+
+
+def test_without_a_topic_there_is_no_line_for_it() -> None:
+    assert asked_question("Why?", Asking()).prompt == "Question: Why?\nAnswer:"
+    assert asked_question("Why?", Asking(), "Stones").prompt == "Topic: Stones\nQuestion: Why?\nAnswer:"
+    assert asked_question("Why?", Asking(topic=""), "Stones").prompt == "Question: Why?\nAnswer:"
+
+
+def test_without_an_instruction_a_turn_ends_with_the_question() -> None:
+    (turn,) = asked_question("Why?", Asking(style="chat")).prompt
+    assert turn.content == "Question: Why?"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("question", ["", "  \n", "a\ud800", "\udcff?"])
+def test_what_is_no_question(question: str) -> None:
+    with pytest.raises(DataError):
+        asked_question(question, Asking())
+
+
+def test_no_title_is_half_a_character() -> None:
+    with pytest.raises(DataError, match="the topic"):
+        asked_question("Why?", Asking(), "\udcff")
+
+
+def test_a_question_longer_than_the_context_is_told_so(adapted: Path) -> None:
+    models = AdaptedModels.load([adapter_source(adapted)])
+    with pytest.raises(DataError, match=r"prompt of \d+ tokens; the model's context is 256"):
+        models.answer(asked_question("why " * 300, Asking()), None, SamplingSpec(temperature=0))
+
+
+def test_an_answer_ends_with_its_line_and_with_other_stops(adapted: Path) -> None:
+    models = AdaptedModels.load([adapter_source(adapted)])
+    asked = asked_question("What is the colour of the stone?", Asking())
+    spec = SamplingSpec(temperature=1.5, top_p=1.0, max_new_tokens=60)
+    free = models.answer(replace(asked, stop=()), "minerals", spec, seed=1).text
+    assert "\n" in free, "nothing to stop at: take another seed"
+    assert models.answer(asked, "minerals", spec, seed=1).text == free[: free.index("\n")]
+    letter = free.strip()[0]
+    stopped = models.answer(asked, "minerals", replace(spec, stop=(letter,)), seed=1).text
+    assert stopped == free[: free.index(letter)]

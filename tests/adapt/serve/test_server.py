@@ -1,0 +1,388 @@
+"""The real `openai` client against the real server: what it gets is what the model says, alone and in a crowd."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import openai
+import pytest
+from openai_served import Served
+
+from seal_lightning.adapt.ask.writing import write
+from seal_lightning.adapt.serve import jobs
+from seal_lightning.adapt.serve.jobs import choice_seed
+from seal_lightning.core import ChatMessage, Completion, SamplingSpec
+
+PROMPT = "The stone 3 is"
+MESSAGES: list[Any] = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Which colour?"}]
+TURNS = (ChatMessage(role="system", content="Be short."), ChatMessage(role="user", content="Which colour?"))
+
+LONG = 1
+"""A seed of a sample that does not end early."""
+
+
+def lone(here: Served, model: str, prompt: Any, seed: int = 0, **sampling: Any) -> Completion:
+    """What the model says without a server."""
+    spec = SamplingSpec(**{"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 20} | sampling)
+    ids = here.models.language_model.prompt_ids(prompt)
+    return write(here.models.language_model, ids, spec, adapter=here.models.adapters.get(model), seed=seed)
+
+
+def test_models_are_listed_and_had_by_name(here: Served) -> None:
+    assert [model.id for model in here.client().models.list()] == ["minerals", "colours", "base", "tiny-llama"]
+    assert here.client().models.retrieve("colours").id == "colours"
+    with pytest.raises(openai.NotFoundError, match="does not exist here"):
+        here.client().models.retrieve("a/b")
+
+
+@pytest.mark.parametrize("model", ["minerals", "colours", "base"])
+def test_a_completion_is_the_model_s(here: Served, model: str) -> None:
+    found = here.client().completions.create(model=model, prompt=PROMPT, temperature=0, max_tokens=20)
+    expected = lone(here, model, PROMPT)
+    assert found.choices[0].text == expected.text
+    assert found.choices[0].finish_reason == expected.finish_reason.value
+    assert found.model == model
+    assert found.usage is not None
+    assert found.usage.prompt_tokens == len(here.models.language_model.prompt_ids(PROMPT))
+    assert found.usage.completion_tokens == len(expected.token_ids)
+    assert found.usage.total_tokens == found.usage.prompt_tokens + found.usage.completion_tokens
+
+
+def test_models_differ_and_the_base_has_two_names(here: Served) -> None:
+    def text(model: str) -> str:
+        return here.client().completions.create(model=model, prompt=PROMPT, temperature=0).choices[0].text
+
+    assert len({text("minerals"), text("colours"), text("base")}) == 3
+    assert text("base") == text("tiny-llama")
+
+
+def test_a_chat_goes_through_the_template(here: Served) -> None:
+    found = here.client().chat.completions.create(
+        model="minerals", messages=MESSAGES, temperature=0, max_completion_tokens=20
+    )
+    assert found.choices[0].message.content == lone(here, "minerals", TURNS).text
+    assert found.choices[0].message.role == "assistant"
+    assert found.usage is not None
+    assert found.usage.prompt_tokens == len(here.models.language_model.prompt_ids(TURNS))
+
+
+def test_several_prompts_and_choices_each_as_if_alone(here: Served) -> None:
+    prompts = [PROMPT, "Stone 4:", "The quick"]
+    found = here.client().completions.create(
+        model="colours", prompt=prompts, n=2, temperature=0.9, top_p=0.8, seed=5, max_tokens=20, stop=["e"]
+    )
+    expected = [
+        lone(here, "colours", prompt, seed=choice_seed(5, choice), temperature=0.9, top_p=0.8, stop=("e",))
+        for prompt in prompts
+        for choice in range(2)
+    ]
+    assert [choice.index for choice in found.choices] == list(range(6))
+    assert [choice.text for choice in found.choices] == [completion.text for completion in expected]
+    assert len({choice.text for choice in found.choices}) > 3
+    assert found.usage is not None
+    assert found.usage.completion_tokens == sum(len(completion.token_ids) for completion in expected)
+
+
+def test_tokens_are_a_prompt_too(here: Served) -> None:
+    ids = here.models.language_model.prompt_ids(PROMPT)
+    found = here.client().completions.create(model="base", prompt=[ids, ids], temperature=0, max_tokens=20)
+    assert [choice.text for choice in found.choices] == [lone(here, "base", PROMPT).text] * 2
+    with pytest.raises(openai.BadRequestError, match="token 99999 is not allowed"):
+        here.client().completions.create(model="base", prompt=[1, 99999])
+
+
+def test_samples_come_from_the_seed(here: Served) -> None:
+    def text(seed: int | None) -> str:
+        options: dict[str, Any] = {} if seed is None else {"seed": seed}
+        return here.client().completions.create(model="base", prompt=PROMPT, max_tokens=20, **options).choices[0].text
+
+    assert text(7) == text(7) == lone(here, "base", PROMPT, seed=7, temperature=1.0).text
+    assert len({text(None) for _ in range(4)}) > 1
+
+
+def streamed_text(here: Served, **asked: Any) -> tuple[list[str], list[str], Any]:
+    pieces, ends, used = [], [], None
+    for chunk in here.client().completions.create(stream=True, stream_options={"include_usage": True}, **asked):
+        pieces += [choice.text for choice in chunk.choices]
+        ends += [choice.finish_reason for choice in chunk.choices if choice.finish_reason]
+        used = chunk.usage or used
+    return pieces, ends, used
+
+
+def test_a_stream_adds_up_to_the_answer(here: Served) -> None:
+    whole = here.client().completions.create(model="minerals", prompt=PROMPT, temperature=1.2, seed=3, max_tokens=30)
+    pieces, ends, used = streamed_text(here, model="minerals", prompt=PROMPT, temperature=1.2, seed=3, max_tokens=30)
+    assert "".join(pieces) == whole.choices[0].text
+    assert len(pieces) > 3
+    assert ends == [whole.choices[0].finish_reason]
+    assert used == whole.usage
+
+
+def test_a_streamed_chat_adds_up_to_the_answer(here: Served) -> None:
+    asked: dict[str, Any] = {"model": "colours", "messages": MESSAGES, "seed": 3, "max_tokens": 30, "n": 2}
+    whole = here.client().chat.completions.create(**asked)
+    texts, roles, ends = ["", ""], [], []
+    for chunk in here.client().chat.completions.create(stream=True, **asked):
+        assert chunk.usage is None
+        (choice,) = chunk.choices
+        texts[choice.index] += choice.delta.content or ""
+        roles += [choice.delta.role] if choice.delta.role else []
+        ends += [choice.finish_reason] if choice.finish_reason else []
+    assert texts == [choice.message.content for choice in whole.choices]
+    assert roles == ["assistant", "assistant"]
+    assert ends == [choice.finish_reason for choice in whole.choices]
+
+
+@pytest.mark.slow
+def test_a_crowd_gets_what_each_would_get_alone(here: Served) -> None:
+    """Three models, whole and streamed, greedy and sampled, at once."""
+
+    def ask(number: int) -> tuple[str, str]:
+        model = ("minerals", "colours", "base")[number % 3]
+        temperature = (0.0, 1.0)[number % 2]
+        prompt = f"Stone {number}:"
+        asked: dict[str, Any] = {
+            "model": model,
+            "prompt": prompt,
+            "temperature": temperature,
+            "seed": number,
+            "max_tokens": 20,
+        }
+        if number % 4 < 2:
+            text = "".join(streamed_text(here, **asked)[0])
+        else:
+            text = here.client().completions.create(**asked).choices[0].text
+        return text, lone_texts[number]
+
+    lone_texts = [
+        lone(here, ("minerals", "colours", "base")[n % 3], f"Stone {n}:", seed=n, temperature=(0.0, 1.0)[n % 2]).text
+        for n in range(24)
+    ]
+    with ThreadPoolExecutor(12) as pool:
+        found = list(pool.map(ask, range(24)))
+    assert [text for text, _ in found] == [text for _, text in found]
+    assert len(set(lone_texts)) > 12
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "said"),
+    [
+        ({"model": "nope"}, openai.NotFoundError, "model 'nope' does not exist here; there are 'minerals'"),
+        ({"prompt": "why " * 300}, openai.BadRequestError, r"maximum context length is 256 tokens"),
+        ({"prompt": ""}, openai.BadRequestError, "the prompt is empty"),
+        ({"max_tokens": 0}, openai.BadRequestError, "max_tokens"),
+        ({"echo": True}, openai.BadRequestError, "echo: True is not supported"),
+        ({"extra_body": {"top_k": 3}}, openai.BadRequestError, "top_k"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_cannot_be_answered(here: Served, fields: dict[str, Any], kind: Any, said: str, stream: bool) -> None:
+    with pytest.raises(kind, match=said) as caught:
+        here.client().completions.create(**{"model": "base", "prompt": "a", "stream": stream} | fields)
+    assert caught.value.type == "invalid_request_error"
+    assert here.client().completions.create(model="base", prompt="a", max_tokens=1).choices, "the server goes on"
+
+
+def test_a_chat_needs_a_template(here: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(here.models.language_model.tokenizer, "chat_template", None)
+    with pytest.raises(openai.BadRequestError, match=r"no chat template.*use /v1/completions"):
+        here.client().chat.completions.create(model="minerals", messages=MESSAGES)
+
+
+def test_a_failure_is_told_without_its_text_and_the_next_is_answered(
+    here: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(ids: list[int]) -> str:
+        raise ValueError("a secret of the prompt")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(here.models.language_model, "decode", failing)
+        with pytest.raises(openai.InternalServerError, match="ValueError") as caught:
+            here.client().completions.create(model="minerals", prompt=PROMPT)
+    assert "secret" not in f"{caught.value}{caplog.text}"
+    assert (
+        here.client().completions.create(model="base", prompt=PROMPT, temperature=0, max_tokens=20).choices[0].text
+        == lone(here, "base", PROMPT).text
+    )
+
+
+def test_no_text_is_remembered_or_logged(here: Served, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", logger="seal_lightning")
+    text = here.client().completions.create(model="minerals", prompt="The amber fox", max_tokens=9, temperature=0)
+    while here.queue._current is not None:
+        time.sleep(0.01)
+    assert here.models.language_model._plain_ids.cache_info().currsize == 0
+    lines = [r.getMessage() for r in caplog.records if r.name.startswith("seal_lightning")]
+    assert any("POST /v1/completions 200" in line and "'minerals': " in line for line in lines)
+    assert "amber" not in "\n".join(lines)
+    assert text.choices[0].text.strip() not in "\n".join(lines)
+
+
+def post(url: str, body: bytes, **headers: str) -> tuple[int, bytes]:
+    request = urllib.request.Request(
+        url, data=body or None, headers={k.replace("_", "-"): v for k, v in headers.items()}
+    )
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20) as reply:
+            return reply.status, reply.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status"),
+    [
+        (b"{", "application/json", 400),
+        (b"[1]", "application/json", 400),
+        (b"\xff", "application/json", 400),
+        (b"[" * 100_000, "application/json", 400),
+        (json.dumps({"model": "base", "prompt": "a"}).encode(), "text/plain", 400),
+        (b'{"model": "base", "prompt": "\\ud800"}', "application/json", 400),
+        (b'{"model": "base", "prompt": "a", "temperature": NaN}', "application/json", 400),
+        (b'{"model": "base", "prompt": "a", "seed": 1' + b"0" * 5000 + b"}", "application/json", 400),
+    ],
+    ids=["cut", "list", "bytes", "deep", "from a form", "surrogate", "nan", "big number"],
+)
+def test_bodies_that_are_none(here: Served, body: bytes, content_type: str, status: int) -> None:
+    """A page in a browser may post plain text to any address without asking; it gets nowhere."""
+    found, reply = post(f"{here.url}/completions", body, content_type=content_type)
+    assert found == status
+    error = json.loads(reply)["error"]
+    assert error["type"] == "invalid_request_error"
+    assert error["message"]
+
+
+def sent(here: Served, headers: str, body: bytes = b"") -> socket.socket:
+    """A connection on which a completion was asked for."""
+    host, port = here.url.removeprefix("http://").removesuffix("/v1").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=30)
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n{headers}\r\n\r\n"
+    connection.sendall(head.encode() + body)
+    return connection
+
+
+def test_no_body_is_read_that_is_too_big(here: Served) -> None:
+    """Not begun where its length is told, and not gone on with where it is not."""
+    with sent(here, f"Content-Length: {4 * 2**20 + 1}") as connection:
+        assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
+    megabyte = b"100000\r\n" + b" " * 2**20 + b"\r\n"
+    with sent(here, "Transfer-Encoding: chunked", megabyte * 4 + b"1\r\n \r\n") as connection:
+        assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:80", "localhost.evil.example", "", "127.0.0.1.evil.example"]
+)
+def test_no_name_of_somebody_else_s_leads_here(here: Served, host: str) -> None:
+    assert post(f"{here.url}/models", b"", host=host)[0] == 400
+    assert post(f"{here.url}/models", b"", host="localhost:99")[0] == 200
+    assert post(f"{here.url}/models", b"", host="[::1]:99")[0] == 200
+
+
+def test_other_paths_are_not_there_in_openai_s_words(here: Served) -> None:
+    status, reply = post(f"{here.url}/embeddings", b"{}")
+    assert (status, json.loads(reply)["error"]["message"]) == (404, "Not Found")
+    assert post(here.url.removesuffix("/v1") + "/docs", b"")[0] == 404
+
+
+def test_a_token_is_needed_by_every_request(another: Callable[..., Any]) -> None:
+    token = "a-token-that-nobody-knows"
+    with another(token=token) as running:
+        for wrong in ("none", token[:-1], token + "x", token.upper()):
+            with pytest.raises(openai.AuthenticationError, match="a token is needed"):
+                running.client(api_key=wrong).models.list()
+        for path in ("/models", "/completions", "/nothing"):
+            assert post(running.url + path, b"")[0] == 401
+        assert post(f"{running.url}/models", b"", authorization="Bearer ü")[0] == 401
+        assert post(f"{running.url}/models", b"", authorization=token)[0] == 401
+        assert running.client(api_key=token).models.list().data
+
+
+def wait_until(there: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not there():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_who_leaves_is_not_written_for(here: Served, monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
+    assert len(lone(here, "minerals", PROMPT, seed=LONG, temperature=1.5, max_new_tokens=200).token_ids) == 200
+    body = {
+        "model": "minerals",
+        "prompt": PROMPT,
+        "max_tokens": 200,
+        "temperature": 1.5,
+        "seed": LONG,
+        "stream": stream,
+    }
+    content = json.dumps(body).encode()
+    seen = here.slowed(monkeypatch, 0.05)
+    with sent(here, f"Content-Length: {len(content)}", content):
+        wait_until(lambda: len(seen) > 2)
+    wait_until(lambda: here.queue._current is None)
+    assert len(seen) < 100, "it was written to its end"
+
+
+def test_who_leaves_while_waiting_is_never_begun(here: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = here.slowed(monkeypatch, 0.02)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(
+            here.client().completions.create, model="base", prompt=PROMPT, max_tokens=60, temperature=1.5, seed=1
+        )
+        wait_until(lambda: len(seen) > 1)
+        with pytest.raises(openai.APITimeoutError):
+            here.client(timeout=0.2).completions.create(model="minerals", prompt="Stone", max_tokens=60)
+        wait_until(lambda: bool(here.queue._jobs) and here.queue._jobs[0].is_given_up)
+        assert first.result().usage.completion_tokens  # type: ignore[union-attr]
+    wait_until(lambda: here.queue._current is None and not here.queue._jobs)
+    assert max(seen) <= 61
+    assert seen.count(1) <= 2, "the second was begun"
+
+
+def test_too_many_are_told_to_come_back(here: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "MOST_WAITING", 1)
+    seen = here.slowed(monkeypatch, 0.02)
+    with ThreadPoolExecutor(2) as pool:
+        asked = {"model": "base", "prompt": PROMPT, "max_tokens": 40, "temperature": 1.5, "seed": 1}
+        waiting = [pool.submit(here.client().completions.create, **asked)]
+        wait_until(lambda: len(seen) > 1)
+        waiting.append(pool.submit(here.client().completions.create, **asked))
+        wait_until(lambda: len(here.queue._jobs) == 1)
+        with pytest.raises(openai.InternalServerError, match="wait already"):
+            here.client().completions.create(**asked)
+        first, second = [answer.result().choices[0].text for answer in waiting]
+    assert first == second
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_end_is_told_to_who_waits(
+    another: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    with another() as running:
+        seen = running.slowed(monkeypatch, 0.05)
+
+        def ask() -> None:
+            asked: dict[str, Any] = {"model": "base", "prompt": PROMPT, "max_tokens": 200, "temperature": 1.5}
+            reply = running.client().completions.create(stream=stream, **asked)
+            if stream:
+                list(reply)
+
+        with ThreadPoolExecutor(2) as pool:
+            told = [pool.submit(ask) for _ in range(2)]
+            wait_until(lambda: len(seen) > 3 and len(running.queue._jobs) == 1)
+            running.server.should_exit = True
+            for answer in told:
+                with pytest.raises(openai.APIError, match="about to end"):
+                    answer.result()
+        running.thread.join(20)
+        assert not running.thread.is_alive()
+    assert not any(thread.name == "answers" and thread is running.queue._thread for thread in threading.enumerate())

@@ -1,0 +1,231 @@
+"""What is done for a reward, and what is not: needs are honoured wherever an edit is tried."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from asking import AskingDomain, LengthJudge
+from fakes import ToyTasks
+
+from seal_lightning.attempts import Attempting
+from seal_lightning.core import (
+    AdaptationPlan,
+    Adapted,
+    Attempt,
+    AttemptStatus,
+    Diverged,
+    GenerationRequest,
+    OptimizerSpec,
+    SamplingSpec,
+    SelfEdit,
+    Task,
+    Trial,
+)
+from seal_lightning.core.interfaces import Reward
+from seal_lightning.models.pretrained import Pretrained
+from seal_lightning.scoring.rewards import (
+    AccuracyReward,
+    GainReward,
+    LikelihoodReward,
+    OwnQuestionsReward,
+    RetentionReward,
+    RubricReward,
+    WeightedSum,
+    WeightedTerm,
+)
+from seal_lightning.storage.json_records import from_plain, to_plain
+from seal_lightning.training.module import SealModule
+
+
+class Counted:
+    """How often each part was asked, and for how much."""
+
+    def __init__(self, attempting: Attempting, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: Counter[str] = Counter()
+        self.items: Counter[str] = Counter()
+        for holder, name in (
+            (attempting.engine, "generate"),
+            (attempting.engine, "score"),
+            (attempting.inner_loop, "adapt"),
+            (attempting.grader, "grade"),
+        ):
+            monkeypatch.setattr(holder, name, self._counting(name, getattr(holder, name)))
+
+    def _counting(self, name: str, made: object) -> object:
+        def call(items: Sequence[object], *rest: object) -> object:
+            self.calls[name] += 1
+            self.items[name] += len(items)
+            return made(items, *rest)  # type: ignore[operator]
+
+        return call
+
+
+@pytest.fixture
+def make(tiny_folder: Path):
+    def made(reward: Reward) -> Attempting:
+        module = SealModule(
+            domain=AskingDomain(optimizer=OptimizerSpec(num_epochs=1)),
+            pretrained=Pretrained(source=str(tiny_folder), dtype="float64"),
+            sampling=SamplingSpec(max_new_tokens=5),
+            reward=reward,
+        )
+        module.configure_model()
+        return module.attempting
+
+    return made
+
+
+def own(base: Reward | None = None) -> OwnQuestionsReward:
+    return OwnQuestionsReward(base, num_questions=1, retries=0, sampling=SamplingSpec(max_new_tokens=4))
+
+
+def trials(attempting: Attempting, tasks: Sequence[Task], *texts: str) -> list[Trial]:
+    return [
+        attempting.trial(task, SelfEdit(task_id=task.task_id, edit_index=i, text=text), 0, 0)
+        for task in tasks
+        for i, text in enumerate(texts)
+    ]
+
+
+def tried(attempting: Attempting, tasks: Sequence[Task], *texts: str) -> list[Attempt]:
+    """As the loop does it."""
+    before, further = attempting.before(tasks), attempting.set_exams(tasks, 0)
+    return attempting.attempt(trials(attempting, tasks, *texts), before, further=further)
+
+
+def test_for_a_rubric_nothing_is_adapted_and_nothing_examined(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = LengthJudge()
+    attempting = make(RubricReward(judge))
+    counted = Counted(attempting, monkeypatch)
+    good, same, malformed, unjudged = tried(
+        attempting, ToyTasks(1).load(), "a text of words", "a text of words", " ", "unjudged"
+    )
+    assert counted.calls == {}
+    assert judge.asked == [8]  # each different edit once, all in one call, none that is malformed
+    assert (good.status, good.reward) == (AttemptStatus.SCORED, 16.0)
+    assert same.reward == good.reward
+    assert good.reward_breakdown == dict.fromkeys(("length", "diversity", "quality", "correctness"), 4.0)
+    assert (good.before, good.after, good.plan) == (None, None, None)
+    assert (malformed.status, malformed.failure_kind, malformed.ratings) == (AttemptStatus.MALFORMED, "empty", {})
+    assert (unjudged.status, unjudged.reward) == (AttemptStatus.UNSCORED, None)
+    assert unjudged.failure == "judge undecided: length: down"
+
+
+@pytest.mark.parametrize(
+    ("reward", "calls"),
+    [
+        (LikelihoodReward(), {"score": 2, "adapt": 1}),
+        (AccuracyReward(), {"generate": 2, "adapt": 1, "grade": 2}),
+        (GainReward(AccuracyReward()), {"generate": 2, "adapt": 1, "grade": 2}),
+        (own(), {"generate": 1, "score": 2, "adapt": 1}),
+        (own(AccuracyReward()), {"generate": 3, "adapt": 1, "grade": 2}),
+        (RetentionReward(ToyTasks(2, offset=20)), {"score": 3, "adapt": 1}),
+        (
+            RetentionReward(ToyTasks(2, offset=20), AccuracyReward()),
+            {"generate": 2, "score": 2, "adapt": 1, "grade": 2},
+        ),
+        (
+            WeightedSum(
+                [WeightedTerm(weight=1.0, reward=LikelihoodReward()), WeightedTerm(weight=1.0, reward=AccuracyReward())]
+            ),
+            {"generate": 2, "score": 2, "adapt": 1, "grade": 2},
+        ),
+    ],
+)
+def test_what_is_not_needed_is_not_done(
+    make, monkeypatch: pytest.MonkeyPatch, reward: Reward, calls: dict[str, int]
+) -> None:
+    attempting = make(reward)
+    counted = Counted(attempting, monkeypatch)
+    made = tried(attempting, ToyTasks(1).load(), "one", "two")
+    assert counted.calls == calls
+    assert all(attempt.status is AttemptStatus.SCORED for attempt in made)
+
+
+def test_own_questions_are_kept_and_asked_again_as_they_were(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempting = make(own())
+    tasks = ToyTasks(3).load()
+    made = tried(attempting, tasks, "one", "two")
+    assert [a.status for a in made] == [AttemptStatus.SCORED] * 2 + [AttemptStatus.UNSCORED] * 2 + [
+        AttemptStatus.SCORED
+    ] * 2
+    first, odd = made[0].further_exams["own questions"], made[2].further_exams["own questions"]
+    assert first.questions == made[1].further_exams["own questions"].questions
+    assert first.before == made[1].further_exams["own questions"].before
+    assert first.after != made[1].further_exams["own questions"].after
+    assert (made[0].before, made[0].after) == (None, None), "no gold question was looked at"
+    assert made[2].failure == odd.failure == "no own questions: 1 texts had none that can be asked"
+    assert made[2].plan is None, "nothing was trained for it"
+    stored = from_plain(to_plain(made, Attempt), Attempt)
+    assert stored == made
+
+    asked: list[GenerationRequest] = []
+    generate = attempting.engine.generate
+    with monkeypatch.context() as heard:
+        heard.setattr(attempting.engine, "generate", lambda requests: asked.extend(requests) or generate(requests))
+        for round_index in (0, 1):
+            attempting.set_exams(tasks, round_index)
+    assert len({request.seed for request in asked} | {a.edit.seed for a in made}) == 6 + 1, "seeds of their own"
+
+    counted = Counted(attempting, monkeypatch)
+    again = attempting.set_exams(tasks, 0, stored)
+    assert counted.calls == {}
+    assert again == attempting.set_exams(tasks, 0), "written anew they are the same: seeds come from names"
+    assert attempting.set_exams(tasks, 1)["stone-0"] != again["stone-0"], "each round asks for itself"
+    assert attempting.set_exams(tasks[:1], 0)["stone-0"] == again["stone-0"]
+
+
+def test_an_old_journal_s_attempt_is_read(make) -> None:
+    (made,) = tried(make(LikelihoodReward()), ToyTasks(1).load(), "one")
+    (plain,) = to_plain([made], Attempt)
+    assert isinstance(plain, dict)
+    del plain["further_exams"], plain["ratings"]
+    assert from_plain([plain], Attempt) == [made]
+
+
+def test_the_probe_is_sat_once_without_adaptation(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempting = make(RetentionReward(ToyTasks(2, offset=20)))
+    tasks = ToyTasks(2).load()
+    counted = Counted(attempting, monkeypatch)
+    further = attempting.set_exams(tasks[:1], 0)
+    assert counted.items == {"score": 2}
+    made = attempting.attempt(trials(attempting, tasks[:1], "one"), attempting.before(tasks[:1]), further=further)
+    further = attempting.set_exams(tasks[1:], 0, made)
+    assert counted.items["score"] == 2 + 1 + (1 + 2)
+    exam = made[0].further_exams["probe"]
+    assert further["stone-1"]["probe"].before == exam.before
+    assert [q.question_id for q in exam.after.questions] == ["stone-20/colour", "stone-21/colour"]
+    parts = made[0].reward_breakdown
+    assert parts["forgotten"] == max(0.0, parts["probe_before"] - parts["probe_after"])
+    assert made[0].reward == pytest.approx(parts["after"] - parts["before"] - parts["forgotten"])
+
+
+def test_without_exams_set_before_they_are_set_then(make) -> None:
+    """Commands that try edits need not know of them."""
+    attempting = make(own())
+    tasks = ToyTasks(2).load()
+    timeless = {"adapt_seconds": 0.0, "examine_seconds": 0.0}
+    expected, found = tried(attempting, tasks, "one"), attempting.attempt(trials(attempting, tasks, "one"), {})
+    assert [replace(a, **timeless) for a in found] == [replace(a, **timeless) for a in expected]
+
+
+def test_diverged_edits_are_not_rated(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = LengthJudge()
+    terms = [WeightedTerm(weight=1.0, reward=LikelihoodReward()), WeightedTerm(weight=0.1, reward=RubricReward(judge))]
+    attempting = make(WeightedSum(terms))
+    task = ToyTasks(1).load()
+    adapt = attempting.inner_loop.adapt
+
+    def failing(plans: Sequence[AdaptationPlan], seeds: Sequence[int]) -> list[Adapted | Diverged]:
+        return [adapt(plans, seeds)[0], Diverged(reason="loss nan", step=1, seconds=0.5)]
+
+    monkeypatch.setattr(attempting.inner_loop, "adapt", failing)
+    made = tried(attempting, task, "one", "two")
+    assert [a.status for a in made] == [AttemptStatus.SCORED, AttemptStatus.DIVERGED]
+    assert judge.asked == [4]
+    parts = made[0].reward_breakdown
+    assert made[0].reward == pytest.approx(parts["LikelihoodReward"] + 0.1 * parts["RubricReward"])

@@ -1,0 +1,159 @@
+"""Decisions on the disk: whole or not there, shared, bounded, and no failure among them."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from seal_lightning.core import Judgement, JudgeQuestion
+from seal_lightning.scoring.judges import CachedJudge
+from seal_lightning.scoring.judges.cached_judge import Took
+from seal_lightning.scoring.judges.tally import Tally
+from seal_lightning.scoring.judges.verdict_cache import VerdictCache
+
+QUESTION = JudgeQuestion(instruction="Is it red?", material=(("Thing", "a brick"),), options=("yes", "no"))
+IDENTITY = {"judge": "test"}
+KEY = VerdictCache.key(IDENTITY, QUESTION)
+YES = Judgement(option="yes", reason="it is", probabilities=(0.75, 0.25))
+
+
+class Counting(CachedJudge):
+    """Decides yes, and counts how often it is asked."""
+
+    def __init__(self, folder: Path, option: str | None = "yes") -> None:
+        super().__init__(Tally("Counting", max_unscored=1.0, min_questions=1000), str(folder))
+        self.option = option
+        self.asked: list[JudgeQuestion] = []
+
+    identity = IDENTITY
+
+    def asks(self, questions: Sequence[JudgeQuestion], took: Took) -> None:
+        for question in questions:
+            self.asked.append(question)
+            took(question, Judgement(option=self.option, reason="down" if self.option is None else ""))
+
+
+def stored(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.json"))
+
+
+def test_comes_back_as_it_was(tmp_path: Path) -> None:
+    cache = VerdictCache(tmp_path)
+    cache.put(KEY, YES)
+    assert cache.get(KEY, QUESTION) == YES
+    assert VerdictCache(tmp_path).get(KEY, QUESTION) == YES
+    (path,) = stored(tmp_path)
+    assert "brick" not in path.read_text(), "texts are not stored"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(QUESTION, instruction="Is it blue?"),
+        replace(QUESTION, material=(("Thing", "a brick "),)),
+        replace(QUESTION, material=(("Other", "a brick"),)),
+        replace(QUESTION, material=(("Thing", "a"), (" ", "brick"))),
+        replace(QUESTION, options=("no", "yes")),
+        replace(QUESTION, material=(("Thing", "\ud800"),)),
+    ],
+)
+def test_every_part_of_a_question_counts(other: JudgeQuestion) -> None:
+    assert VerdictCache.key(IDENTITY, other) != KEY
+    assert VerdictCache.key({"judge": "another"}, QUESTION) != KEY
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"\xff",
+        b'{"key": "x", "option": "yes", "reason": ""}',
+        b"[" * 100_000,
+        b" " * 20_000,
+        json.dumps({"key": KEY, "option": "maybe", "reason": ""}).encode(),
+        json.dumps({"key": KEY, "option": None, "reason": "down"}).encode(),
+        json.dumps({"key": KEY, "option": "yes", "reason": "", "probabilities": [0.5]}).encode(),
+        json.dumps({"key": KEY, "option": "yes", "reason": "", "probabilities": [0.9, 0.9]}).encode(),
+        json.dumps({"key": KEY, "option": "yes", "reason": "", "probabilities": [float("nan"), 1]}).encode(),
+        json.dumps({"key": KEY, "option": "yes", "reason": "", "more": 1}).encode(),
+    ],
+    ids=range(13),
+)
+def test_a_damaged_entry_is_asked_again(damage: bytes, tmp_path: Path) -> None:
+    judge = Counting(tmp_path)
+    judge.decide([QUESTION])
+    (path,) = stored(tmp_path)
+    path.write_bytes(damage)
+    assert judge.decide([QUESTION])[0].option == "yes"
+    assert len(judge.asked) == 2
+    assert Counting(tmp_path).decide([QUESTION])[0].option == "yes", "and is whole again"
+    assert json.loads(path.read_text())["option"] == "yes"
+
+
+def test_a_failure_is_not_kept(tmp_path: Path) -> None:
+    Counting(tmp_path, None).decide([QUESTION])
+    assert not stored(tmp_path)
+    up = Counting(tmp_path)
+    assert up.decide([QUESTION])[0].option == "yes"
+    assert len(up.asked) == 1
+
+
+def test_it_does_not_grow_for_ever(tmp_path: Path) -> None:
+    cache = VerdictCache(tmp_path, max_entries=256 * 10)
+    keys = [f"{'ab'}{i:062x}" for i in range(40)]
+    for age, key in enumerate(keys):
+        cache.put(key, YES)
+        os.utime(tmp_path / "ab" / f"{key}.json", ns=(age, age))
+    assert len(stored(tmp_path)) <= 10
+    assert cache.get(keys[-1], QUESTION) is not None, "the newest stay"
+
+
+def test_a_disk_that_refuses_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    judge = Counting(tmp_path / "file")
+    assert [j.option for j in judge.decide([QUESTION, replace(QUESTION, instruction="?")])] == ["yes", "yes"]
+    assert sum("not cached" in record.message for record in caplog.records) == 1
+
+
+def test_threads_and_judges_share_it(tmp_path: Path) -> None:
+    questions = [replace(QUESTION, instruction=str(i)) for i in range(20)]
+    judges = [Counting(tmp_path) for _ in range(4)]
+    threads = [threading.Thread(target=judge.decide, args=[questions]) for judge in judges]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(stored(tmp_path)) == 20
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def _write(folder: Path, letter: str) -> None:
+    cache = VerdictCache(folder)
+    for _ in range(100):
+        cache.put(KEY, replace(YES, reason=letter * 400))
+
+
+def test_processes_share_it(tmp_path: Path) -> None:
+    """While two write the same entry again and again, a reader sees one or the other, whole."""
+    fork = multiprocessing.get_context("fork")
+    writers = [fork.Process(target=_write, args=(tmp_path, letter)) for letter in "ab"]
+    for writer in writers:
+        writer.start()
+    cache, seen = VerdictCache(tmp_path), set()
+    while any(writer.is_alive() for writer in writers):
+        found = cache.get(KEY, QUESTION)
+        assert found is not None or not seen
+        if found is not None:
+            seen.add(found.reason)
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert seen <= {"a" * 400, "b" * 400}
+    assert seen

@@ -1,0 +1,137 @@
+"""What we rely on of Lightning's private loops, and the one counter we set back."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fakes import ToyDomain, ToyTasks
+from lightning.pytorch import Trainer
+
+from seal_lightning.attempts import Attempting
+from seal_lightning.core import Attempt, OptimizerSpec, SamplingSpec
+from seal_lightning.models.pretrained import Pretrained
+from seal_lightning.scoring.graders import LocalRules
+from seal_lightning.storage.attempt_store import AttemptStore
+from seal_lightning.training.batches import TaskBatch
+from seal_lightning.training.loop import SelfEditLoop, restart_e_step
+from seal_lightning.training.module import SealModule
+
+
+def trainer() -> Trainer:
+    return Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+
+
+@pytest.fixture
+def attempting(tiny_folder: Path) -> Attempting:
+    module = SealModule(
+        domain=ToyDomain(optimizer=OptimizerSpec(num_epochs=1)),
+        pretrained=Pretrained(source=str(tiny_folder), dtype="float64"),
+        grader=LocalRules(),
+        sampling=SamplingSpec(max_new_tokens=5),
+    )
+    module.configure_model()
+    return module.attempting
+
+
+def test_progress_is_saved_and_restored_with_the_trainers_loops(attempting: Attempting) -> None:
+    first = trainer()
+    loop = SelfEditLoop(first, attempting, num_edits=2, num_repeats=1, candidates_per_call=1)
+    loop.attach()
+    loop.run(TaskBatch(ToyTasks(1).load()), 0, lambda attempt: None)
+    state = first.fit_loop.state_dict()
+    assert state["epoch_loop.self_edit_loop.attempt_progress"]["total"]["completed"] == 2
+
+    second = trainer()
+    other = SelfEditLoop(second, attempting, num_edits=2, num_repeats=1, candidates_per_call=1)
+    other.attach()
+    second.fit_loop.load_state_dict(state)
+    assert other.attempt_progress.total.completed == 2
+
+
+def test_no_rank_waits_for_rank_0_before_a_batch(attempting: Attempting) -> None:
+    """Lightning 2.6.6 has a broadcast there; where it is gone or has another name, loops.py must say so no more."""
+    lightning = trainer()
+    assert callable(type(lightning.fit_loop.epoch_loop)._broadcast_sigterm_tensor)
+    SelfEditLoop(lightning, attempting, num_edits=1, num_repeats=1, candidates_per_call=1).attach()
+    assert lightning.fit_loop.epoch_loop._broadcast_sigterm_tensor() is None
+    assert "_broadcast_sigterm_tensor" in vars(lightning.fit_loop.epoch_loop)
+
+
+def test_what_is_stored_is_not_tried_again(attempting: Attempting) -> None:
+    tried: list[Attempt] = []
+    loop = SelfEditLoop(trainer(), attempting, num_edits=2, num_repeats=2, candidates_per_call=3)
+    tasks = ToyTasks(2).load()
+    loop.run(TaskBatch(tasks[:1], 0), 0, tried.append)
+    assert len(tried) == 4
+    loop.run(TaskBatch(tasks, 1), 0, tried.append)
+    assert [a.attempt_id for a in tried] == [
+        f"r0-stone-{task}-e{edit}-s{repeat}" for task in (0, 1) for edit in (0, 1) for repeat in (0, 1)
+    ]
+    loop.run(TaskBatch(tasks, 2), 0, tried.append)
+    assert len(tried) == 8
+    loop.run(TaskBatch(tasks), 1, tried.append)
+    assert len(tried) == 16
+    assert {a.edit.seed for a in tried[:8]}.isdisjoint({a.edit.seed for a in tried[8:]})
+
+
+def test_a_stored_edit_is_the_edit_of_its_other_repeats(attempting: Attempting) -> None:
+    """A resume may sample in batches of another composition; what was tried stays what is tried."""
+    first = SelfEditLoop(trainer(), attempting, num_edits=1, num_repeats=1, candidates_per_call=1)
+    tried: list[Attempt] = []
+    first.run(TaskBatch(ToyTasks(1).load()), 0, tried.append)
+    told = replace(tried[0], edit=replace(tried[0].edit, text="told otherwise"))
+    store = AttemptStore(None)
+    store.add(told)
+    second = SelfEditLoop(trainer(), attempting, num_edits=2, num_repeats=2, candidates_per_call=1)
+    second.open_store = lambda round_index: store
+    second.run(TaskBatch(ToyTasks(1).load()), 0, tried.append)
+    assert [(a.edit.edit_index, a.repeat) for a in tried[1:]] == [(0, 1), (1, 0), (1, 1)]
+    assert [a.edit.text == "told otherwise" for a in tried[1:]] == [True, False, False]
+
+
+def checkpoint(epoch_started: int, epoch_processed: int, ready: int, total_ready: int) -> dict:
+    def counters(n: int) -> dict:
+        return dict.fromkeys(("ready", "started", "processed", "completed"), n)
+
+    progress = {"current": counters(ready), "total": counters(total_ready), "is_last_batch": False}
+    progress["total"]["completed"] -= 1
+    epochs = {"current": {"ready": epoch_started, "started": epoch_started, "processed": epoch_processed}}
+    return {"loops": {"fit_loop": {"epoch_progress": epochs, "epoch_loop.batch_progress": progress}}}
+
+
+def test_an_interrupted_e_step_starts_at_its_first_batch() -> None:
+    saved = checkpoint(epoch_started=3, epoch_processed=2, ready=4, total_ready=20)
+    restart_e_step(saved)
+    progress = saved["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    assert set(progress["current"].values()) == {0}
+    assert set(progress["total"].values()) == {16}
+
+
+@pytest.mark.parametrize(("started", "processed"), [(2, 1), (3, 3), (2, 2)])
+def test_m_steps_and_finished_phases_stay_as_they_are(started: int, processed: int) -> None:
+    saved = checkpoint(started, processed, ready=4, total_ready=20)
+    restart_e_step(saved)
+    assert saved == checkpoint(started, processed, ready=4, total_ready=20)
+
+
+def test_trainer_only_checkpoints_are_left_alone() -> None:
+    restart_e_step({})
+
+
+def test_a_chunk_that_was_cut_short_is_made_again_as_a_whole(attempting: Attempting) -> None:
+    """What is computed beside what moves roundings: only so are the missing attempts the same to the last bit."""
+    tasks, made = ToyTasks(2).load(), []
+    loop = SelfEditLoop(trainer(), attempting, num_edits=2, num_repeats=1, candidates_per_call=3)
+    loop.run(TaskBatch(tasks), 0, made.append)
+    store, again = AttemptStore(None), []
+    for stored in (made[0], made[3]):
+        store.add(stored)
+    calls: list[int] = []
+    compute = attempting.compute
+    attempting.compute = lambda trials, *rest, **more: calls.append(len(trials)) or compute(trials, *rest, **more)  # type: ignore
+    resumed = SelfEditLoop(trainer(), attempting, num_edits=2, num_repeats=1, candidates_per_call=3)
+    resumed.open_store = lambda round_index: store
+    resumed.run(TaskBatch(tasks), 0, again.append)
+    assert calls == [3]  # the second chunk, of one, is stored whole
+    timeless = {"adapt_seconds": 0.0, "examine_seconds": 0.0}
+    assert [replace(a, **timeless) for a in again] == [replace(a, **timeless) for a in made[1:3]]
