@@ -14,11 +14,11 @@ from seal_lightning.callbacks.progress import SealProgressBar
 from seal_lightning.callbacks.rank_agreement import RankAgreement
 from seal_lightning.callbacks.rank_report import RankReport
 from seal_lightning.callbacks.rest_em_buffer import RestEmBuffer
+from seal_lightning.callbacks.results_table import ResultsTable
 from seal_lightning.callbacks.reward_filter import AboveThreshold, BestOfK, Improves, RewardFilter, TopFraction
 from seal_lightning.callbacks.round_report import RoundReport
 from seal_lightning.callbacks.shared_run_dir import SharedRunDir
 from seal_lightning.callbacks.starting_point import StartingPoint
-from seal_lightning.callbacks.test_table import TestTable
 
 __all__ = [
     "AboveThreshold",
@@ -36,12 +36,12 @@ __all__ = [
     "RankAgreement",
     "RankReport",
     "RestEmBuffer",
+    "ResultsTable",
     "RewardFilter",
     "RoundReport",
     "SealProgressBar",
     "SelfEditFile",
     "SharedRunDir",
     "StartingPoint",
-    "TestTable",
     "TopFraction",
 ]

@@ -15,7 +15,7 @@ from lightning.pytorch.strategies.launchers.subprocess_script import _Subprocess
 from seal_lightning.callbacks.phase_checkpoint import PhaseCheckpoint
 from seal_lightning.core.errors import StopRequested
 from seal_lightning.distributed import interruption
-from seal_lightning.distributed.coordination import Board, described, silence_allowed_s
+from seal_lightning.distributed.coordination import RankCoordinator, described, silence_allowed_s
 from seal_lightning.training.module import SealModule
 
 _CHILDREN_END_WITHIN_S = 8.0
@@ -35,7 +35,7 @@ class GracefulStop(Callback):
         """Give the ranks a board to leave notes on."""
         self._begun = True
         timeout_s = silence_allowed_s(trainer.strategy)
-        interruption.begin(Board(trainer.global_rank, trainer.world_size, timeout_s))
+        interruption.begin(RankCoordinator(trainer.global_rank, trainer.world_size, timeout_s))
         interruption.listen()
         # Lightning's own handler enters a collective, in which the other ranks may not be; it calls ours behind it.
         trainer._signal_connector._sigterm_notifier_fn = lambda *_: None  # type: ignore[method-assign]

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from seal_lightning.adapt.anchoring import anchoring
-from seal_lightning.adapt.asked import Dealt, dealt, own_questions, with_own_questions
 from seal_lightning.adapt.card import model_card
 from seal_lightning.adapt.configuration import Configuration
+from seal_lightning.adapt.edit_selection import EditSelection, SelectedEdit
 from seal_lightning.adapt.examining import ADAPTED as AFTER
 from seal_lightning.adapt.examining import BEFORE, Condition, StoredExam, by_exam, sat, seconds_by_phase
 from seal_lightning.adapt.examining import CONTROL as WITHOUT_EDITS
@@ -20,6 +20,7 @@ from seal_lightning.adapt.folder import AdaptedFolder
 from seal_lightning.adapt.learning import ADAPTED, CONTROL, Learned, Learning
 from seal_lightning.adapt.probe import probe_passages
 from seal_lightning.adapt.progress import Progress
+from seal_lightning.adapt.question_split import Dealt, dealt, own_questions, with_own_questions
 from seal_lightning.adapt.record import (
     AdaptedRecord,
     Asking,
@@ -28,12 +29,11 @@ from seal_lightning.adapt.record import (
     ExamRecord,
     SkippedRecord,
 )
-from seal_lightning.adapt.trying import Choice, Trying
 from seal_lightning.adapt.workspace import Workspace
 from seal_lightning.core import JSON, Measurement
 from seal_lightning.core.errors import DataError
 from seal_lightning.domains.knowledge import Passage
-from seal_lightning.evaluation.exams import EVERYTHING
+from seal_lightning.evaluation.unadapted_exams import EVERYTHING
 from seal_lightning.models.lora import LoraAdapter, joined, save_adapter, scaled_adapter, truncated_adapter
 from seal_lightning.models.pretrained import EMBEDDED
 from seal_lightning.storage.atomic_files import placing_folder, write_bytes
@@ -72,7 +72,7 @@ class KeptEdit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Incorporation:
+class AdaptPipeline:
     """One adaptation.
 
     ``earlier`` are the LoRAs in the model's weights beside what was pretrained; ``earlier_exams`` those of the adaptation it
@@ -136,10 +136,10 @@ class Incorporation:
             )
         return own
 
-    def _learned(self, questions: Dealt) -> tuple[list[Choice], dict[str, Learned]]:
+    def _learned(self, questions: Dealt) -> tuple[list[SelectedEdit], dict[str, Learned]]:
         """What was chosen of each passage, and what was learned."""
         module, spec = self.configuration.module, self.configuration.spec
-        trying = Trying(
+        trying = EditSelection(
             module.attempting_held_out,
             self.work,
             num_edits=module.num_edits,
@@ -159,11 +159,11 @@ class Incorporation:
             return choices, learning.together(choices, advance)
 
     def _one_by_one(
-        self, passages: Sequence[Passage], trying: Trying, learning: Learning
-    ) -> tuple[list[Choice], dict[str, Learned]]:
-        choices: list[Choice] = []
+        self, passages: Sequence[Passage], trying: EditSelection, learning: Learning
+    ) -> tuple[list[SelectedEdit], dict[str, Learned]]:
+        choices: list[SelectedEdit] = []
 
-        def choose(place: int) -> Choice:
+        def choose(place: int) -> SelectedEdit:
             (choice,) = trying.choices([passages[place]], place, lambda parts: None)
             choices.append(choice)
             return choice
@@ -209,7 +209,7 @@ class Incorporation:
     def _exams_of_these(self, questions: Dealt) -> list[StoredExam]:
         return [StoredExam(exam=THESE, by=questions.by, passage=passage) for passage in questions.examining]
 
-    def _record(self, choices: Sequence[Choice], exams: Sequence[ExamRecord]) -> AdaptedRecord:
+    def _record(self, choices: Sequence[SelectedEdit], exams: Sequence[ExamRecord]) -> AdaptedRecord:
         module, pretrained = self.configuration.module, self.configuration.module.pretrained
         return AdaptedRecord(
             base=BaseModel(
@@ -232,7 +232,9 @@ class Incorporation:
             settings={**self.configuration.settings, "start": dict(self.start)},
         )
 
-    def _write(self, adapter: LoraAdapter, choices: Sequence[Choice], questions: Dealt, record: AdaptedRecord) -> None:
+    def _write(
+        self, adapter: LoraAdapter, choices: Sequence[SelectedEdit], questions: Dealt, record: AdaptedRecord
+    ) -> None:
         """Everything, the record last."""
         edits = [edit for choice in choices for edit in _edits(choice)]
         with placing_folder(self.folder.adapter) as scratch:
@@ -260,7 +262,7 @@ def _asking(domain: Any) -> Asking:
     )
 
 
-def _edits(choice: Choice) -> list[KeptEdit]:
+def _edits(choice: SelectedEdit) -> list[KeptEdit]:
     kept = {edit.edit_index for edit in choice.kept}
     return [
         KeptEdit(
@@ -277,7 +279,7 @@ def _edits(choice: Choice) -> list[KeptEdit]:
     ]
 
 
-def _alone(choice: Choice, edit_index: int) -> float | None:
+def _alone(choice: SelectedEdit, edit_index: int) -> float | None:
     alone = choice.alone.get(edit_index)
     return None if alone is None else _finite(alone.reward)
 

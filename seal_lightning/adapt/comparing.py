@@ -26,7 +26,7 @@ class SharedExam:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SideBySide:
+class AdapterComparison:
     """What was found of two folders or more."""
 
     folders: tuple[Listed, ...]
@@ -37,7 +37,7 @@ class SideBySide:
     """By setting, then by the folder's path: what is not the same everywhere."""
 
 
-def side_by_side(folders: Sequence[Listed]) -> SideBySide:
+def side_by_side(folders: Sequence[Listed]) -> AdapterComparison:
     """Compare what folders say; a plain PEFT folder has no exams and no settings."""
     exams: dict[str, dict[str, ExamRecord]] = {}
     for folder in folders:
@@ -45,7 +45,7 @@ def side_by_side(folders: Sequence[Listed]) -> SideBySide:
             if exam.questions_sha256:
                 exams.setdefault(exam.questions_sha256, {}).setdefault(str(folder.path), exam)
     shared = {digest: by_folder for digest, by_folder in exams.items() if len(by_folder) > 1}
-    return SideBySide(
+    return AdapterComparison(
         folders=tuple(folders),
         shared=tuple(
             SharedExam(
@@ -75,7 +75,7 @@ def differing(settings: Mapping[str, Mapping[str, JSON]]) -> dict[str, dict[str,
     }
 
 
-def comparison_lines(found: SideBySide) -> Iterator[str]:
+def comparison_lines(found: AdapterComparison) -> Iterator[str]:
     """The comparison in plain words."""
     letters = {str(folder.path): _letter(index) for index, folder in enumerate(found.folders)}
     notes = {str(folder.path): before_note(folder.record) if folder.record else "" for folder in found.folders}

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from seal_lightning.adapt.anchoring import ANCHOR_TOKENS, TOKENS_A_STEP
-from seal_lightning.adapt.asked import PASSAGES_AT_ONCE
+from seal_lightning.adapt.edit_selection import EDITS_AT_ONCE
 from seal_lightning.adapt.probe import probe_questions
+from seal_lightning.adapt.question_split import PASSAGES_AT_ONCE
 from seal_lightning.adapt.spec import AdaptSpec
-from seal_lightning.adapt.trying import EDITS_AT_ONCE
 from seal_lightning.core import Adapted, GenerationRequest, Prompt, SamplingSpec, ScoreRequest
 from seal_lightning.domains.knowledge import Passage
 from seal_lightning.training.module import SealModule

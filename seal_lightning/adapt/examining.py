@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from seal_lightning.adapt.record import ConditionScores, ExamRecord, questions_sha256
-from seal_lightning.attempts import Attempting
+from seal_lightning.attempts import AttemptRunner
 from seal_lightning.core import ExamScores, Measurement
 from seal_lightning.core.errors import RunError
 from seal_lightning.core.estimates import Estimate, estimate
 from seal_lightning.domains.knowledge import Passage
-from seal_lightning.evaluation.exams import is_finite
+from seal_lightning.evaluation.unadapted_exams import is_finite
 from seal_lightning.models.lora import LoraAdapter
 
 BEFORE, CONTROL, ADAPTED = "before", "passages only", "adapted"
@@ -41,7 +41,7 @@ class Condition:
 
 def sat(
     exam: Sequence[StoredExam],
-    attempting: Attempting,
+    attempting: AttemptRunner,
     conditions: Sequence[Condition],
     needs: frozenset[Measurement],
 ) -> ExamRecord:

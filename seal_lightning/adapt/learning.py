@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from seal_lightning.adapt.anchoring import Anchoring
-from seal_lightning.adapt.trying import Choice
+from seal_lightning.adapt.edit_selection import SelectedEdit
 from seal_lightning.adapt.workspace import TakenStep, Workspace
 from seal_lightning.core import AdaptationPlan, Adapted, Diverged
 from seal_lightning.core.errors import ModelError, RunError
@@ -55,7 +55,7 @@ class Learning:
 
     # --- all at once
 
-    def together(self, choices: Sequence[Choice], advance: Callable[[int], None]) -> dict[str, Learned]:
+    def together(self, choices: Sequence[SelectedEdit], advance: Callable[[int], None]) -> dict[str, Learned]:
         """One training on everything that was kept, and beside it, in as many steps, one on the passages alone.
 
         By course; the control is missing where it diverged. ``advance`` hears of the steps of both. Raises
@@ -72,7 +72,7 @@ class Learning:
                 self._keep(name, outcome)
         return {name: learned for name in courses if (learned := self._learned(name, [name])) is not None}
 
-    def planned(self, choices: Sequence[Choice]) -> dict[str, StepPlan]:
+    def planned(self, choices: Sequence[SelectedEdit]) -> dict[str, StepPlan]:
         """The training sets, by course."""
         domain, change = self.module.domain, self._changed
         everything = joined_plan(domain, [(c.passage, c.kept or None) for c in choices], change)
@@ -90,7 +90,7 @@ class Learning:
     def one_by_one(
         self,
         num_passages: int,
-        choose: Callable[[int], Choice],
+        choose: Callable[[int], SelectedEdit],
         advance: Callable[[int], None],
     ) -> dict[str, Learned]:
         """A step and a merge for each passage; the next edit is written by the merged model.
@@ -98,7 +98,7 @@ class Learning:
         The control comes after, passage by passage alone. ``choose`` is asked for each passage's choice when its turn has
         come; ``advance`` hears of each passage.
         """
-        choices: list[Choice] = []
+        choices: list[SelectedEdit] = []
         num_steps: dict[int, int] = {}
         names: dict[str, list[str]] = {}
         for course in (ADAPTED, *[CONTROL] * self.control):
@@ -116,7 +116,7 @@ class Learning:
                     advance(1)
         return {course: learned for course, steps in names.items() if (learned := self._learned(course, steps))}
 
-    def _planned_step(self, choice: Choice, course: str, num_steps: int | None) -> StepPlan:
+    def _planned_step(self, choice: SelectedEdit, course: str, num_steps: int | None) -> StepPlan:
         kept = choice.kept if course == ADAPTED else ()
         planned = joined_plan(self.module.domain, [(choice.passage, kept or None)], self._changed)
         return planned if course == ADAPTED else planned.limited(num_steps)

@@ -4,9 +4,9 @@ The E-step, validation, test and replay all come through here. Written against t
 grader or reward is known by name.
 """
 
-from seal_lightning.attempts.attempting import Attempting
-from seal_lightning.attempts.background import InBackground
-from seal_lightning.attempts.further_exams import SetExam
+from seal_lightning.attempts.auxiliary_exams import SetExam
+from seal_lightning.attempts.background import BackgroundStage
 from seal_lightning.attempts.judging import Computed
+from seal_lightning.attempts.runner import AttemptRunner
 
-__all__ = ["Attempting", "Computed", "InBackground", "SetExam"]
+__all__ = ["AttemptRunner", "BackgroundStage", "Computed", "SetExam"]

@@ -13,7 +13,7 @@ T = TypeVar("T")
 _LOOK_EVERY_S = 0.1
 
 
-class InBackground(Generic[T]):
+class BackgroundStage(Generic[T]):
     """One call in a thread of its own, from now on.
 
     The thread is a daemon: a run that is told to stop does not wait for a judge's answer.

@@ -6,9 +6,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from seal_lightning.attempts.exams import SatExam, verdicts_on
-from seal_lightning.attempts.further_exams import joined_scores
-from seal_lightning.core import Attempt, AttemptStatus, ExamPaper, FurtherExam, Rating, Task, Verdict
+from seal_lightning.attempts.auxiliary_exams import joined_scores
+from seal_lightning.attempts.exam_runner import SatExam, verdicts_on
+from seal_lightning.core import Attempt, AttemptStatus, AuxiliaryExam, ExamPaper, Rating, Task, Verdict
 from seal_lightning.core.errors import RunError
 from seal_lightning.core.interfaces import AnyDomain, Grader, Rater, Reward
 from seal_lightning.scoring.rewards.finite import finite_score
@@ -124,7 +124,7 @@ def _with_scores(draft: Draft, verdicts: Sequence[Sequence[Verdict]]) -> Attempt
     attempt = draft.attempt
     if draft.own is not None:
         attempt = replace(attempt, after=next(scores))
-    further: dict[str, FurtherExam] = dict(attempt.further_exams)
+    further: dict[str, AuxiliaryExam] = dict(attempt.auxiliary_exams)
     for name, (paper, sat) in draft.further.items():
         further[name] = replace(further[name], after=joined_scores(paper, [next(scores) for _ in sat]))
-    return replace(attempt, further_exams=further)
+    return replace(attempt, auxiliary_exams=further)

@@ -25,12 +25,12 @@ from seal_lightning.callbacks import (
     RankAgreement,
     RankReport,
     RestEmBuffer,
+    ResultsTable,
     RoundReport,
     SealProgressBar,
     SelfEditFile,
     SharedRunDir,
     StartingPoint,
-    TestTable,
 )
 from seal_lightning.cli.run_options import AUTO, chosen_checkpoint, expand_run_options
 from seal_lightning.core.errors import ConfigError, RankLost, RunError, shown
@@ -70,7 +70,7 @@ def default_callbacks() -> list[Callback]:
         ChoiceShares(),
         ChoiceProbabilities(),
         PolicyExport(),
-        TestTable(),
+        ResultsTable(),
         SelfEditFile(),
         SealProgressBar(),
         PhaseCheckpoint(),

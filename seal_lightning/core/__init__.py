@@ -10,11 +10,11 @@ from seal_lightning.core.attempts import Attempt, AttemptStatus, BufferRow, Cand
 from seal_lightning.core.edits import JSON, ChatMessage, FinishReason, Prompt, SelfEdit, Task
 from seal_lightning.core.exam_records import (
     AnsweredQuestion,
+    AuxiliaryExam,
     ConditionNames,
     ExamPaper,
     ExamPrompt,
     ExamScores,
-    FurtherExam,
     Measurement,
     QuestionScore,
     Rating,
@@ -59,6 +59,7 @@ __all__ = [
     "AnsweredQuestion",
     "Attempt",
     "AttemptStatus",
+    "AuxiliaryExam",
     "BufferRow",
     "Candidate",
     "ChatMessage",
@@ -72,7 +73,6 @@ __all__ = [
     "ExamScores",
     "FinishReason",
     "FreeText",
-    "FurtherExam",
     "GenerationRequest",
     "JudgeCounts",
     "JudgeQuestion",

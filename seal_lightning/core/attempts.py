@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from seal_lightning.core.bounds import mean
 from seal_lightning.core.edits import Prompt, SelfEdit, Task
-from seal_lightning.core.exam_records import ExamScores, FurtherExam, Rating
+from seal_lightning.core.exam_records import AuxiliaryExam, ExamScores, Rating
 from seal_lightning.core.plans import AdaptationPlan
 
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d+)?(?:e[-+]?\d+)?|\b(?:nan|inf)\b)")
@@ -70,7 +70,7 @@ class Attempt:
     before: ExamScores | None = None
     """The task's exam without adaptation, shared by all attempts at it in a round."""
     after: ExamScores | None = None
-    further_exams: dict[str, FurtherExam] = field(default_factory=dict)
+    auxiliary_exams: dict[str, AuxiliaryExam] = field(default_factory=dict)
     """What else the reward had the adapted model asked, by name: questions of its own, a probe of what it knew."""
     ratings: dict[str, Rating] = field(default_factory=dict)
     """What raters made of the edit itself, by name."""
@@ -84,8 +84,8 @@ class Attempt:
     @property
     def unadapted(self) -> Attempt:
         """As if nothing had been learned: every exam after is the one before."""
-        further = {name: replace(exam, after=exam.before) for name, exam in self.further_exams.items()}
-        return replace(self, after=self.before, further_exams=further)
+        further = {name: replace(exam, after=exam.before) for name, exam in self.auxiliary_exams.items()}
+        return replace(self, after=self.before, auxiliary_exams=further)
 
     @property
     def task_id(self) -> str:

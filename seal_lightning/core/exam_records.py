@@ -163,7 +163,7 @@ class ExamPaper:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FurtherExam:
+class AuxiliaryExam:
     """An exam beside the task's own, as it is stored with every attempt."""
 
     before: ExamScores | None = None

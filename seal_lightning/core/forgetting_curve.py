@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Course:
+class ForgettingCurve:
     """One task's way through an episode."""
 
     sequence: Hashable
@@ -56,7 +56,7 @@ class Retention:
     M[i, i] is not known beyond the first step's."""
 
 
-def retention(courses: Sequence[Course]) -> Retention | None:
+def retention(courses: Sequence[ForgettingCurve]) -> Retention | None:
     """What became of what was learned; None where no task was followed by another."""
     followed = [course for course in courses if course.followed]
     if not followed:
@@ -71,11 +71,11 @@ def retention(courses: Sequence[Course]) -> Retention | None:
     )
 
 
-def _mean(values: Sequence[tuple[Course, float]]) -> Estimate | None:
+def _mean(values: Sequence[tuple[ForgettingCurve, float]]) -> Estimate | None:
     return _with_larger_error(values, clustered)
 
 
-def _share(courses: Sequence[tuple[Course, float]]) -> Estimate | None:
+def _share(courses: Sequence[tuple[ForgettingCurve, float]]) -> Estimate | None:
     """Of what was learned above a start, how much is left in the end."""
     parts = [(course, (course.last - start, course.own - start)) for course, start in courses]
 
@@ -90,7 +90,7 @@ def _share(courses: Sequence[tuple[Course, float]]) -> Estimate | None:
 
 
 def _with_larger_error(
-    values: Sequence[tuple[Course, T]], over: Callable[[Iterable[tuple[Hashable, T]]], Estimate | None]
+    values: Sequence[tuple[ForgettingCurve, T]], over: Callable[[Iterable[tuple[Hashable, T]]], Estimate | None]
 ) -> Estimate | None:
     """An estimate over sequences; where they share tasks, with the error over tasks if that is larger, and None if over
     tasks it cannot be said.

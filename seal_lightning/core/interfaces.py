@@ -290,7 +290,7 @@ class Reward(ABC):
 
     @abstractmethod
     def score(self, attempt: Attempt) -> RewardScore:
-        """The attempt's reward, from its exams before and after, ``further_exams`` and ``ratings``."""
+        """The attempt's reward, from its exams before and after, ``auxiliary_exams`` and ``ratings``."""
 
 
 AnyDomain = Domain[Any]

@@ -31,7 +31,7 @@ _num_boards = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Note:
+class StopNotice:
     """Why the run ends before its end. The first note on the board stands."""
 
     kind: Literal["stop", "failure"]
@@ -39,7 +39,7 @@ class Note:
     reason: str
 
 
-class Board:
+class RankCoordinator:
     """Where the ranks of a run leave notes and signs of life: the key-value store of their process group.
 
     Args:
@@ -54,7 +54,7 @@ class Board:
         self.rank = rank
         self.num_ranks = num_ranks
         self.timeout_s = timeout_s
-        self._note: Note | None = None
+        self._note: StopNotice | None = None
         self._store: SharedStore | None = None
         self._looked = 0.0
         self._beats = 0
@@ -67,7 +67,7 @@ class Board:
             _num_boards += 1  # the same on every rank: each makes one a run
             self._store = SharedStore(f"seal_lightning/{_num_boards}", timeout_s, pulse=f"pulse/{rank}")
 
-    def post(self, note: Note) -> None:
+    def post(self, note: StopNotice) -> None:
         """Leave a note, unless there is one already."""
         if self._store is None:
             self._note = self._note or note
@@ -76,7 +76,7 @@ class Board:
         with suppress(RankLost):  # the store lives with rank 0: where that is lost, others see so themselves
             self._store.compare_set("note", "", json.dumps(asdict(note)))
 
-    def look(self, *, now: bool = False) -> Note | None:
+    def look(self, *, now: bool = False) -> StopNotice | None:
         """The note on the board, if there is one; gives a sign of life. Looks a few times a second unless ``now``.
 
         Raises :class:`RankLost` when rank 0, which keeps the board, cannot be reached, or another rank gives no sign of
@@ -88,7 +88,7 @@ class Board:
         self._beats += 1
         self._store.set(f"alive/{self.rank}", str(self._beats))
         if self._note is None and self._store.check(["note"]):
-            self._note = Note(**json.loads(self._store.get("note")))
+            self._note = StopNotice(**json.loads(self._store.get("note")))
         if self._note is None:
             self._check_lives()
         return self._note
@@ -183,7 +183,7 @@ def is_no_meeting(error: RuntimeError) -> bool:
     return not dist.is_initialized() and (isinstance(error, dist.DistError) or "gloo" in str(error).lower())
 
 
-def described(note: Note) -> str:
+def described(note: StopNotice) -> str:
     """A note in a sentence."""
     if note.kind == "stop":
         return f"stopped by {note.reason} (rank {note.rank})"

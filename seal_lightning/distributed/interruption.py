@@ -15,11 +15,11 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from seal_lightning.core.errors import RankLost, StopRequested
-from seal_lightning.distributed.coordination import Board, Note, described, gather_objects
+from seal_lightning.distributed.coordination import RankCoordinator, StopNotice, described, gather_objects
 
 T = TypeVar("T")
 
-_board: Board | None = None
+_board: RankCoordinator | None = None
 _signal: signal.Signals | None = None
 _ending = False
 _also: list[Callable[[], None]] = []
@@ -27,7 +27,7 @@ _replaced: dict[signal.Signals, Any] = {}
 """The handlers that were there before :func:`listen`."""
 
 
-def begin(board: Board) -> None:
+def begin(board: RankCoordinator) -> None:
     """A run starts: its ranks share this board."""
     global _board, _signal, _ending
     _board, _signal, _ending = board, None, False
@@ -64,7 +64,7 @@ def called_off() -> bool:
     if _board is None or _ending:
         return False
     if _signal is not None:
-        _board.post(Note(kind="stop", rank=_board.rank, reason=_signal.name))
+        _board.post(StopNotice(kind="stop", rank=_board.rank, reason=_signal.name))
     return _board.look(now=_signal is not None) is not None
 
 
@@ -92,7 +92,7 @@ def stop_together(called_off_anywhere: bool) -> None:
         return
     note = _board.look(now=True)
     if note is None and _signal is not None:  # the board would not take it
-        note = Note(kind="stop", rank=_board.rank, reason=_signal.name)
+        note = StopNotice(kind="stop", rank=_board.rank, reason=_signal.name)
     raise _error(note) if note is not None else RankLost("another rank was told to stop and cannot say how")
 
 
@@ -100,10 +100,10 @@ def fail(error: BaseException) -> None:
     """Tell the other ranks that this one has failed, and why."""
     if _board is not None and not isinstance(error, StopRequested | RankLost):
         reason = str(error) or type(error).__name__
-        _board.post(Note(kind="failure", rank=_board.rank, reason=reason.strip().split("\n", 1)[0]))
+        _board.post(StopNotice(kind="failure", rank=_board.rank, reason=reason.strip().split("\n", 1)[0]))
 
 
-def first_cause() -> Note | None:
+def first_cause() -> StopNotice | None:
     """What ended the run, where another rank knew it first."""
     if _board is None:
         return None
@@ -143,7 +143,7 @@ def _receive(number: int, frame: FrameType | None) -> None:
     _signal = signal.Signals(number)
 
 
-def _error(note: Note) -> StopRequested | RankLost:
+def _error(note: StopNotice) -> StopRequested | RankLost:
     if note.kind == "stop":
         return StopRequested(described(note), exit_code=128 + signal.Signals[note.reason])
     return RankLost(described(note))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
-from seal_lightning.attempts import Attempting
+from seal_lightning.attempts import AttemptRunner
 from seal_lightning.core import (
     Adapter,
     Measurement,
@@ -18,11 +18,11 @@ from seal_lightning.core import (
 )
 from seal_lightning.core.interfaces import Writer
 from seal_lightning.evaluation.conditions import Arm, Condition, ConditionResult
-from seal_lightning.evaluation.exams import EVERYTHING, ExamsWithoutLearning
 from seal_lightning.evaluation.merging import Merging
 from seal_lightning.evaluation.protocols import Episode, Protocol, SinglePassage
 from seal_lightning.evaluation.steps import Job, Steps
 from seal_lightning.evaluation.training_sets import StepPlan, joined_plan, mean_steps, plan_alone
+from seal_lightning.evaluation.unadapted_exams import EVERYTHING, ExamsWithoutLearning
 from seal_lightning.inner_loop.whole_weights import scratch_weights
 from seal_lightning.models.language_model import LanguageModel
 
@@ -50,7 +50,7 @@ class Evaluation:
 
     def __init__(
         self,
-        attempting: Attempting,
+        attempting: AttemptRunner,
         protocol: Protocol | None = None,
         num_edits: int = 1,
         conditions: Collection[str] = tuple(Condition),

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from seal_lightning.attempts import Attempting
+from seal_lightning.attempts import AttemptRunner
 from seal_lightning.core import AdaptationPlan, Adapted, Adapter, Diverged, ExamScores, Measurement, Task
 from seal_lightning.core.seeds import derive_seed
 from seal_lightning.evaluation.conditions import Arm, ConditionResult
-from seal_lightning.evaluation.exams import is_finite, result_at
 from seal_lightning.evaluation.merging import Merging
 from seal_lightning.evaluation.mitigations import MergeDecision
 from seal_lightning.evaluation.protocols import Episode, Protocol
 from seal_lightning.evaluation.training_sets import StepPlan
+from seal_lightning.evaluation.unadapted_exams import is_finite, result_at
 
 _NOT_FINITE = "diverged: the adapted model's log-probabilities are not finite"
 
@@ -42,7 +42,7 @@ class Steps:
     """
 
     def __init__(
-        self, attempting: Attempting, protocol: Protocol, share: tuple[int, int], needs: frozenset[Measurement]
+        self, attempting: AttemptRunner, protocol: Protocol, share: tuple[int, int], needs: frozenset[Measurement]
     ) -> None:
         self.attempting = attempting
         self.protocol = protocol

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from seal_lightning.attempts import Attempting, SetExam
+from seal_lightning.attempts import AttemptRunner, SetExam
 from seal_lightning.core import (
     AdaptationPlan,
     Attempt,
@@ -92,7 +92,7 @@ def missing_trials(store: AttemptStore, trials: Sequence[SweepTrial]) -> list[Sw
 
 
 def try_out(
-    attempting: Attempting,
+    attempting: AttemptRunner,
     store: AttemptStore,
     trials: Sequence[SweepTrial],
     at_once: int,
@@ -113,7 +113,7 @@ def try_out(
             store.add(replace(attempt, attempt_id=one.attempt_id))
 
 
-def _before(attempting: Attempting, store: AttemptStore, trials: Sequence[SweepTrial]) -> dict[str, ExamScores]:
+def _before(attempting: AttemptRunner, store: AttemptStore, trials: Sequence[SweepTrial]) -> dict[str, ExamScores]:
     """By task, the exam without adaptation: as stored, or sat now, all in one call."""
     tasks = {one.trial.task.task_id: one.trial.task for one in trials}
     stored = [attempt for one in trials if (attempt := store.get(one.attempt_id)) is not None]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from seal_lightning.core import ConditionNames
 from seal_lightning.core.estimates import Estimate, cluster_means, clustered
-from seal_lightning.core.forgetting_curve import Course, Retention, retention
+from seal_lightning.core.forgetting_curve import ForgettingCurve, Retention, retention
 from seal_lightning.evaluation.conditions import Arm, Condition, ConditionResult
 
 Score = Callable[[ConditionResult], float | None]
@@ -117,7 +117,7 @@ class _OfArm:
         ours, theirs = _by_cell(self.last, score), _by_cell(other.last, score)
         return self._over_units({cell: ours[cell] - theirs[cell] for cell in ours if cell in theirs})
 
-    def courses(self, unadapted: Mapping[tuple[int, int, int, str], ConditionResult]) -> list[Course]:
+    def courses(self, unadapted: Mapping[tuple[int, int, int, str], ConditionResult]) -> list[ForgettingCurve]:
         """What became of each task's log-probability; none where tasks are not learned one after another."""
         at = {step: _by_cell([r for r in self.all if r.step == step], _log_prob) for step in {r.step for r in self.all}}
         last = max(at)
@@ -129,7 +129,7 @@ class _OfArm:
             if before is None or own is None or final is None:
                 continue
             courses.append(
-                Course(
+                ForgettingCurve(
                     sequence=cell[0],
                     before=before,
                     task=cell[2],

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from seal_lightning.attempts import Attempting
+from seal_lightning.attempts import AttemptRunner
 from seal_lightning.core import SelfEdit, Task
 from seal_lightning.core.errors import MalformedEdit
 
 
-def written_edits(attempting: Attempting, tasks: Sequence[Task], num_edits: int) -> list[dict[str, Any]]:
+def written_edits(attempting: AttemptRunner, tasks: Sequence[Task], num_edits: int) -> list[dict[str, Any]]:
     """Self-edits of the current policy with the size of their plans, ready for JSON."""
     edits = attempting.propose(tasks, num_edits, "predict")
     by_id = {task.task_id: task for task in tasks}
     return [_described(attempting, by_id[edit.task_id], edit) for edit in edits]
 
 
-def _described(attempting: Attempting, task: Task, edit: SelfEdit) -> dict[str, Any]:
+def _described(attempting: AttemptRunner, task: Task, edit: SelfEdit) -> dict[str, Any]:
     row: dict[str, Any] = {"task_id": edit.task_id, "edit_index": edit.edit_index, "seed": edit.seed}
     row |= {"text": edit.text, "finish_reason": edit.finish_reason}
     try:

@@ -1,6 +1,6 @@
 """One adapter's training, step by step: its data order, weights, AdamW, schedule and generators.
 
-A run knows nothing of the other adapters it is trained beside; :class:`SideBySide` asks each for its next
+A run knows nothing of the other adapters it is trained beside; :class:`ConcurrentAdapters` asks each for its next
 sequences and runs them all through the model together.
 """
 

@@ -18,7 +18,7 @@ from seal_lightning.core.errors import ConfigError
 from seal_lightning.core.interfaces import InnerLoop
 from seal_lightning.core.seeds import derive_seed
 from seal_lightning.inner_loop.memory import Allowance, MemoryNeeds, allowed, free_bytes, memory_needs
-from seal_lightning.inner_loop.side_by_side import QueuedPlan, SideBySide
+from seal_lightning.inner_loop.side_by_side import ConcurrentAdapters, QueuedPlan
 from seal_lightning.inner_loop.tokenizing import anchor_sequences, trainable_sequences, warn_of_cuts
 from seal_lightning.models.language_model import LanguageModel
 from seal_lightning.models.lora import Dropout, LoraAdapter, Share, init_adapter, layer_of, routed, target_modules
@@ -110,8 +110,8 @@ class BatchedInnerLoop(InnerLoop):
                     results[candidate.index] = Diverged(reason="out of memory", step=alone.failed_at_step)
         return results
 
-    def _side_by_side(self, allowance: Allowance, lower_layers: LowerLayers | None = None) -> SideBySide:
-        return SideBySide(
+    def _side_by_side(self, allowance: Allowance, lower_layers: LowerLayers | None = None) -> ConcurrentAdapters:
+        return ConcurrentAdapters(
             self.language_model, self._fresh_adapter, allowance, lower_layers, self.gradient_checkpointing
         )
 

@@ -65,7 +65,7 @@ class _Turn:
         return sum(len(s.token_ids) for s in self.sequences)
 
 
-class SideBySide:
+class ConcurrentAdapters:
     """Trains candidates together, within an allowance of adapters and tokens.
 
     A pass serves the runs with most left to do first, so that none is left over alone at the end.

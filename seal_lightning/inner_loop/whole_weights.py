@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from seal_lightning.core import Adapter, WholeModel
 from seal_lightning.core.errors import ModelError
 from seal_lightning.models.language_model import LanguageModel
-from seal_lightning.models.lora import LoraAdapter, kept_beside, put_beside
+from seal_lightning.models.lora import LoraAdapter, attach_unmerged, unmerged_updates
 
 
 @contextmanager
@@ -25,13 +25,13 @@ def scratch_weights(language_model: LanguageModel) -> Iterator[dict[str, Tensor]
     """
     model, merged = language_model.model, language_model.merged
     before = {name: parameter.detach().cpu().clone() for name, parameter in model.named_parameters()}
-    beside = kept_beside(model)
+    beside = unmerged_updates(model)
     try:
         yield before
     finally:
         _write(model, before)
         language_model.merged = merged
-        put_beside(model, beside)
+        attach_unmerged(model, beside)
 
 
 class FinetunedWeights(WholeModel):

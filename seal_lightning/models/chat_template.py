@@ -37,7 +37,7 @@ class ChatFrame:
         return content.lstrip(left).rstrip(right)
 
 
-class ChatFrames:
+class ChatTemplate:
     """The frames of a tokenizer's chat template, each pattern of roles rendered once."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -19,7 +19,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from seal_lightning.core import ChatMessage, Prompt
 from seal_lightning.core.errors import DataError, ModelError, shown
-from seal_lightning.models.chat_template import ChatFrames
+from seal_lightning.models.chat_template import ChatTemplate
 from seal_lightning.models.frozen_linear import freeze_linears
 from seal_lightning.models.lora import LoraAdapter, merge
 from seal_lightning.models.packed import PackedForward
@@ -41,7 +41,7 @@ class LanguageModel:
         freeze_linears(self.model)
         keep_layout(self.model)
         self.tokenizer = tokenizer
-        self._frames = ChatFrames(tokenizer)
+        self._frames = ChatTemplate(tokenizer)
         self._plain_ids = lru_cache(maxsize=_REMEMBERED_TEXTS)(self._tokenized)
         self._frame_ids = lru_cache(maxsize=_REMEMBERED_TEXTS)(self._tokenized_frame)
         self.merged: tuple[LoraAdapter, ...] | None = ()
@@ -111,7 +111,7 @@ class LanguageModel:
         others, the pieces before its content are those of ``encode_chat(turns[:-1], answer_next=True)``. Contents are
         stripped as the template strips them.
 
-        Raises :class:`ModelError` for what :meth:`ChatFrames.frame` refuses.
+        Raises :class:`ModelError` for what :meth:`ChatTemplate.frame` refuses.
         """
         frame = self._frames.frame(tuple(turn.role for turn in turns), answer_next=answer_next)
         contents = [self.encode_text(frame.content(i, turn.content)) for i, turn in enumerate(turns)]

@@ -54,7 +54,7 @@ class Column:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SideBySide:
+class Columns:
     """Texts that are to be compared, and a table below them."""
 
     title: str
@@ -70,7 +70,7 @@ class Folded:
     text: str
 
 
-Block = Paragraph | Table | Chart | SideBySide | Folded
+Block = Paragraph | Table | Chart | Columns | Folded
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from seal_lightning.core import RankPhase
 from seal_lightning.distributed.timers import ACTIVITIES, straggler, time_shares
 from seal_lightning.reporting.blocks import Block, Section, Table, capped, without_empty_columns
+from seal_lightning.reporting.result_files import StoredResult
+from seal_lightning.reporting.result_tables import protocol_name
 from seal_lightning.reporting.runs import Round, StoredRun
-from seal_lightning.reporting.test_files import StoredTest
-from seal_lightning.reporting.test_tables import protocol_name
 from seal_lightning.reporting.text import label, shown_bytes, shown_seconds
 
 
@@ -83,7 +83,7 @@ def _phase_row(run: StoredRun, found: Round, ranks: Sequence[RankPhase]) -> tupl
     )
 
 
-def _test_row(run: StoredRun, test: StoredTest) -> tuple[str, ...]:
+def _test_row(run: StoredRun, test: StoredResult) -> tuple[str, ...]:
     tokens = [result.num_tokens for result in test.results if result.num_tokens is not None]
     return (
         f"{run.name}, {test.path.name}: {protocol_name(test)}",

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from seal_lightning.reporting.blocks import (
     Block,
     Column,
+    Columns,
     Paragraph,
     Section,
-    SideBySide,
     Table,
     capped,
     without_empty_columns,
 )
+from seal_lightning.reporting.result_files import StoredResult, TestResult
+from seal_lightning.reporting.result_tables import protocol_name
 from seal_lightning.reporting.runs import Round, StoredRun, TriedEdit
-from seal_lightning.reporting.test_files import StoredTest, TestResult
-from seal_lightning.reporting.test_tables import protocol_name
 from seal_lightning.reporting.text import label, visible
 
 MAX_RUNS = 6
@@ -61,14 +61,14 @@ def _of_round(run: StoredRun, found: Round) -> list[Block]:
     return [_pair(run, found, task, ranked[task]) for task in chosen]
 
 
-def _pair(run: StoredRun, found: Round, task: str, edits: Sequence[TriedEdit]) -> SideBySide:
+def _pair(run: StoredRun, found: Round, task: str, edits: Sequence[TriedEdit]) -> Columns:
     best, worst = edits[0], edits[-1]
     columns = [_context(run, found, task)]
     for name, edit in (("Best", best), ("Worst", worst)):
         kept = ", kept for the M-step" if edit.is_kept else ""
         heading = f"{name} of {len(edits)}: edit {edit.edit_index}, reward {edit.reward:.4f}{kept}"
         columns.append(Column(heading=heading, text=_cut(edit.text, edit.num_characters)))
-    return SideBySide(title=f"{run.name}, round {found.index}: {label(task)}", columns=tuple(columns))
+    return Columns(title=f"{run.name}, round {found.index}: {label(task)}", columns=tuple(columns))
 
 
 def _cut(text: str, num_characters: int) -> str:
@@ -103,7 +103,7 @@ def held_out_edits_section(runs: Sequence[StoredRun]) -> Section | None:
     return Section(title="Self-edits on held-out tasks", blocks=(Paragraph(text=intro), *blocks))
 
 
-def _of_test(run: StoredRun, test: StoredTest) -> list[Block]:
+def _of_test(run: StoredRun, test: StoredResult) -> list[Block]:
     final = max(r.round for r in test.results if r.condition == "self_edit")
     edited = _last_steps([r for r in test.results if r.condition == "self_edit" and r.round == final])
     unadapted = _last_steps([r for r in test.results if r.condition == "no_adaptation" and r.round == final])
@@ -146,8 +146,8 @@ def _shown_gain(gain: float | None) -> str:
 
 
 def _held_out(
-    run: StoredRun, test: StoredTest, task: str, result: TestResult, edit: str | None, what: str
-) -> SideBySide:
+    run: StoredRun, test: StoredResult, task: str, result: TestResult, edit: str | None, what: str
+) -> Columns:
     stored = test.tasks.get(task)
     context = (stored.context if stored is not None else "") or run.contexts.get(task) or "(not known here)"
     learned = "not adapted: " + label(result.failure) if result.failure is not None else f"after round {result.round}"
@@ -157,10 +157,10 @@ def _held_out(
         Column(heading=f"Self-edit, {learned}", text=text),
     )
     title = f"{run.name}, {protocol_name(test)}: {label(task)} ({what})"
-    return SideBySide(title=title, columns=columns, below=_answers(test, task, result))
+    return Columns(title=title, columns=columns, below=_answers(test, task, result))
 
 
-def _answers(test: StoredTest, task: str, result: TestResult) -> Table | None:
+def _answers(test: StoredResult, task: str, result: TestResult) -> Table | None:
     questions = test.tasks[task].questions if task in test.tasks else {}
     rows = []
     for score in result.scores.questions[:_MAX_QUESTIONS]:

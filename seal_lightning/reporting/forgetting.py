@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 
 from seal_lightning.core.estimates import Estimate, cluster_means, clustered, estimate, shown_estimate
-from seal_lightning.core.forgetting_curve import Course, retention
+from seal_lightning.core.forgetting_curve import ForgettingCurve, retention
 from seal_lightning.reporting.blocks import Block, Chart, Paragraph, Section, Table, capped, without_empty_columns
 from seal_lightning.reporting.matrix_charts import SCORES, heat_map
+from seal_lightning.reporting.result_files import Matrix, StoredResult, TestResult
+from seal_lightning.reporting.result_tables import comparable, protocol_name
 from seal_lightning.reporting.runs import StoredRun
 from seal_lightning.reporting.settings import are_seeds_of_one
-from seal_lightning.reporting.test_files import Matrix, StoredTest, TestResult
-from seal_lightning.reporting.test_tables import comparable, protocol_name
 from seal_lightning.reporting.text import label
 
 MAX_MAPS = 16
@@ -55,7 +55,7 @@ def forgetting_section(runs: Sequence[StoredRun]) -> Section | None:
     return Section(title="Learning one after the other: what is forgotten", blocks=tuple(blocks))
 
 
-def _chart(matrix: Matrix, run: StoredRun, test: StoredTest) -> Chart:
+def _chart(matrix: Matrix, run: StoredRun, test: StoredResult) -> Chart:
     score = SCORES.get(matrix.score, label(matrix.score, 40))
     title = f"{label(matrix.label)}: {score} ({run.name}, {test.path.name})"
     return Chart(
@@ -81,7 +81,7 @@ def _matrix_table(matrix: Matrix, title: str) -> Table:
     return Table(title=title, headings=headings, rows=capped(rows, _MAX_STEPS), note="Mean ± standard error.")
 
 
-def _table(name: str, tests: Sequence[tuple[StoredRun, StoredTest]], score: str, *, pooled: bool) -> Table:
+def _table(name: str, tests: Sequence[tuple[StoredRun, StoredResult]], score: str, *, pooled: bool) -> Table:
     """Before, right after its own step, after the last one; paired place by place."""
     found: dict[Arm, list[tuple[str, list[Estimate | None]]]] = {}
     labels: dict[Arm, str] = {}
@@ -119,7 +119,7 @@ def _over_runs(of_runs: Sequence[Sequence[Estimate | None]]) -> list[Estimate | 
     return [estimate(found) if len(found) == len(of_runs) else None for found in columns]
 
 
-def _changes(test: StoredTest, score: str) -> dict[Arm, list[Estimate | None]]:
+def _changes(test: StoredResult, score: str) -> dict[Arm, list[Estimate | None]]:
     """By arm that adapts: the three means, the two paired changes, and what is retained."""
     by_arm: dict[Arm, list[TestResult]] = {}
     for result in test.results:
@@ -133,7 +133,7 @@ def _changes(test: StoredTest, score: str) -> dict[Arm, list[Estimate | None]]:
     return changes
 
 
-def _courses(results: Sequence[TestResult], score: str) -> list[Course]:
+def _courses(results: Sequence[TestResult], score: str) -> list[ForgettingCurve]:
     """One for each place of each sequence. The step that was about it is the first after which it counts as learned."""
     cells = cluster_means(
         ((result.sequence, result.place, result.step), value)
@@ -155,7 +155,7 @@ def _courses(results: Sequence[TestResult], score: str) -> list[Course]:
             followed = last > own
             just_before = at.get(own - 1) if own > 1 else None
             courses.append(
-                Course(
+                ForgettingCurve(
                     sequence=sequence,
                     task=task_ids[sequence, place],
                     is_first=own == 1,
@@ -169,7 +169,7 @@ def _courses(results: Sequence[TestResult], score: str) -> list[Course]:
     return courses
 
 
-def _scores_and_changes(courses: Sequence[Course]) -> Iterator[list[tuple[Hashable, float]]]:
+def _scores_and_changes(courses: Sequence[ForgettingCurve]) -> Iterator[list[tuple[Hashable, float]]]:
     yield [(course.sequence, course.before) for course in courses]
     yield [(course.sequence, course.own) for course in courses]
     yield [(course.sequence, course.last) for course in courses]
@@ -177,7 +177,7 @@ def _scores_and_changes(courses: Sequence[Course]) -> Iterator[list[tuple[Hashab
     yield [(course.sequence, course.last - course.own) for course in courses if course.followed]
 
 
-def _retained(courses: Sequence[Course], score: str) -> list[Estimate | None]:
+def _retained(courses: Sequence[ForgettingCurve], score: str) -> list[Estimate | None]:
     """Of log-probabilities; a share of an accuracy's gain says little where most answers are wrong."""
     found = retention(courses) if score == "log_prob" else None
     if found is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from seal_lightning.reporting.blocks import Block, Chart, Folded, Paragraph, Report, SideBySide, Table
+from seal_lightning.reporting.blocks import Block, Chart, Columns, Folded, Paragraph, Report, Table
 from seal_lightning.reporting.text import escaped_unseen
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~!$&])")
@@ -36,7 +36,7 @@ def _lines(block: Block) -> Iterator[str]:
         )
         if block.numbers is not None:
             yield from _table(block.numbers, with_title=False)
-    elif isinstance(block, SideBySide):
+    elif isinstance(block, Columns):
         yield from (f"### {escaped(block.title)}", "")
         for column in block.columns:
             yield from (f"**{escaped(column.heading)}**", "", *_fenced(column.text), "")

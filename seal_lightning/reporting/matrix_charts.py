@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 
 from seal_lightning.reporting.charts import new_figure, picture
-from seal_lightning.reporting.test_files import Matrix
+from seal_lightning.reporting.result_files import Matrix
 from seal_lightning.reporting.text import label
 
 SCORES = {"accuracy": "accuracy", "log_prob": "log-prob (nats)"}

@@ -10,8 +10,8 @@ from seal_lightning.core import QuestionScore, VerdictStatus
 from seal_lightning.core.errors import RunError, shown
 from seal_lightning.core.estimates import Estimate, cluster_means, estimate
 from seal_lightning.core.seeds import derive_seed
+from seal_lightning.reporting.result_files import SINGLE_PASSAGE, Protocol, StoredResult, TestResult
 from seal_lightning.reporting.sign_flips import FlipTest, sign_flip_test
-from seal_lightning.reporting.test_files import SINGLE_PASSAGE, Protocol, StoredTest, TestResult
 from seal_lightning.reporting.text import label
 
 SIGNIFICANT = 0.05
@@ -85,7 +85,7 @@ class Comparison:
         return self.test.p_value < SIGNIFICANT
 
 
-def chosen_side(test: StoredTest, condition: str, round_index: int | None, name: str | None, score: str) -> Side:
+def chosen_side(test: StoredResult, condition: str, round_index: int | None, name: str | None, score: str) -> Side:
     """The results of one condition, after the last step at which each task was examined.
 
     Args:

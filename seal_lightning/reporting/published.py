@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from seal_lightning.reporting.blocks import Block, Paragraph, Section, Table
+from seal_lightning.reporting.result_files import SINGLE_PASSAGE
 from seal_lightning.reporting.runs import StoredRun
 from seal_lightning.reporting.settings import domain_of
-from seal_lightning.reporting.test_files import SINGLE_PASSAGE
 
 KNOWLEDGE = "seal_lightning.domains.knowledge."
 ARC = "seal_lightning.domains.arc."

@@ -9,10 +9,10 @@ from seal_lightning.reporting.costs import costs_section
 from seal_lightning.reporting.edits import held_out_edits_section, training_edits_section
 from seal_lightning.reporting.forgetting import forgetting_section
 from seal_lightning.reporting.published import published_section
+from seal_lightning.reporting.result_tables import results_section
 from seal_lightning.reporting.rewards import rewards_section
 from seal_lightning.reporting.runs import StoredRun
 from seal_lightning.reporting.settings import are_seeds_of_one, settings_section
-from seal_lightning.reporting.test_tables import results_section
 
 
 def make_report(runs: Sequence[StoredRun]) -> Report:

@@ -12,7 +12,7 @@ from seal_lightning.core import Attempt, AttemptStatus, BufferRow, Prompt, RankP
 from seal_lightning.core.bounds import mean
 from seal_lightning.core.errors import RunError
 from seal_lightning.core.estimates import Estimate, clustered
-from seal_lightning.reporting.test_files import StoredTest, read_test, test_files
+from seal_lightning.reporting.result_files import StoredResult, read_result, test_files
 from seal_lightning.storage.attempt_store import journals
 from seal_lightning.storage.json_records import RecordFile
 from seal_lightning.storage.run_dir import RunDir
@@ -126,7 +126,7 @@ class StoredRun:
     settings: dict[str, Any]
     """Its configuration; empty where there is none."""
     rounds: tuple[Round, ...]
-    tests: tuple[StoredTest, ...]
+    tests: tuple[StoredResult, ...]
     """Oldest first."""
     num_older_tests: int = 0
     """Results files that were left out."""
@@ -158,7 +158,7 @@ def read_run(run: RunDir, name: str) -> StoredRun:
         name=name,
         settings=run.settings() if run.config.exists() else {},
         rounds=tuple(found for found in rounds if found.attempts),
-        tests=tuple(map(read_test, files[-MAX_TESTS:])),
+        tests=tuple(map(read_result, files[-MAX_TESTS:])),
         num_older_tests=max(0, len(files) - MAX_TESTS),
     )
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args
 
 from lightning.pytorch import LightningModule
 
-from seal_lightning.attempts import Attempting
+from seal_lightning.attempts import AttemptRunner
 from seal_lightning.core import Attempt, AttemptStatus, Measurement
 from seal_lightning.core.errors import ConfigError
 from seal_lightning.core.interfaces import AnyDomain, Engine, InnerLoop, Writer
@@ -32,14 +32,14 @@ from seal_lightning.training.policy import Policy
 T = TypeVar("T")
 
 
-class HeldOutSteps(LightningModule):
+class EvaluationSteps(LightningModule):
     """The half of :class:`SealModule` that measures; its attributes are set there."""
 
     domain: AnyDomain
     engine: Engine
     inner_loop: InnerLoop
-    attempting: Attempting
-    attempting_held_out: Attempting
+    attempting: AttemptRunner
+    attempting_held_out: AttemptRunner
     """The same without the E-step's exploration."""
     learner: LanguageModel
     protocol: Protocol

@@ -16,8 +16,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loops.loop import _Loop
 from lightning.pytorch.loops.progress import _Progress
 
-from seal_lightning.attempts import Attempting, Computed, InBackground
-from seal_lightning.attempts.further_exams import SetExam
+from seal_lightning.attempts import AttemptRunner, BackgroundStage, Computed
+from seal_lightning.attempts.auxiliary_exams import SetExam
 from seal_lightning.core import Attempt, ExamScores, SelfEdit, Task
 from seal_lightning.core.errors import RankLost, RunError, StopRequested
 from seal_lightning.core.seeds import attempt_id
@@ -60,7 +60,7 @@ class SelfEditLoop(_Loop):
     def __init__(
         self,
         trainer: Trainer,
-        attempting: Attempting,
+        attempting: AttemptRunner,
         num_edits: int,
         num_repeats: int,
         candidates_per_call: int,
@@ -82,7 +82,7 @@ class SelfEditLoop(_Loop):
         self.tells_stored = True
         """Whether this rank speaks for what was stored before this launch, when attempts are gathered."""
         self._work: SharedWork = None  # type: ignore[assignment]  # made when the ranks have met
-        self._judging: tuple[InBackground[list[Attempt]], Callable[[list[Attempt]], None]] | None = None
+        self._judging: tuple[BackgroundStage[list[Attempt]], Callable[[list[Attempt]], None]] | None = None
         """A chunk that is judged while the next one is adapted, and what is to be done with its attempts."""
 
     def attach(self) -> None:
@@ -267,7 +267,7 @@ class SelfEditLoop(_Loop):
                     on_attempt(stored)
 
         if self.attempting.judges_in_background:
-            self._judging = InBackground(lambda: self.attempting.judged(computed)), store
+            self._judging = BackgroundStage(lambda: self.attempting.judged(computed)), store
         else:
             with self.attempting.time_split.spent("judge"):
                 attempts = self.attempting.judged(computed)

@@ -13,17 +13,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from seal_lightning.attempts import Attempting
+from seal_lightning.attempts import AttemptRunner
 from seal_lightning.core import AdapterSpec, Attempt, OptimizerSpec, SamplingSpec
 from seal_lightning.core.errors import ConfigError, RunError
 from seal_lightning.core.interfaces import Domain, Engine, Grader, InnerLoop, Reward, Writer
 from seal_lightning.core.random_state import random_state, restore_random_state
 from seal_lightning.distributed.coordination import gather_objects
 from seal_lightning.evaluation.conditions import ConditionName
-from seal_lightning.evaluation.exams import MeasurementName, measurements
 from seal_lightning.evaluation.held_out import check_conditions
 from seal_lightning.evaluation.matrix import MatrixEstimate
 from seal_lightning.evaluation.protocols import Protocol, SinglePassage
+from seal_lightning.evaluation.unadapted_exams import MeasurementName, measurements
 from seal_lightning.generation import PolicyWriter, TransformersEngine
 from seal_lightning.inner_loop import BatchedInnerLoop
 from seal_lightning.models.language_model import LanguageModel
@@ -31,7 +31,7 @@ from seal_lightning.models.pretrained import Pretrained
 from seal_lightning.scoring.graders import LocalRules
 from seal_lightning.scoring.rewards import LikelihoodReward
 from seal_lightning.training.batches import RowBatch, TaskBatch
-from seal_lightning.training.evaluation_steps import HeldOutSteps
+from seal_lightning.training.evaluation_steps import EvaluationSteps
 from seal_lightning.training.hooks import seal_callbacks
 from seal_lightning.training.loop import SelfEditLoop, restart_e_step
 from seal_lightning.training.m_step import take_step
@@ -42,7 +42,7 @@ from seal_lightning.training.sharded_strategy import spread
 POLICY_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-class SealModule(HeldOutSteps):
+class SealModule(EvaluationSteps):
     """SEAL with a ReST-EM outer loop (§3.1, algorithm 1). Defaults are the paper's for knowledge incorporation.
 
     Args:
@@ -192,7 +192,7 @@ class SealModule(HeldOutSteps):
             learner_engine.bind(self.learner)
         self.inner_loop.bind(self.learner)
         self.writer = PolicyWriter(self.domain, self.engine, self.sampling, self.edit_retries)
-        self.attempting = Attempting(
+        self.attempting = AttemptRunner(
             domain=self.domain,
             writer=self.writer,
             engine=learner_engine,

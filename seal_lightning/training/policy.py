@@ -25,9 +25,9 @@ from seal_lightning.models.language_model import LanguageModel
 from seal_lightning.models.lora import (
     LoraAdapter,
     applied,
+    attach_unmerged,
     init_adapter,
     joined,
-    put_beside,
     save_adapter,
     takes_additions,
     target_modules,
@@ -229,7 +229,7 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def _restore_base(self) -> None:
-        put_beside(self.model, {})
+        attach_unmerged(self.model, {})
         added_to = [name for name in self.module_names if takes_additions(self.model.get_submodule(name))]
         if added_to:
             base: LanguageModel = self.pretrained.load()

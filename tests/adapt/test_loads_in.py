@@ -15,8 +15,8 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from seal_lightning.adapt.combining import Weighted, combine
 from seal_lightning.adapt.folder import AdaptedFolder
+from seal_lightning.adapt.merging import Weighted, combine
 from seal_lightning.core import AdapterSpec
 from seal_lightning.generation.vllm.adapters import LORA_RANKS
 from seal_lightning.models.language_model import LanguageModel

@@ -11,7 +11,7 @@ import pytest
 from fakes import ToyDomain, ToyTask, ToyTasks
 from lightning.pytorch import Trainer
 
-from seal_lightning.attempts import Attempting, InBackground
+from seal_lightning.attempts import AttemptRunner, BackgroundStage
 from seal_lightning.core import (
     AnsweredQuestion,
     Attempt,
@@ -106,7 +106,9 @@ def e_step(loop: SelfEditLoop, num_batches: int = 2) -> list[Attempt]:
     return told
 
 
-def watched(attempting: Attempting, events: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[int, threading.Event]:
+def watched(
+    attempting: AttemptRunner, events: list[str], monkeypatch: pytest.MonkeyPatch
+) -> dict[int, threading.Event]:
     """Notes each adaptation; the events are set when it begins."""
     begun = {i: threading.Event() for i in range(9)}
     adapt, calls = attempting.inner_loop.adapt, iter(range(9))
@@ -206,7 +208,7 @@ def test_an_error_of_the_model_keeps_what_was_being_judged(make, monkeypatch: py
 
 def test_a_stop_does_not_wait_for_the_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     never, stopped = threading.Event(), threading.Event()
-    asked = InBackground(lambda: never.wait(WAIT_S))
+    asked = BackgroundStage(lambda: never.wait(WAIT_S))
 
     def stop() -> None:
         stopped.set()

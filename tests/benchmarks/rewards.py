@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torchmetrics.functional import spearman_corrcoef
 
-from seal_lightning.attempts import Attempting
+from seal_lightning.attempts import AttemptRunner
 from seal_lightning.core import AdapterSpec, Attempt, OptimizerSpec, SamplingSpec, SelfEdit, Task
 from seal_lightning.core.estimates import estimate, shown_estimate
 from seal_lightning.core.interfaces import Reward
@@ -93,7 +93,7 @@ class Benchmark:
     def measured(self, name: str) -> tuple[dict[str, float], list[Attempt]]:
         """Seconds by part, and the attempts."""
         own = self.module.attempting
-        attempting = Attempting(
+        attempting = AttemptRunner(
             domain=own.domain,
             writer=own.writer,
             engine=own.engine,
@@ -175,7 +175,7 @@ def main() -> None:
         f"{len(benchmark.edits)} edits of {len(benchmark.tasks)} passages, written in {benchmark.writing_seconds:.1f} s"
     )
     print(f"{options.model}: {edits}\n\n{table(found)}")
-    asked = {e.task_id: e.further_exams["own questions"].questions for e in attempts["own questions"]}
+    asked = {e.task_id: e.auxiliary_exams["own questions"].questions for e in attempts["own questions"]}
     print("\nown questions a passage:", [len(questions) for questions in asked.values()])
     if options.json:
         options.json.write_text(json.dumps({"rewards": found, "questions": asked, "edits": _texts(benchmark.edits)}))

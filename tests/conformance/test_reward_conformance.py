@@ -13,8 +13,8 @@ from implementations import implementations
 from seal_lightning.core import (
     Attempt,
     AttemptStatus,
+    AuxiliaryExam,
     ExamScores,
-    FurtherExam,
     Judgement,
     JudgeQuestion,
     Measurement,
@@ -124,9 +124,9 @@ def asked_for(reward: Reward) -> frozenset[Measurement]:
 
 def score(reward: Reward, tried: Attempt) -> RewardScore:
     """With all further exams that it asks for gone as the task's own, and the edit rated."""
-    further = {name: FurtherExam(before=tried.before, after=tried.after) for name in reward.examiners}
+    further = {name: AuxiliaryExam(before=tried.before, after=tried.after) for name in reward.examiners}
     ratings = {name: Rating(marks=dict.fromkeys(rater.criteria, 3.0)) for name, rater in reward.raters.items()}  # type: ignore[attr-defined]
-    return reward.score(replace(tried, further_exams=further, ratings=ratings))
+    return reward.score(replace(tried, auxiliary_exams=further, ratings=ratings))
 
 
 def exam(right: int, of: int, log_prob: float | None, measured: frozenset[Measurement]) -> ExamScores:
@@ -193,9 +193,9 @@ def test_what_measures_for_it_is_the_same_each_time(reward: Reward) -> None:
         assert all(named[name] is again[name] for name in named)
 
 
-@pytest.mark.parametrize("without", ["further_exams", "ratings"])
+@pytest.mark.parametrize("without", ["auxiliary_exams", "ratings"])
 def test_none_without_what_others_measure(reward: Reward, without: str) -> None:
-    asked = reward.examiners if without == "further_exams" else reward.raters
+    asked = reward.examiners if without == "auxiliary_exams" else reward.raters
     scored = reward.score(attempt(exam(1, 4, -3.0, ALL), exam(3, 4, -1.0, ALL)))
     assert_plain(scored)
     assert (scored.value is None) == bool(reward.examiners or reward.raters)

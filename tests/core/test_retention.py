@@ -7,7 +7,7 @@ import math
 import pytest
 
 from seal_lightning.core.estimates import Estimate, ratio_of_sums
-from seal_lightning.core.forgetting_curve import Course, retention
+from seal_lightning.core.forgetting_curve import ForgettingCurve, retention
 
 
 def course(
@@ -17,8 +17,8 @@ def course(
     followed: bool = True,
     just_before: float | None = None,
     task: str | None = None,
-) -> Course:
-    return Course(
+) -> ForgettingCurve:
+    return ForgettingCurve(
         sequence=sequence,
         task=task or object(),
         before=-5.0,
@@ -64,7 +64,7 @@ def test_before_their_own_step_tasks_were_not_examined() -> None:
 
 
 def test_sequences_that_share_tasks_are_not_learned_apart() -> None:
-    def courses(shared: bool) -> list[Course]:
+    def courses(shared: bool) -> list[ForgettingCurve]:
         gains = {"a": 3.5, "b": 4.0, "c": 3.0}
         return [
             course(n, own=-5 + gain, last=-5 + gain / 2 + (0.5 if name == "a" else 0.0), task=name if shared else None)

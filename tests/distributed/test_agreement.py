@@ -15,7 +15,7 @@ from torch.distributed import HashStore
 
 from seal_lightning.core.errors import ConfigError, RankLost
 from seal_lightning.distributed import coordination, interruption, launching, rank_consistency, shared_store
-from seal_lightning.distributed.coordination import Board
+from seal_lightning.distributed.coordination import RankCoordinator
 from seal_lightning.distributed.rank_consistency import (
     RanksDiffer,
     content_digest,
@@ -140,7 +140,7 @@ def test_a_rank_that_computes_has_a_pulse_and_one_that_is_gone_has_none(monkeypa
     boards = []
     for rank in (0, 1):
         monkeypatch.setattr(coordination, "_num_boards", 100)
-        boards.append(Board(rank, 2, 60.0))
+        boards.append(RankCoordinator(rank, 2, 60.0))
     first, second = boards
 
     def watch(seconds: float) -> None:

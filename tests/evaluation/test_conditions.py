@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fakes import ToyDomain, ToyTask, ToyTasks
 
-from seal_lightning.attempts import Attempting
+from seal_lightning.attempts import AttemptRunner
 from seal_lightning.core import (
     AdaptationPlan,
     Adapted,
@@ -109,7 +109,7 @@ def evaluation(
     domain: ToyDomain | None = None, writer: Writer | None = None, **settings: Any
 ) -> tuple[Evaluation, Loop]:
     loop = Loop()
-    attempting = Attempting(
+    attempting = AttemptRunner(
         domain=domain or ToyDomain(),
         writer=writer or Edits(),
         engine=Engine(),  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fakes import ToyDomain, ToyTasks, weights_hash
 
-from seal_lightning.attempts import Attempting
+from seal_lightning.attempts import AttemptRunner
 from seal_lightning.core import (
     Adapted,
     AdapterSpec,
@@ -72,7 +72,7 @@ def evaluation(
     engine.bind(language_model)
     loop.bind(language_model)
     domain = ToyDomain(AdapterSpec(rank=2, alpha=4.0), OPTIMIZER)
-    attempting = Attempting(
+    attempting = AttemptRunner(
         domain=domain,
         writer=settings.pop("writer", None) or Lines(),
         engine=engine,

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from seal_lightning.callbacks.test_table import cells, markdown
+from seal_lightning.callbacks.results_table import cells, markdown
 from seal_lightning.core import ConditionNames, ExamScores, QuestionScore, Verdict, VerdictStatus
 from seal_lightning.core.estimates import estimate
 from seal_lightning.evaluation import Condition, ConditionResult, condition_table

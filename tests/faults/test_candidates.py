@@ -13,8 +13,8 @@ import torch
 from fakes import ToyDomain, ToyTasks, weights_hash
 from lightning.pytorch import Trainer
 
-from seal_lightning.attempts import Attempting
-from seal_lightning.attempts.exams import verdicts_on
+from seal_lightning.attempts import AttemptRunner
+from seal_lightning.attempts.exam_runner import verdicts_on
 from seal_lightning.callbacks.rest_em_buffer import group_candidates
 from seal_lightning.callbacks.round_report import round_metrics, round_summary
 from seal_lightning.core import (
@@ -73,7 +73,7 @@ def module(tiny_folder: Path) -> SealModule:
     return module
 
 
-def trials(attempting: Attempting, *texts: str) -> list[Trial]:
+def trials(attempting: AttemptRunner, *texts: str) -> list[Trial]:
     task = ToyTasks(1).load()[0]
     edits = [SelfEdit(task_id=task.task_id, edit_index=i, text=text) for i, text in enumerate(texts)]
     return [attempting.trial(task, edit, 0, 0) for edit in edits]
@@ -165,7 +165,7 @@ def test_a_nan_is_never_saved(module: SealModule, tmp_path: Path) -> None:
 
 
 def test_an_exam_that_fits_alone_is_examined_alone(tiny: LanguageModel, module: SealModule) -> None:
-    attempting: Attempting = module.attempting
+    attempting: AttemptRunner = module.attempting
     calls: list[int] = []
     score = module.engine.score
 

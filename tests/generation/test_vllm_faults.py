@@ -19,7 +19,7 @@ from test_vllm_engine import COMPLETE, LOAD, UNLOAD, adapters_of, asked, engine_
 from seal_lightning.cli.main import main
 from seal_lightning.core.errors import ConfigError, RunError, StopRequested
 from seal_lightning.distributed import interruption
-from seal_lightning.distributed.coordination import Board
+from seal_lightning.distributed.coordination import RankCoordinator
 from seal_lightning.generation import VllmEngine
 from seal_lightning.models.language_model import LanguageModel
 from seal_lightning.models.pretrained import Pretrained
@@ -175,7 +175,7 @@ def test_a_stop_of_the_run_is_heard_while_the_server_writes(server: CompletionsS
     adapter = adapters_of(tiny)[0]
     engine.generate(asked([None])[0][:1])
     server.faults[COMPLETE] = [lambda body: time.sleep(3)]  # type: ignore[func-returns-value, list-item]
-    interruption.begin(Board(0, 1, 1.0))
+    interruption.begin(RankCoordinator(0, 1, 1.0))
     interruption.listen()
     try:
         timer = threading.Timer(0.4, lambda: signal.raise_signal(signal.SIGTERM))

@@ -28,7 +28,7 @@ from seal_lightning.core import (
 from seal_lightning.core.errors import ConfigError
 from seal_lightning.inner_loop import BatchedInnerLoop
 from seal_lightning.inner_loop.adapter_run import AdapterRun
-from seal_lightning.inner_loop.side_by_side import SideBySide
+from seal_lightning.inner_loop.side_by_side import ConcurrentAdapters
 from seal_lightning.inner_loop.tokenizing import tokenize
 from seal_lightning.models.language_model import LanguageModel
 from seal_lightning.models.lora import LoraAdapter
@@ -518,15 +518,15 @@ def test_a_backward_pass_that_was_cut_short_leaves_nothing_behind(
     """Memory runs out when gradients were added already: the step starts anew from zero."""
     expected = inner_loop(tiny64).adapt(ragged_plans(), [1, 2, 3, 4, 5])
     failures = iter([False, True, False, False, True])
-    work = SideBySide._forward_backward
+    work = ConcurrentAdapters._forward_backward
 
-    def cut_short(self: SideBySide, turns: Any) -> list[Tensor]:
+    def cut_short(self: ConcurrentAdapters, turns: Any) -> list[Tensor]:
         losses = work(self, turns)
         if next(failures, False):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return losses
 
-    monkeypatch.setattr(SideBySide, "_forward_backward", cut_short)
+    monkeypatch.setattr(ConcurrentAdapters, "_forward_backward", cut_short)
     results = inner_loop(tiny64).adapt(ragged_plans(), [1, 2, 3, 4, 5])
     assert max(error(a, b) for a, b in zip(results, expected, strict=True)) <= 1e-12
 

@@ -10,7 +10,7 @@ import torch
 from fakes import ToyDomain, ToyTasks, weights_hash
 from torch.nn import functional as F
 
-from seal_lightning.attempts import Attempting
+from seal_lightning.attempts import AttemptRunner
 from seal_lightning.core import (
     AdaptationPlan,
     Adapted,
@@ -151,7 +151,7 @@ def test_exams_of_whole_models_are_sat_while_they_are_installed(tiny64: Language
     engine.bind(tiny64)
     loop.bind(tiny64)
     domain = ToyDomain()
-    attempting = Attempting(
+    attempting = AttemptRunner(
         domain=domain,
         writer=PolicyWriter(domain, engine, SamplingSpec(max_new_tokens=4)),
         engine=engine,

@@ -8,7 +8,7 @@ import pytest
 from fakes import tiny_tokenizer
 
 from seal_lightning.core.errors import ModelError
-from seal_lightning.models.chat_template import ChatFrames
+from seal_lightning.models.chat_template import ChatTemplate
 
 CHATML = (
     "{% if messages[0]['role'] != 'system' %}<|system|>\nYou are kind.<|end|>\n{% endif %}"
@@ -18,13 +18,13 @@ CHATML = (
 ROLES = ("user", "assistant", "user")
 
 
-def frames_of(template: str | None) -> ChatFrames:
+def frames_of(template: str | None) -> ChatTemplate:
     tokenizer: Any = tiny_tokenizer()
     tokenizer.chat_template = template
-    return ChatFrames(tokenizer)
+    return ChatTemplate(tokenizer)
 
 
-def written(frames: ChatFrames, roles: tuple[str, ...], contents: tuple[str, ...], answer_next: bool) -> str:
+def written(frames: ChatTemplate, roles: tuple[str, ...], contents: tuple[str, ...], answer_next: bool) -> str:
     frame = frames.frame(roles, answer_next=answer_next)
     pieces = [frame.content(i, content) + frame.texts[i + 1] for i, content in enumerate(contents)]
     return frame.texts[0] + "".join(pieces)

@@ -11,14 +11,14 @@ from reporting.stored_runs import continual, question, result, results_file, wri
 
 from seal_lightning.core.errors import RunError
 from seal_lightning.reporting.paired import Comparison, Side, chosen_side, compared
-from seal_lightning.reporting.test_files import read_test
+from seal_lightning.reporting.result_files import read_result
 
 
 def side(
     path: Path, results: Sequence[Any], score: str = "log_prob", condition: str = "self_edit", **more: Any
 ) -> Side:
     number = len(list(path.glob("results/*")))
-    test = read_test(write_test(path, results_file(results, **more), f"test-{number}"))
+    test = read_result(write_test(path, results_file(results, **more), f"test-{number}"))
     return chosen_side(test, condition, None, None, score)
 
 
@@ -69,7 +69,7 @@ def test_the_last_round_and_the_last_step_are_taken(tmp_path: Path) -> None:
     rounds = [one("t", -9.0), one("t", -1.0) | {"round": 2}]
     chosen = side(tmp_path, rounds)
     assert (chosen.round, chosen.scores) == (2, {("t", "q0"): -1.0})
-    test = read_test(write_test(tmp_path, continual(), "test-9"))
+    test = read_result(write_test(tmp_path, continual(), "test-9"))
     scores = chosen_side(test, "self_edit", None, None, "log_prob").scores
     assert [scores[f"task-0-{place}", "q"] for place in range(3)] == [-2.5, -2.25, -2.0]
 
@@ -111,7 +111,7 @@ def test_the_same_id_with_another_question_is_no_common_one(tmp_path: Path) -> N
 
 
 def test_what_is_not_there_is_told(tmp_path: Path) -> None:
-    test = read_test(
+    test = read_result(
         write_test(tmp_path, results_file([one("t", -1.0), one("t", -1.0, name="x", condition="other_writer")]))
     )
     with pytest.raises(RunError, match=r"no results of without_edit; it has self_edit \(round 1\), other_writer"):
@@ -120,7 +120,7 @@ def test_what_is_not_there_is_told(tmp_path: Path) -> None:
         chosen_side(test, "self_edit", 7, None, "log_prob")
     assert chosen_side(test, "other_writer", None, None, "log_prob").name == "x"
     both = [one("t", -1.0, name=name, condition="other_writer") for name in ("x", "y")]
-    test = read_test(write_test(tmp_path, results_file(both), "test-2"))
+    test = read_result(write_test(tmp_path, results_file(both), "test-2"))
     with pytest.raises(RunError, match="say which with --name"):
         chosen_side(test, "other_writer", None, None, "log_prob")
     assert chosen_side(test, "other_writer", None, "y", "log_prob").name == "y"

@@ -28,7 +28,7 @@ from reporting.stored_runs import (
 )
 
 from seal_lightning.core import RankPhase
-from seal_lightning.reporting.blocks import Block, Chart, Paragraph, Report, SideBySide, Table
+from seal_lightning.reporting.blocks import Block, Chart, Columns, Paragraph, Report, Table
 from seal_lightning.reporting.forgetting import forgetting_section
 from seal_lightning.reporting.markdown import markdown_text
 from seal_lightning.reporting.page import html_page
@@ -135,7 +135,7 @@ def test_best_and_worst_of_a_task_stand_side_by_side(tmp_path: Path) -> None:
     failed_one = [attempt("bad", 0, 0, 5.0), attempt("bad", 0, 0, None, repeat=1), attempt("bad", 1, 0, 0.0)]
     write_round(run, 0, [*near, *far, *failed_one], [("far", 0)])
     stored = replace(read(run), contexts={"far": "Passage of far."})
-    pairs = [block for block in blocks_of(make_report([stored])) if isinstance(block, SideBySide)]
+    pairs = [block for block in blocks_of(make_report([stored])) if isinstance(block, Columns)]
     assert [pair.title for pair in pairs] == ["run, round 0: far", "run, round 0: near"]
     assert [column.text for column in pairs[0].columns] == ["Passage of far.", "far edit 0", "far edit 2"]
     assert pairs[0].columns[1].heading == "Best of 3: edit 0, reward 0.0000, kept for the M-step"
@@ -146,13 +146,13 @@ def test_without_its_data_a_run_shows_the_prompts_of_kept_edits(tmp_path: Path) 
     stored = replace(read(write_run(tmp_path / "run")), missing_contexts="there is no disk")
     blocks = blocks_of(make_report([stored]))
     assert any(isinstance(b, Paragraph) and "because there is no disk" in b.text for b in blocks)
-    first = next(b for b in blocks if isinstance(b, SideBySide))
+    first = next(b for b in blocks if isinstance(b, Columns))
     assert (first.columns[0].heading, first.columns[0].text) == ("The prompt", "Prompt of maud")
 
 
 def test_held_out_edits_with_their_gain_and_answers(tmp_path: Path) -> None:
     pairs = [
-        b for b in blocks_of(make_report([read(write_run(tmp_path / "run"))])) if isinstance(b, SideBySide) and b.below
+        b for b in blocks_of(make_report([read(write_run(tmp_path / "run"))])) if isinstance(b, Columns) and b.below
     ]
     assert len(pairs) == 4
     assert pairs[0].title == "run, single passage: olga (among the most gained, gain +1.000 nats)"

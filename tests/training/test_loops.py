@@ -7,7 +7,7 @@ import pytest
 from fakes import ToyDomain, ToyTasks
 from lightning.pytorch import Trainer
 
-from seal_lightning.attempts import Attempting
+from seal_lightning.attempts import AttemptRunner
 from seal_lightning.core import Attempt, OptimizerSpec, SamplingSpec
 from seal_lightning.models.pretrained import Pretrained
 from seal_lightning.scoring.graders import LocalRules
@@ -22,7 +22,7 @@ def trainer() -> Trainer:
 
 
 @pytest.fixture
-def attempting(tiny_folder: Path) -> Attempting:
+def attempting(tiny_folder: Path) -> AttemptRunner:
     module = SealModule(
         domain=ToyDomain(optimizer=OptimizerSpec(num_epochs=1)),
         pretrained=Pretrained(source=str(tiny_folder), dtype="float64"),
@@ -33,7 +33,7 @@ def attempting(tiny_folder: Path) -> Attempting:
     return module.attempting
 
 
-def test_progress_is_saved_and_restored_with_the_trainers_loops(attempting: Attempting) -> None:
+def test_progress_is_saved_and_restored_with_the_trainers_loops(attempting: AttemptRunner) -> None:
     first = trainer()
     loop = SelfEditLoop(first, attempting, num_edits=2, num_repeats=1, candidates_per_call=1)
     loop.attach()
@@ -48,7 +48,7 @@ def test_progress_is_saved_and_restored_with_the_trainers_loops(attempting: Atte
     assert other.attempt_progress.total.completed == 2
 
 
-def test_no_rank_waits_for_rank_0_before_a_batch(attempting: Attempting) -> None:
+def test_no_rank_waits_for_rank_0_before_a_batch(attempting: AttemptRunner) -> None:
     """Lightning 2.6.6 has a broadcast there; where it is gone or has another name, loops.py must say so no more."""
     lightning = trainer()
     assert callable(type(lightning.fit_loop.epoch_loop)._broadcast_sigterm_tensor)
@@ -57,7 +57,7 @@ def test_no_rank_waits_for_rank_0_before_a_batch(attempting: Attempting) -> None
     assert "_broadcast_sigterm_tensor" in vars(lightning.fit_loop.epoch_loop)
 
 
-def test_what_is_stored_is_not_tried_again(attempting: Attempting) -> None:
+def test_what_is_stored_is_not_tried_again(attempting: AttemptRunner) -> None:
     tried: list[Attempt] = []
     loop = SelfEditLoop(trainer(), attempting, num_edits=2, num_repeats=2, candidates_per_call=3)
     tasks = ToyTasks(2).load()
@@ -74,7 +74,7 @@ def test_what_is_stored_is_not_tried_again(attempting: Attempting) -> None:
     assert {a.edit.seed for a in tried[:8]}.isdisjoint({a.edit.seed for a in tried[8:]})
 
 
-def test_a_stored_edit_is_the_edit_of_its_other_repeats(attempting: Attempting) -> None:
+def test_a_stored_edit_is_the_edit_of_its_other_repeats(attempting: AttemptRunner) -> None:
     """A resume may sample in batches of another composition; what was tried stays what is tried."""
     first = SelfEditLoop(trainer(), attempting, num_edits=1, num_repeats=1, candidates_per_call=1)
     tried: list[Attempt] = []
@@ -118,7 +118,7 @@ def test_trainer_only_checkpoints_are_left_alone() -> None:
     restart_e_step({})
 
 
-def test_a_chunk_that_was_cut_short_is_made_again_as_a_whole(attempting: Attempting) -> None:
+def test_a_chunk_that_was_cut_short_is_made_again_as_a_whole(attempting: AttemptRunner) -> None:
     """What is computed beside what moves roundings: only so are the missing attempts the same to the last bit."""
     tasks, made = ToyTasks(2).load(), []
     loop = SelfEditLoop(trainer(), attempting, num_edits=2, num_repeats=1, candidates_per_call=3)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from seal_lightning.adapt.adapting import Incorporation, Material, earlier_exams
+from seal_lightning.adapt.adapting import AdaptPipeline, Material, earlier_exams
 from seal_lightning.adapt.configuration import Configuration, configured, with_protocol
 from seal_lightning.adapt.estimate import WorkAhead, measured_rates
 from seal_lightning.adapt.folder import AdaptedFolder
@@ -96,7 +96,7 @@ def _adapt(
         atomic_files.remove_leftovers(folder.path)
         with closing(work), TerminalProgress(console) as progress:
             work.begin(job)
-            Incorporation(
+            AdaptPipeline(
                 configuration=configuration,
                 material=material,
                 folder=folder,

@@ -106,9 +106,9 @@ def _compare(args: Sequence[str]) -> int:
 
 def _updates(paths: Sequence[str], trust_remote_code: bool) -> list[dict[str, object]]:
     _silence()
-    from seal_lightning.adapt.alikeness import alike_updates
+    from seal_lightning.adapt.similarity import similar_updates
 
-    return [asdict(each) for each in alike_updates([AdaptedFolder.named(p) for p in paths], trust_remote_code)]
+    return [asdict(each) for each in similar_updates([AdaptedFolder.named(p) for p in paths], trust_remote_code)]
 
 
 def _merge(args: Sequence[str]) -> int:
@@ -128,7 +128,7 @@ def _merge(args: Sequence[str]) -> int:
     options = parser.parse_args(args)
     require(options.max_rank is None or options.max_rank >= 1, "--max_rank", options.max_rank, "at least 1")
     _silence()
-    from seal_lightning.adapt.combining import combine, weighted
+    from seal_lightning.adapt.merging import combine, weighted
 
     found = combine(
         [weighted(text) for text in options.sources],

@@ -14,7 +14,7 @@ from rich.text import Text
 from seal_lightning.core.bounds import require
 from seal_lightning.core.errors import RunError
 from seal_lightning.reporting.paired import SCORES, SIGNIFICANT, Comparison, Side, as_json, chosen_side, compared, notes
-from seal_lightning.reporting.test_files import StoredTest, read_test, test_files
+from seal_lightning.reporting.result_files import StoredResult, read_result, test_files
 from seal_lightning.reporting.text import label
 from seal_lightning.storage.run_dir import RunDir
 
@@ -70,10 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _newest_test(path: str, what: str) -> StoredTest:
+def _newest_test(path: str, what: str) -> StoredResult:
     """Raises :class:`RunError` where there is none."""
     if Path(path).is_file():
-        return read_test(Path(path))
+        return read_result(Path(path))
     run = RunDir.named(path, what)
     if not run.path.is_dir():
         raise RunError(f"{what}: {run.path} is no run directory and no results file: there is nothing of that name")
@@ -82,7 +82,7 @@ def _newest_test(path: str, what: str) -> StoredTest:
         raise RunError(
             f"{what}: {run.path} has no results: there is no results/test.json. `seal test --run {run.path}` makes them"
         )
-    return read_test(files[-1])
+    return read_result(files[-1])
 
 
 def report_lines(a: Side, b: Side, score: str, found: Comparison) -> Iterator[str]:

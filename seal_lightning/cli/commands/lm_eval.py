@@ -12,8 +12,8 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from rich.text import Text
 
-from seal_lightning.adapt.elsewhere import Elsewhere, table_lines
 from seal_lightning.adapt.folder import AdaptedFolder
+from seal_lightning.adapt.side_effects import Elsewhere, table_lines
 from seal_lightning.core.errors import RunError
 from seal_lightning.reporting.text import label
 from seal_lightning.storage import atomic_files

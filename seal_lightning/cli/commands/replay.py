@@ -81,4 +81,4 @@ def replay(run: RunDir, stored: Attempt) -> Attempt:
 
 def _as_set(stored: Attempt) -> Attempt:
     """The attempt with the questions that were written for it; what was measured is measured again."""
-    return replace(stored, further_exams={n: replace(e, before=None) for n, e in stored.further_exams.items()})
+    return replace(stored, auxiliary_exams={n: replace(e, before=None) for n, e in stored.auxiliary_exams.items()})

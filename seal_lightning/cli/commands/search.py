@@ -32,8 +32,8 @@ from seal_lightning.core import (
 from seal_lightning.core.errors import ConfigError, RunError, shown
 from seal_lightning.core.seeds import derive_seed
 from seal_lightning.evaluation.configurations import Configuration, configurations
-from seal_lightning.evaluation.exams import EVERYTHING
 from seal_lightning.evaluation.steps import inner_seed
+from seal_lightning.evaluation.unadapted_exams import EVERYTHING
 from seal_lightning.storage.attempt_store import AttemptStore
 from seal_lightning.storage.run_dir import RunDir
 from seal_lightning.storage.run_policy import merged_rounds

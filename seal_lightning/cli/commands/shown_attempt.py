@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from seal_lightning.core import Attempt, ExamScores, FurtherExam, QuestionScore
+from seal_lightning.core import Attempt, AuxiliaryExam, ExamScores, QuestionScore
 
 
 def attempt_lines(attempt: Attempt) -> Iterator[str]:
@@ -28,7 +28,7 @@ def attempt_lines(attempt: Attempt) -> Iterator[str]:
     yield f"seconds     {attempt.adapt_seconds:.3f} adapting, {attempt.examine_seconds:.3f} examining"
     yield f"seeds       {attempt.seed} inner loop, {edit.seed} edit"
     yield from _exam_lines(attempt.before, attempt.after)
-    for name, exam in attempt.further_exams.items():
+    for name, exam in attempt.auxiliary_exams.items():
         yield from _further_lines(name, exam)
     for name, rating in attempt.ratings.items():
         marks = ", ".join(f"{criterion} {mark:g}" for criterion, mark in rating.marks.items())
@@ -39,7 +39,7 @@ def attempt_lines(attempt: Attempt) -> Iterator[str]:
     yield from (f"    {line}" for line in edit.text.split("\n"))
 
 
-def _further_lines(name: str, exam: FurtherExam) -> Iterator[str]:
+def _further_lines(name: str, exam: AuxiliaryExam) -> Iterator[str]:
     """An exam that the reward wanted beside the task's own."""
     failure = f": {exam.failure}" if exam.failure is not None else ""
     yield f"exam        {name}{failure}"

@@ -18,14 +18,13 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from seal_lightning.attempts import Attempting
+from seal_lightning.attempts import AttemptRunner
 from seal_lightning.cli.commands.loading import load_run, load_settings, merged_settings
 from seal_lightning.cli.commands.sweep_edits import SOURCES, given_edits
 from seal_lightning.cli.commands.sweep_report import Report
 from seal_lightning.core import Task
 from seal_lightning.core.errors import ConfigError, RunError, shown
 from seal_lightning.core.interfaces import Reward
-from seal_lightning.evaluation.exams import asked_questions
 from seal_lightning.evaluation.sweep_grid import Setting, check_effective, read_grid
 from seal_lightning.evaluation.sweeping import (
     GivenEdit,
@@ -35,6 +34,7 @@ from seal_lightning.evaluation.sweeping import (
     try_out,
     unadapted_scores,
 )
+from seal_lightning.evaluation.unadapted_exams import asked_questions
 from seal_lightning.generation.prompt_lengths import check_prompts_fit
 from seal_lightning.models.lora import target_modules
 from seal_lightning.scoring.rewards import AccuracyReward, LikelihoodReward
@@ -271,10 +271,10 @@ def _reward(score: str, module: SealModule) -> Reward:
     return reward
 
 
-def _attempting(module: SealModule, reward: Reward) -> Attempting:
+def _attempting(module: SealModule, reward: Reward) -> AttemptRunner:
     """The module's one way to try an edit, with the score that is swept for."""
     own = module.attempting
-    return Attempting(
+    return AttemptRunner(
         domain=own.domain,
         writer=own.writer,
         engine=own.engine,

@@ -2,7 +2,7 @@
 
 from seal_lightning.domains.arc.directives import ArcDirectives
 from seal_lightning.domains.arc.domain import ArcDomain
-from seal_lightning.domains.arc.exams import ExamViews
+from seal_lightning.domains.arc.exam_views import ExamViews
 from seal_lightning.domains.arc.grid_text import GridText
 from seal_lightning.domains.arc.grids import Grid, InvalidGrid
 from seal_lightning.domains.arc.named_tasks import NAMED_TASKS

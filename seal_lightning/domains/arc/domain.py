@@ -20,7 +20,7 @@ from seal_lightning.core.errors import ConfigError, MalformedEdit, shown
 from seal_lightning.core.interfaces import Domain
 from seal_lightning.domains.arc.directives import ArcDirectives
 from seal_lightning.domains.arc.edits import LEARNING_RATES, MAX_EPOCHS, SchemaName, edit_schema, read_edit
-from seal_lightning.domains.arc.exams import Exam, ExamViews
+from seal_lightning.domains.arc.exam_views import Exam, ExamViews
 from seal_lightning.domains.arc.grid_text import GridText
 from seal_lightning.domains.arc.prompts import demonstrations_text, edit_prompt, training_sequence
 from seal_lightning.domains.arc.task import ArcTask

@@ -5,8 +5,8 @@ from seal_lightning.domains.knowledge.documents import Documents
 from seal_lightning.domains.knowledge.domain import KnowledgeDomain
 from seal_lightning.domains.knowledge.edit_file import EditFile
 from seal_lightning.domains.knowledge.entigraph import EntiGraph, EntiGraphWording
+from seal_lightning.domains.knowledge.exam_prompts import ExamWording
 from seal_lightning.domains.knowledge.examples import WorkedExample, load_examples
-from seal_lightning.domains.knowledge.exams import ExamWording
 from seal_lightning.domains.knowledge.formats import (
     ChainOfThought,
     Implications,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from seal_lightning.attempts import Attempting
+from seal_lightning.attempts import AttemptRunner
 from seal_lightning.core import AdaptationPlan, Adapter, Task, TrainingSequence
 from seal_lightning.core.errors import ConfigError, shown
 from seal_lightning.core.seeds import derive_seed
@@ -48,7 +48,7 @@ class Mitigation:
     anchors = False
     """Whether it gives a plan its anchor, which there is one of."""
 
-    def bind(self, attempting: Attempting, learner: LanguageModel) -> None:
+    def bind(self, attempting: AttemptRunner, learner: LanguageModel) -> None:
         """Called once, before anything is computed.
 
         Raises :class:`ConfigError` or :class:`DataError` where it cannot work with these.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from seal_lightning.attempts import Attempting
+from seal_lightning.attempts import AttemptRunner
 from seal_lightning.core import Adapter, Task, TrainingSequence
 from seal_lightning.core.interfaces import TaskSource
 from seal_lightning.evaluation.mitigations.base import MergeDecision, Mitigation, Past, Proposal, check
@@ -48,7 +48,7 @@ class MergeGate(Mitigation):
         self.texts = texts
         self._fixed: tuple[TrainingSequence, ...] = ()
 
-    def bind(self, attempting: Attempting, learner: LanguageModel) -> None:
+    def bind(self, attempting: AttemptRunner, learner: LanguageModel) -> None:
         """Read the further texts."""
         self._learner = learner
         self._fixed = context_texts(attempting.domain, self.texts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from seal_lightning.attempts import Attempting
+from seal_lightning.attempts import AttemptRunner
 from seal_lightning.core import AdaptationPlan, AnchorSpec, Task, TrainingSequence
 from seal_lightning.core.errors import ConfigError
 from seal_lightning.core.interfaces import TaskSource
@@ -48,7 +48,7 @@ class KLAnchor(Mitigation):
         self.batch_size = batch_size
         self._fixed: tuple[TrainingSequence, ...] = ()
 
-    def bind(self, attempting: Attempting, learner: LanguageModel) -> None:
+    def bind(self, attempting: AttemptRunner, learner: LanguageModel) -> None:
         """Read the fixed texts. Raises :class:`ConfigError` for an inner loop or a model that knows no anchor."""
         if not attempting.inner_loop.uses_anchor:
             raise ConfigError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from seal_lightning.attempts import Attempting
+from seal_lightning.attempts import AttemptRunner
 from seal_lightning.evaluation.mitigations.base import Mitigation, Past, Proposal, check
 from seal_lightning.inner_loop.updates import scaled, truncated
 from seal_lightning.models.language_model import LanguageModel
@@ -21,7 +21,7 @@ class ScaledMerge(Mitigation):
         check(0 < factor <= 1, "ScaledMerge.factor", factor, "in (0, 1]")
         self.factor = factor
 
-    def bind(self, attempting: Attempting, learner: LanguageModel) -> None:
+    def bind(self, attempting: AttemptRunner, learner: LanguageModel) -> None:
         """The model that updates are of."""
         self._learner = learner
 
@@ -42,7 +42,7 @@ class LowRankMerge(Mitigation):
         check(rank >= 1, "LowRankMerge.rank", rank, "at least 1")
         self.rank = rank
 
-    def bind(self, attempting: Attempting, learner: LanguageModel) -> None:
+    def bind(self, attempting: AttemptRunner, learner: LanguageModel) -> None:
         """The model that updates are of."""
         self._learner = learner
 

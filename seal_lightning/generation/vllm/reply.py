@@ -23,7 +23,7 @@ class _LogProb(_Part):
     logprob: float | None
 
 
-class Choice(_Part):
+class ReplyChoice(_Part):
     """One completion."""
 
     text: str
@@ -43,7 +43,7 @@ class Choice(_Part):
 
 
 class _Completion(_Part):
-    choices: Annotated[list[Choice], Field(min_length=1, max_length=1)]
+    choices: Annotated[list[ReplyChoice], Field(min_length=1, max_length=1)]
 
 
 class ServedModel(_Part):
@@ -60,7 +60,7 @@ class _Models(_Part):
 PartT = TypeVar("PartT", bound=_Part)
 
 
-def choice_of(body: bytes) -> Choice:
+def choice_of(body: bytes) -> ReplyChoice:
     """The completion in a body. Raises :class:`TryAgain` for half of one, an error page, one that was broken off."""
     choice = _read(_Completion, body).choices[0]
     if choice.finish_reason not in ("stop", "length"):
@@ -73,7 +73,7 @@ def models_of(body: bytes) -> list[ServedModel]:
     return _read(_Models, body).data
 
 
-def log_probs_of(choice: Choice, ids: list[int], num_targets: int) -> list[float] | None:
+def log_probs_of(choice: ReplyChoice, ids: list[int], num_targets: int) -> list[float] | None:
     """The log-probabilities of a prompt's last tokens; None where the server tells none. Raises :class:`TryAgain`."""
     told = choice.prompt_logprobs
     if told is None:

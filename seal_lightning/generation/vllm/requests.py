@@ -10,7 +10,7 @@ from typing import Any
 from seal_lightning.core import Completion, FinishReason, GenerationRequest, SamplingSpec
 from seal_lightning.core.errors import ConfigError
 from seal_lightning.generation.endings import ended
-from seal_lightning.generation.vllm.reply import Choice
+from seal_lightning.generation.vllm.reply import ReplyChoice
 from seal_lightning.models.language_model import LanguageModel
 
 _NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
@@ -51,7 +51,7 @@ def score_body(ids: list[int]) -> dict[str, Any]:
 
 
 def completion_of(
-    choice: Choice, spec: SamplingSpec, body: dict[str, Any], language_model: LanguageModel
+    choice: ReplyChoice, spec: SamplingSpec, body: dict[str, Any], language_model: LanguageModel
 ) -> Completion:
     """What the server wrote. Its text is decoded here from its tokens, so it ends as one written in this process.
 
@@ -77,7 +77,7 @@ def completion_of(
     return _with_end(choice, ids, spec, language_model)
 
 
-def _with_end(choice: Choice, ids: list[int], spec: SamplingSpec, language_model: LanguageModel) -> Completion:
+def _with_end(choice: ReplyChoice, ids: list[int], spec: SamplingSpec, language_model: LanguageModel) -> Completion:
     """A completion that ended where its tokens do not show it: what ended it is left out of them."""
     if isinstance(choice.stop_reason, str):
         ids = [*ids, *language_model.encode_text(choice.stop_reason)]

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from seal_lightning.core import Adapter, AdapterSpec
 from seal_lightning.core.errors import ConfigError, shown
 from seal_lightning.distributed.tensor_shards import here, rows_here
-from seal_lightning.models.lora.beside import merge_beside, takes_additions
+from seal_lightning.models.lora.unmerged import merge_unmerged, takes_additions
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,7 +116,7 @@ def merge(model: PreTrainedModel, adapter: LoraAdapter) -> None:
     for name, (a, b) in adapter.weights.items():
         module = model.get_submodule(name)
         if not takes_additions(module):
-            merge_beside(module, a, b * adapter.scaling)
+            merge_unmerged(module, a, b * adapter.scaling)
             continue
         weight = here(module.weight)
         wide = torch.promote_types(torch.promote_types(weight.dtype, a.dtype), torch.float32)

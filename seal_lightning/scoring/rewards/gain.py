@@ -61,10 +61,10 @@ def _scored_on_both_sides(attempt: Attempt) -> Attempt:
     """The attempt with a verdict unscored on both sides where it is on one."""
     before, after = _matched(attempt.before, attempt.after)
     further = {}
-    for name, exam in attempt.further_exams.items():
+    for name, exam in attempt.auxiliary_exams.items():
         its_before, its_after = _matched(exam.before, exam.after)
         further[name] = replace(exam, before=its_before, after=its_after)
-    return replace(attempt, before=before, after=after, further_exams=further)
+    return replace(attempt, before=before, after=after, auxiliary_exams=further)
 
 
 def _matched(before: ExamScores | None, after: ExamScores | None) -> tuple[ExamScores | None, ExamScores | None]:

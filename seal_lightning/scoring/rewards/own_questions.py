@@ -135,7 +135,7 @@ class OwnQuestionsReward(Reward):
 
     def score(self, attempt: Attempt) -> RewardScore:
         """The base's score on the policy's questions. The breakdown is the base's, and ``num_questions``."""
-        exam = attempt.further_exams.get(self.name)
+        exam = attempt.auxiliary_exams.get(self.name)
         if exam is None or exam.after is None:
             return RewardScore(value=None, reason=None if exam is None else exam.failure)
         given = self.base.score(replace(attempt, before=exam.before, after=exam.after))

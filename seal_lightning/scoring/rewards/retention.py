@@ -114,7 +114,7 @@ class RetentionReward(Reward):
         The breakdown is the base's, with ``base``, ``forgotten``, ``probe_before`` and ``probe_after`` (nats a token).
         """
         given = self.base.score(attempt)
-        exam = attempt.further_exams.get(self.name)
+        exam = attempt.auxiliary_exams.get(self.name)
         before = exam.before.log_prob if exam is not None and exam.before is not None else None
         after = exam.after.log_prob if exam is not None and exam.after is not None else None
         value = forgotten = None

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from seal_lightning.core import VerdictStatus
 from seal_lightning.core.errors import ConfigError
-from seal_lightning.domains.arc.exams import Exam, ExamViews
+from seal_lightning.domains.arc.exam_views import Exam, ExamViews
 from seal_lightning.domains.arc.grid_text import GridText
 from seal_lightning.domains.arc.grids import as_array, as_grid, as_text, from_text
 from seal_lightning.domains.arc.task import ArcTask, Demonstration, TestPair

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from seal_lightning.attempts import Attempting
+from seal_lightning.attempts import AttemptRunner
 from seal_lightning.core import AdapterSpec, AttemptStatus, Candidate, Measurement, OptimizerSpec
 from seal_lightning.domains.knowledge import EditFile, KnowledgeDomain
 from seal_lightning.generation import TransformersEngine
@@ -26,7 +26,7 @@ def test_it_is_adapted_and_unscored(passage, edit, tiny, tmp_path, reward):
     engine.bind(tiny)
     inner_loop.bind(tiny)
     writer = EditFile(tmp_path / "none.json")
-    attempting = Attempting(
+    attempting = AttemptRunner(
         domain=domain, writer=writer, engine=engine, inner_loop=inner_loop, grader=LocalRules(), reward=reward, seed=0
     )
     check_prompts_fit(domain, [bare, passage], tiny, in_context=True)

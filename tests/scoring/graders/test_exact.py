@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 from arc_edits import write_edit
 
-from seal_lightning.attempts import Attempting
+from seal_lightning.attempts import AttemptRunner
 from seal_lightning.core import (
     Adapted,
     Adapter,
@@ -135,7 +135,7 @@ def attempt(
     engine = Engine(
         {p.prompt: answer if (p.question_id, p.view) in wrong else p.target or "4" for p in domain.exam(task)}
     )
-    attempting = Attempting(
+    attempting = AttemptRunner(
         domain=domain,
         writer=None,  # type: ignore[arg-type]
         engine=engine,  # type: ignore[arg-type]
@@ -217,7 +217,7 @@ def test_nothing_published_is_unscored_by_any_reward() -> None:
 
 def test_a_malformed_edit_is_counted_and_not_examined() -> None:
     domain = ArcDomain(views=VIEWS)
-    attempting = Attempting(
+    attempting = AttemptRunner(
         domain=domain,
         writer=None,  # type: ignore[arg-type]
         engine=None,  # type: ignore[arg-type]
@@ -250,7 +250,7 @@ def test_only_what_is_not_exact_goes_to_the_grader() -> None:
             return [Verdict(question_id=one.question_id, status=UNSCORED, reason="ill") for one in answered]
 
     domain = Mixed(views=VIEWS)
-    attempting = Attempting(
+    attempting = AttemptRunner(
         domain=domain,
         writer=None,  # type: ignore[arg-type]
         engine=Engine({p.prompt: p.target for p in domain.exam(TASK)}),  # type: ignore[arg-type]

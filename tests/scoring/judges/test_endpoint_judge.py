@@ -20,7 +20,7 @@ from faulty_server import Handler, completion, decides, fails, hangs, knows_no_s
 from seal_lightning.core import JudgeQuestion
 from seal_lightning.core.errors import ConfigError, RunError, StopRequested
 from seal_lightning.distributed import interruption
-from seal_lightning.distributed.coordination import Board
+from seal_lightning.distributed.coordination import RankCoordinator
 from seal_lightning.scoring.judges import EndpointJudge, JudgeWording, Prices
 
 QUESTION = JudgeQuestion(instruction="Is it red?", material=(("Thing", "a brick"),), options=("yes", "no"))
@@ -199,7 +199,7 @@ def test_a_longer_question_is_not_asked(tmp_path: Path) -> None:
 
 
 def test_a_stop_is_heard_while_it_waits(tmp_path: Path) -> None:
-    interruption.begin(Board(0, 1, 1.0))
+    interruption.begin(RankCoordinator(0, 1, 1.0))
     interruption.listen()
     try:
         with serving(hangs(9)) as server:

@@ -10,10 +10,10 @@ from fakes import ToyDomain, ToyTask, ToyTasks
 from test_rewards import attempt, graded, likely
 
 from seal_lightning.core import (
+    AuxiliaryExam,
     Completion,
     ExamScores,
     FinishReason,
-    FurtherExam,
     GenerationRequest,
     Judgement,
     JudgeQuestion,
@@ -175,8 +175,8 @@ def test_tasks_with_too_few_questions_are_asked_again_with_another_seed() -> Non
 
 
 def test_own_questions_are_scored_instead_of_the_gold_ones() -> None:
-    exam = FurtherExam(before=likely(-5.0), after=likely(-2.0, -1.0), questions=(("q", "a"), ("r", "b")))
-    tried = replace(attempt(likely(-9.0), likely(-8.0)), further_exams={"own questions": exam})
+    exam = AuxiliaryExam(before=likely(-5.0), after=likely(-2.0, -1.0), questions=(("q", "a"), ("r", "b")))
+    tried = replace(attempt(likely(-9.0), likely(-8.0)), auxiliary_exams={"own questions": exam})
     score = OwnQuestionsReward().score(tried)
     assert score.value == -1.5
     assert score.breakdown == {"after": -1.5, "before": -5.0, "num_questions": 2.0}
@@ -187,8 +187,8 @@ def test_own_questions_are_scored_instead_of_the_gold_ones() -> None:
 
 
 def test_without_own_questions_it_says_why() -> None:
-    failed = FurtherExam(failure="no own questions: 3 texts had none")
-    score = OwnQuestionsReward().score(replace(attempt(None, None), further_exams={"own questions": failed}))
+    failed = AuxiliaryExam(failure="no own questions: 3 texts had none")
+    score = OwnQuestionsReward().score(replace(attempt(None, None), auxiliary_exams={"own questions": failed}))
     assert (score.value, score.reason) == (None, "no own questions: 3 texts had none")
 
 
@@ -218,8 +218,8 @@ def test_a_domain_without_questions_says_so() -> None:
 # --- retention
 
 
-def probed(before: ExamScores | None, after: ExamScores | None) -> dict[str, FurtherExam]:
-    return {"probe": FurtherExam(before=before, after=after)}
+def probed(before: ExamScores | None, after: ExamScores | None) -> dict[str, AuxiliaryExam]:
+    return {"probe": AuxiliaryExam(before=before, after=after)}
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def probed(before: ExamScores | None, after: ExamScores | None) -> dict[str, Fur
     ],
 )
 def test_retention(before, after, weight, value, forgotten) -> None:
-    tried = replace(attempt(likely(-4.0), likely(-1.0)), further_exams=probed(before, after))
+    tried = replace(attempt(likely(-4.0), likely(-1.0)), auxiliary_exams=probed(before, after))
     score = RetentionReward(ToyTasks(1), weight=weight).score(tried)
     assert score.value == (value if value is None else pytest.approx(value))
     assert score.breakdown.get("forgotten") == forgotten
@@ -296,8 +296,8 @@ def test_a_sum_names_each_term_with_its_parts() -> None:
 
 
 def test_the_gain_of_a_sum_is_the_sum_of_gains() -> None:
-    exam = FurtherExam(before=likely(-5.0), after=likely(-2.0))
-    tried = replace(attempt(likely(-4.0), likely(-1.0)), further_exams={"own questions": exam})
+    exam = AuxiliaryExam(before=likely(-5.0), after=likely(-2.0))
+    tried = replace(attempt(likely(-4.0), likely(-1.0)), auxiliary_exams={"own questions": exam})
     terms = [(2.0, LikelihoodReward()), (0.5, OwnQuestionsReward())]
     gain_of_sum = GainReward(WeightedSum([term(weight, reward) for weight, reward in terms]))
     sum_of_gains = WeightedSum([term(weight, GainReward(reward), str(weight)) for weight, reward in terms])

@@ -67,14 +67,14 @@ def test_all_kinds_of_rewards_in_one_run(whole: Path) -> None:
         by_status = {status: [a for a in made if a.status is status] for status in AttemptStatus}
         assert {a.task_id for a in by_status[AttemptStatus.SCORED]} == {"stone-0", "stone-2"}
         assert {a.task_id for a in by_status[AttemptStatus.UNSCORED]} == {"stone-1", "stone-3"}
-        befores = {a.further_exams["probe"].before for a in by_status[AttemptStatus.SCORED]}
+        befores = {a.auxiliary_exams["probe"].before for a in by_status[AttemptStatus.SCORED]}
         assert len(befores) == 1
         for scored in by_status[AttemptStatus.SCORED]:
             parts = scored.reward_breakdown
             total = parts["OwnQuestionsReward"] + parts["RetentionReward"] + 0.01 * parts["RubricReward"]
             assert scored.reward == pytest.approx(total)
         assert {row.task_id for row in buffer(whole, round_index)} == {"stone-0", "stone-2"}
-    questions = [attempts(whole, r)[0].further_exams["own questions"].questions for r in (0, 1)]
+    questions = [attempts(whole, r)[0].auxiliary_exams["own questions"].questions for r in (0, 1)]
     assert questions[0] != questions[1]
 
 
@@ -116,15 +116,15 @@ def test_replay_takes_the_questions_from_the_journal(whole: Path, tmp_path: Path
     shutil.copytree(whole, copy)
     file = copy / "round_0" / "attempts.rank0.jsonl"
     told = attempts(copy, 0)[0]
-    other = replace(told.further_exams["own questions"], questions=(("Which?", "quite another colour"),))
+    other = replace(told.auxiliary_exams["own questions"], questions=(("Which?", "quite another colour"),))
     file.unlink()
-    Journal(file, Attempt).append(replace(told, further_exams={**told.further_exams, "own questions": other}))
+    Journal(file, Attempt).append(replace(told, auxiliary_exams={**told.auxiliary_exams, "own questions": other}))
     assert main(["replay", str(copy), told.attempt_id]) == 1
 
 
 def test_an_attempt_is_shown_with_its_questions_and_marks(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stored = attempts(whole, 0)[0]
-    ((question, answer),) = stored.further_exams["own questions"].questions
+    ((question, answer),) = stored.auxiliary_exams["own questions"].questions
     assert main(["attempts", str(whole), "--show", stored.attempt_id]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert f"    1. {question!r} {answer!r}" in shown

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 from seal_lightning.core.errors import ConfigError, DataError, shown
-from seal_lightning.domains.knowledge.documents.apart import ReaderApart
 from seal_lightning.domains.knowledge.documents.corpus import CorpusText, read_corpus
 from seal_lightning.domains.knowledge.documents.extract import Extract, Unreadable
 from seal_lightning.domains.knowledge.documents.files import FoundFile, found_files, named, read_file
@@ -18,6 +17,7 @@ from seal_lightning.domains.knowledge.documents.kinds import Kind, kind_of
 from seal_lightning.domains.knowledge.documents.packing import CountTokens, Packing, estimated_tokens, num_words
 from seal_lightning.domains.knowledge.documents.plain import read_plain
 from seal_lightning.domains.knowledge.documents.reading import read_document, too_long
+from seal_lightning.domains.knowledge.documents.sandbox import ReaderSandbox
 from seal_lightning.domains.knowledge.passage import Passage
 from seal_lightning.domains.knowledge.records import InvalidRecord, RecordError
 from seal_lightning.domains.knowledge.sources import Located, PassageSource, build_passage, located
@@ -142,7 +142,7 @@ class Documents(PassageSource):
         if not files:
             return
         number = 0
-        with ReaderApart(max_seconds=self.max_seconds, max_memory_bytes=_MEMORY_BYTES) as apart:
+        with ReaderSandbox(max_seconds=self.max_seconds, max_memory_bytes=_MEMORY_BYTES) as apart:
             for file in files:
                 for where, item in self._of_file(file, apart):
                     number += isinstance(item, Passage)
@@ -161,7 +161,7 @@ class Documents(PassageSource):
             f"{self.origin}: no document gives a passage{found}. Name a text, Markdown, HTML, PDF or JSON file"
         )
 
-    def _of_file(self, file: FoundFile, apart: ReaderApart) -> Iterator[Located]:
+    def _of_file(self, file: FoundFile, apart: ReaderSandbox) -> Iterator[Located]:
         path = named(file.path)
         try:
             content = read_file(file.path, self.max_file_bytes)
@@ -180,7 +180,7 @@ class Documents(PassageSource):
         yield from ((path, RecordError(problem)) for problem in extract.left_out)
         yield from self._of_extract(path, path, extract.title or readable_name(file.path), extract, 0)
 
-    def _extract(self, kind: Kind, content: bytes, apart: ReaderApart) -> Extract:
+    def _extract(self, kind: Kind, content: bytes, apart: ReaderSandbox) -> Extract:
         read = read_document if kind == "text" else apart.read
         return read(kind, content, self.max_chars)
 

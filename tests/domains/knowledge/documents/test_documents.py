@@ -22,8 +22,8 @@ from seal_lightning.core.errors import ConfigError, DataError
 from seal_lightning.core.interfaces import TaskSource
 from seal_lightning.domains.knowledge import Documents, Passage
 from seal_lightning.domains.knowledge.documents import apart, source
-from seal_lightning.domains.knowledge.documents.apart import ReaderApart
 from seal_lightning.domains.knowledge.documents.extract import Unreadable
+from seal_lightning.domains.knowledge.documents.sandbox import ReaderSandbox
 
 FACTS = "The bridge over the river was built in 1512 by two brothers. It has nine arches of grey stone. "
 
@@ -354,7 +354,7 @@ def test_lost_characters_are_told(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_takes_too_long_is_ended_and_the_next_goes_on() -> None:
-    with ReaderApart(max_seconds=0.05, max_memory_bytes=2**31) as reader:
+    with ReaderSandbox(max_seconds=0.05, max_memory_bytes=2**31) as reader:
         slow = ("*" + "[a](b " * 40_000).encode()
         with pytest.raises(Unreadable, match=r"more than 0\.05 s"):
             reader.read("markdown", slow * 8, 10**8)
@@ -367,7 +367,7 @@ def test_a_reader_that_takes_too_long_is_ended_and_the_next_goes_on() -> None:
 
 
 def test_a_reader_that_dies_costs_its_document_only() -> None:
-    with ReaderApart(max_seconds=60, max_memory_bytes=2**31) as reader:
+    with ReaderSandbox(max_seconds=60, max_memory_bytes=2**31) as reader:
         reader.read("markdown", b"text", 100)
         assert reader._process is not None
         reader._process.kill()
@@ -380,14 +380,14 @@ def test_what_lies_by_the_documents_is_not_run(tmp_path: Path, monkeypatch: pyte
     for name in ("markdown_it", "json", "seal_lightning"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')\n")
     monkeypatch.chdir(tmp_path)
-    with ReaderApart(max_seconds=60, max_memory_bytes=2**31) as reader:
+    with ReaderSandbox(max_seconds=60, max_memory_bytes=2**31) as reader:
         assert reader.read("markdown", b"# A\n\ntext", 100).title == "A"
     assert not (tmp_path / "run").exists()
 
 
 def test_a_reader_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apart.sys, "executable", "/bin/false")
-    with ReaderApart(max_seconds=60, max_memory_bytes=2**31) as reader:
+    with ReaderSandbox(max_seconds=60, max_memory_bytes=2**31) as reader:
         with pytest.raises(DataError, match="does not start"):
             reader.read("markdown", b"text", 100)
         assert reader._process is None
@@ -395,7 +395,7 @@ def test_a_reader_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.slow
 def test_a_reader_s_memory_is_bounded() -> None:
-    with ReaderApart(max_seconds=60, max_memory_bytes=2**28) as reader:
+    with ReaderSandbox(max_seconds=60, max_memory_bytes=2**28) as reader:
         with pytest.raises(Unreadable, match="memory"):
             reader.read("markdown", b"*a* " * 1_000_000, 10**9)
         assert reader.read("markdown", b"text", 100).num_chars == 4

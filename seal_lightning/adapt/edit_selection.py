@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from seal_lightning.adapt.workspace import Workspace, WrittenEdit
-from seal_lightning.attempts import Attempting
+from seal_lightning.attempts import AttemptRunner
 from seal_lightning.callbacks import BestOfK
 from seal_lightning.core import Attempt, Candidate, SelfEdit, Trial
 from seal_lightning.core.errors import MalformedEdit
@@ -19,7 +19,7 @@ EDITS_AT_ONCE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class SelectedEdit:
     """What is learned of a passage: the passage, and the edits that were kept."""
 
     passage: Passage
@@ -31,7 +31,7 @@ class Choice:
     """By edit index, the passage alone for as many steps as the edit takes; none of an edit that is malformed."""
 
 
-class Trying:
+class EditSelection:
     """Tries edits and keeps what was tried.
 
     Args:
@@ -44,7 +44,7 @@ class Trying:
     """
 
     def __init__(
-        self, attempting: Attempting, work: Workspace, *, num_edits: int, num_repeats: int, at_once: int, keep: int
+        self, attempting: AttemptRunner, work: Workspace, *, num_edits: int, num_repeats: int, at_once: int, keep: int
     ) -> None:
         self.attempting = attempting
         self.work = work
@@ -54,22 +54,22 @@ class Trying:
         self.keep = keep
         self._edits = {(w.step, w.edit.task_id, w.edit.edit_index): w.edit for w in work.edits.read()}
 
-    def choices(self, passages: Sequence[Passage], step: int, advance: Callable[[int], None]) -> list[Choice]:
+    def choices(self, passages: Sequence[Passage], step: int, advance: Callable[[int], None]) -> list[SelectedEdit]:
         """What is to be learned of each passage, whose questions choose; ``step`` keeps the seeds of steps apart.
 
         ``advance`` hears of each passage.
         """
         size = max(1, EDITS_AT_ONCE // self.num_edits)
-        choices: list[Choice] = []
+        choices: list[SelectedEdit] = []
         for start in range(0, len(passages), size):
             batch = passages[start : start + size]
             asked = [passage for passage in batch if passage.questions and self.keep]
             chosen = dict(zip((p.task_id for p in asked), self._tried(asked, step), strict=True))
-            choices += [chosen.get(p.task_id, Choice(passage=p, kept=())) for p in batch]
+            choices += [chosen.get(p.task_id, SelectedEdit(passage=p, kept=())) for p in batch]
             advance(len(batch))
         return choices
 
-    def _tried(self, passages: Sequence[Passage], step: int) -> list[Choice]:
+    def _tried(self, passages: Sequence[Passage], step: int) -> list[SelectedEdit]:
         edits = self._written(passages, step)
         controls = {p.task_id: self._controls(p, edits[p.task_id]) for p in passages}
         trials = [t for p in passages for t in self._trials(p, edits[p.task_id], controls[p.task_id], step)]
@@ -123,7 +123,9 @@ class Trying:
             for repeat in range(self.num_repeats)
         ]
 
-    def _choice(self, passage: Passage, attempts: dict[int, list[Attempt]], controls: Mapping[int, int]) -> Choice:
+    def _choice(
+        self, passage: Passage, attempts: dict[int, list[Attempt]], controls: Mapping[int, int]
+    ) -> SelectedEdit:
         candidates = {
             index: Candidate(task_id=passage.task_id, edit_index=index, attempts=tuple(of_edit))
             for index, of_edit in attempts.items()
@@ -133,7 +135,7 @@ class Trying:
         edits = [candidates[index] for index in range(self.num_edits)]
         better = [edit for edit in edits if edit.edit_index in alone and _beats(edit, alone[edit.edit_index])]
         kept = BestOfK(self.keep).select(better)
-        return Choice(
+        return SelectedEdit(
             passage=passage,
             kept=tuple(candidate.attempts[0].edit for candidate in kept),
             candidates=tuple(edits),

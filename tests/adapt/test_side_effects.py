@@ -15,10 +15,10 @@ import yaml
 from adapted_folders import write_adapted
 
 from seal_lightning.adapt import harness
-from seal_lightning.adapt.elsewhere import paired_scores, table_lines
 from seal_lightning.adapt.folder import AdaptedFolder
 from seal_lightning.adapt.harness import HarnessOptions, measure
 from seal_lightning.adapt.probe import probe_questions
+from seal_lightning.adapt.side_effects import paired_scores, table_lines
 from seal_lightning.cli.commands.lm_eval import main
 from seal_lightning.core import AdapterSpec
 from seal_lightning.core.errors import ConfigError, ModelError, RunError

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from seal_lightning.adapt.bases import checked_adapter, common_base, skeleton
-from seal_lightning.adapt.combining import update_norm, update_product
 from seal_lightning.adapt.folder import AdaptedFolder
+from seal_lightning.adapt.merging import update_norm, update_product
 from seal_lightning.models.lora import LoraAdapter
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlikeUpdates:
+class SimilarUpdates:
     """Two folders' updates of one kind of module."""
 
     a: str
@@ -29,7 +29,7 @@ class AlikeUpdates:
     """In [-1, 1]; None where a norm is 0."""
 
 
-def alike_updates(folders: Sequence[AdaptedFolder], trust_remote_code: bool = False) -> list[AlikeUpdates]:
+def similar_updates(folders: Sequence[AdaptedFolder], trust_remote_code: bool = False) -> list[SimilarUpdates]:
     """Every pair of folders, every kind of module.
 
     Raises :class:`ConfigError` for different bases, :class:`ModelError` for a damaged adapter.
@@ -44,12 +44,12 @@ def alike_updates(folders: Sequence[AdaptedFolder], trust_remote_code: bool = Fa
     ]
 
 
-def _pair(names: tuple[str, str], kind: str, one: LoraAdapter, other: LoraAdapter) -> AlikeUpdates:
+def _pair(names: tuple[str, str], kind: str, one: LoraAdapter, other: LoraAdapter) -> SimilarUpdates:
     norm_a, norm_b = update_norm(one), update_norm(other)
     cosine = None
     if norm_a > 0 and norm_b > 0:
         cosine = math.copysign(min(1.0, abs(c := update_product(one, other) / norm_a / norm_b)), c)
-    return AlikeUpdates(a=names[0], b=names[1], modules=kind, norm_a=norm_a, norm_b=norm_b, cosine=cosine)
+    return SimilarUpdates(a=names[0], b=names[1], modules=kind, norm_a=norm_a, norm_b=norm_b, cosine=cosine)
 
 
 def _of_kind(adapter: LoraAdapter, kind: str) -> LoraAdapter:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Literal
 
-from seal_lightning.attempts import Attempting
+from seal_lightning.attempts import AttemptRunner
 from seal_lightning.core import Adapter, AnsweredQuestion, ExamPrompt, ExamScores, Measurement, Task
 from seal_lightning.core.errors import ConfigError, RunError
 from seal_lightning.core.interfaces import AnyDomain
@@ -32,7 +32,7 @@ class ExamsWithoutLearning:
     """
 
     def __init__(
-        self, attempting: Attempting, share: tuple[int, int], needs: frozenset[Measurement] = EVERYTHING
+        self, attempting: AttemptRunner, share: tuple[int, int], needs: frozenset[Measurement] = EVERYTHING
     ) -> None:
         self.attempting = attempting
         self.share = share

@@ -15,11 +15,11 @@ from fakes import write_tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seal_lightning.adapt.alikeness import alike_updates
 from seal_lightning.adapt.bases import checked_adapter, pretrained, skeleton
-from seal_lightning.adapt.combining import Weighted, combine, update_norm, update_product, weighted
 from seal_lightning.adapt.folder import AdaptedFolder
+from seal_lightning.adapt.merging import Weighted, combine, update_norm, update_product, weighted
 from seal_lightning.adapt.record import BaseModel
+from seal_lightning.adapt.similarity import similar_updates
 from seal_lightning.core import AdapterSpec
 from seal_lightning.core.errors import ConfigError, ModelError, RunError
 from seal_lightning.models.lora import LoraAdapter
@@ -161,7 +161,7 @@ def test_norms_and_products_are_those_of_whole_updates(rank: int, other_rank: in
 
 def test_how_alike_updates_are(a: AdaptedFolder, b: AdaptedFolder, tmp_path: Path) -> None:
     half = combine([Weighted(folder=a, weight=-0.5)], tmp_path / "half").folder
-    found = {(each.b, each.modules): each for each in alike_updates([a, half, b]) if each.a == "a"}
+    found = {(each.b, each.modules): each for each in similar_updates([a, half, b]) if each.a == "a"}
     assert found["half", "q_proj"].cosine == pytest.approx(-1, abs=1e-6)
     assert found["half", "q_proj"].norm_b == pytest.approx(0.5 * found["half", "q_proj"].norm_a, rel=1e-5)
     assert abs(found["b", "v_proj"].cosine or 1) < 0.5

@@ -13,7 +13,7 @@ from test_records import EXAM
 from seal_lightning.core import SelfEdit
 from seal_lightning.core.errors import RunError
 from seal_lightning.reporting import test_files
-from seal_lightning.reporting.test_files import read_test
+from seal_lightning.reporting.result_files import read_result
 
 
 def test_format_2(tmp_path: Path) -> None:
@@ -22,7 +22,7 @@ def test_format_2(tmp_path: Path) -> None:
         table=[row("self_edit", 1, "label", log_prob_vs_matched=estimate(0.5, None, 1))],
         tasks={"maud": {"context": "About Maud.", "questions": {"q": {"question": "Who?", "gold": ["Maud"]}}}},
     )
-    found = read_test(write_test(tmp_path, made))
+    found = read_result(write_test(tmp_path, made))
     assert (found.protocol.name, found.model.pretrained, found.device, found.seconds) == (
         "single passage",
         "tiny",
@@ -44,7 +44,7 @@ def test_what_a_test_writes_now_is_read(tmp_path: Path) -> None:
 
     edit = SelfEdit(task_id="t", edit_index=1, text="é", token_ids=(1, 2))
     made = ConditionResult(condition=Condition.SELF_EDIT, round=2, task_id="t", scores=EXAM, edits=(edit,))
-    found = read_test(write_test(tmp_path, results_file(to_plain([made], ConditionResult)))).results[0]
+    found = read_result(write_test(tmp_path, results_file(to_plain([made], ConditionResult)))).results[0]
     assert (found.condition, found.round, found.step, found.scores) == ("self_edit", 2, made.step, EXAM)
     assert [asdict(edit) for edit in found.edits] == [{"text": "é", "edit_index": 1}]
 
@@ -60,7 +60,7 @@ def test_files_of_older_versions(tmp_path: Path) -> None:
         old | {"condition": "passage_matched", "edit": None},
     ]
     rows = [{"label": "passage only", "condition": "passage_only", "round": 0, "log_prob": estimate(-1.0)}]
-    found = read_test(write_test(tmp_path, {"table": rows, "results": results}))
+    found = read_result(write_test(tmp_path, {"table": rows, "results": results}))
     assert found.protocol.name == "single passage"
     assert [(r.condition, r.step, len(r.edits)) for r in found.results] == [
         ("no_adaptation", 0, 0),
@@ -81,7 +81,7 @@ def test_the_newest_comes_last(tmp_path: Path) -> None:
 
 
 def test_matrices_keep_their_gaps(tmp_path: Path) -> None:
-    (matrix,) = read_test(write_test(tmp_path, continual())).matrices
+    (matrix,) = read_result(write_test(tmp_path, continual())).matrices
     assert matrix.mean[1] == (-2.5, None, None)
     assert matrix.n[1] == (2, 0, 0)
 
@@ -107,7 +107,7 @@ def test_damage_is_told(tmp_path: Path, content: bytes, problem: str) -> None:
     path = tmp_path / "test.json"
     path.write_bytes(content)
     with pytest.raises(RunError, match="is no results file of `seal test`") as caught:
-        read_test(path)
+        read_result(path)
     assert problem in str(caught.value)
     assert str(path) in str(caught.value)
     assert len(str(caught.value)) < 800
@@ -119,11 +119,11 @@ def test_ragged_matrices_later_formats_and_too_large_files_are_refused(
     ragged = continual()
     ragged["matrices"][0]["mean"][1] = [1.0]
     with pytest.raises(RunError, match="not of one length"):
-        read_test(write_test(tmp_path, ragged))
+        read_result(write_test(tmp_path, ragged))
     with pytest.raises(RunError, match="has the format 3; this version reads"):
-        read_test(write_test(tmp_path, {"format": 3, "results": []}))
+        read_result(write_test(tmp_path, {"format": 3, "results": []}))
     with pytest.raises(RunError, match="cannot be read"):
-        read_test(tmp_path / "none.json")
+        read_result(tmp_path / "none.json")
     monkeypatch.setattr(test_files, "MAX_TEST_BYTES", 100)
     with pytest.raises(RunError, match="has more than"):
-        read_test(write_test(tmp_path, results_file([], seconds=1.0, device=json.dumps("x" * 200))))
+        read_result(write_test(tmp_path, results_file([], seconds=1.0, device=json.dumps("x" * 200))))

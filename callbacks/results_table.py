@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
 
-from seal_lightning.callbacks.test_record import test_record
+from seal_lightning.callbacks.results_record import test_record
 from seal_lightning.core import ConditionNames
 from seal_lightning.core.estimates import shown_estimate
 from seal_lightning.core.forgetting_curve import Retention
@@ -62,7 +62,7 @@ COLUMNS: dict[str, Cell] = {
 """By heading; a column with nothing in any row is left out."""
 
 
-class TestTable(SealCallback):
+class ResultsTable(SealCallback):
     """Shows and keeps the results of ``seal test`` in ``results/test.json``."""
 
     __test__ = False  # pytest: not a test case

@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from seal_lightning.attempts.exams import Exams, SatExam, Sitting, scores_of
-from seal_lightning.attempts.further_exams import FurtherExams, SetExam, already_set
+from seal_lightning.attempts.auxiliary_exams import AuxiliaryExams, SetExam, already_set
+from seal_lightning.attempts.exam_runner import Exams, SatExam, Sitting, scores_of
 from seal_lightning.attempts.judging import Computed, Draft, Judging
 from seal_lightning.core import (
     AdaptationPlan,
@@ -32,7 +32,7 @@ from seal_lightning.distributed.timers import TimeSplit
 NOTHING_MORE: frozenset[Measurement] = frozenset()
 
 
-class Attempting:
+class AttemptRunner:
     """Proposes edits and tries them.
 
     Args:
@@ -140,8 +140,8 @@ class Attempting:
         return Exams(self.domain, self.engine)
 
     @property
-    def _further(self) -> FurtherExams:
-        return FurtherExams(self._exams, self.reward.examiners)
+    def _further(self) -> AuxiliaryExams:
+        return AuxiliaryExams(self._exams, self.reward.examiners)
 
     # --- trying
 
@@ -290,7 +290,7 @@ def _untried(trial: Trial, before: Mapping[str, ExamScores], set_for: Mapping[st
         edit=trial.edit,
         status=AttemptStatus.SCORED,
         before=before.get(trial.task.task_id),
-        further_exams={name: exam.stored for name, exam in set_for.items()},
+        auxiliary_exams={name: exam.stored for name, exam in set_for.items()},
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 from asking import AskingDomain, LengthJudge
 from fakes import ToyTasks
 
-from seal_lightning.attempts import Attempting
+from seal_lightning.attempts import AttemptRunner
 from seal_lightning.core import (
     AdaptationPlan,
     Adapted,
@@ -44,7 +44,7 @@ from seal_lightning.training.module import SealModule
 class Counted:
     """How often each part was asked, and for how much."""
 
-    def __init__(self, attempting: Attempting, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, attempting: AttemptRunner, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: Counter[str] = Counter()
         self.items: Counter[str] = Counter()
         for holder, name in (
@@ -66,7 +66,7 @@ class Counted:
 
 @pytest.fixture
 def make(tiny_folder: Path):
-    def made(reward: Reward) -> Attempting:
+    def made(reward: Reward) -> AttemptRunner:
         module = SealModule(
             domain=AskingDomain(optimizer=OptimizerSpec(num_epochs=1)),
             pretrained=Pretrained(source=str(tiny_folder), dtype="float64"),
@@ -83,7 +83,7 @@ def own(base: Reward | None = None) -> OwnQuestionsReward:
     return OwnQuestionsReward(base, num_questions=1, retries=0, sampling=SamplingSpec(max_new_tokens=4))
 
 
-def trials(attempting: Attempting, tasks: Sequence[Task], *texts: str) -> list[Trial]:
+def trials(attempting: AttemptRunner, tasks: Sequence[Task], *texts: str) -> list[Trial]:
     return [
         attempting.trial(task, SelfEdit(task_id=task.task_id, edit_index=i, text=text), 0, 0)
         for task in tasks
@@ -91,7 +91,7 @@ def trials(attempting: Attempting, tasks: Sequence[Task], *texts: str) -> list[T
     ]
 
 
-def tried(attempting: Attempting, tasks: Sequence[Task], *texts: str) -> list[Attempt]:
+def tried(attempting: AttemptRunner, tasks: Sequence[Task], *texts: str) -> list[Attempt]:
     """As the loop does it."""
     before, further = attempting.before(tasks), attempting.set_exams(tasks, 0)
     return attempting.attempt(trials(attempting, tasks, *texts), before, further=further)
@@ -153,10 +153,10 @@ def test_own_questions_are_kept_and_asked_again_as_they_were(make, monkeypatch: 
     assert [a.status for a in made] == [AttemptStatus.SCORED] * 2 + [AttemptStatus.UNSCORED] * 2 + [
         AttemptStatus.SCORED
     ] * 2
-    first, odd = made[0].further_exams["own questions"], made[2].further_exams["own questions"]
-    assert first.questions == made[1].further_exams["own questions"].questions
-    assert first.before == made[1].further_exams["own questions"].before
-    assert first.after != made[1].further_exams["own questions"].after
+    first, odd = made[0].auxiliary_exams["own questions"], made[2].auxiliary_exams["own questions"]
+    assert first.questions == made[1].auxiliary_exams["own questions"].questions
+    assert first.before == made[1].auxiliary_exams["own questions"].before
+    assert first.after != made[1].auxiliary_exams["own questions"].after
     assert (made[0].before, made[0].after) == (None, None), "no gold question was looked at"
     assert made[2].failure == odd.failure == "no own questions: 1 texts had none that can be asked"
     assert made[2].plan is None, "nothing was trained for it"
@@ -183,7 +183,7 @@ def test_an_old_journal_s_attempt_is_read(make) -> None:
     (made,) = tried(make(LikelihoodReward()), ToyTasks(1).load(), "one")
     (plain,) = to_plain([made], Attempt)
     assert isinstance(plain, dict)
-    del plain["further_exams"], plain["ratings"]
+    del plain["auxiliary_exams"], plain["ratings"]
     assert from_plain([plain], Attempt) == [made]
 
 
@@ -196,7 +196,7 @@ def test_the_probe_is_sat_once_without_adaptation(make, monkeypatch: pytest.Monk
     made = attempting.attempt(trials(attempting, tasks[:1], "one"), attempting.before(tasks[:1]), further=further)
     further = attempting.set_exams(tasks[1:], 0, made)
     assert counted.items["score"] == 2 + 1 + (1 + 2)
-    exam = made[0].further_exams["probe"]
+    exam = made[0].auxiliary_exams["probe"]
     assert further["stone-1"]["probe"].before == exam.before
     assert [q.question_id for q in exam.after.questions] == ["stone-20/colour", "stone-21/colour"]
     parts = made[0].reward_breakdown

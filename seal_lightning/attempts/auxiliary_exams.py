@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from seal_lightning.attempts.exams import Exams, Sitting, joined, scores_of
-from seal_lightning.core import Adapter, Attempt, ExamPaper, ExamScores, FurtherExam, Task
+from seal_lightning.attempts.exam_runner import Exams, Sitting, joined, scores_of
+from seal_lightning.core import Adapter, Attempt, AuxiliaryExam, ExamPaper, ExamScores, Task
 from seal_lightning.core.interfaces import Examiner, Grader
 
 
@@ -18,12 +18,12 @@ class SetExam:
     before: ExamScores | None = None
 
     @property
-    def stored(self) -> FurtherExam:
+    def stored(self) -> AuxiliaryExam:
         """As an attempt that has not sat it has it."""
-        return FurtherExam(before=self.before, questions=self.paper.questions, failure=self.paper.failure)
+        return AuxiliaryExam(before=self.before, questions=self.paper.questions, failure=self.paper.failure)
 
 
-class FurtherExams:
+class AuxiliaryExams:
     """Sets and puts exams.
 
     Args:
@@ -39,7 +39,7 @@ class FurtherExams:
         self,
         tasks: Sequence[Task],
         seeds: Mapping[tuple[str, str], int],
-        known: Mapping[str, Mapping[str, FurtherExam]],
+        known: Mapping[str, Mapping[str, AuxiliaryExam]],
         grader: Grader,
     ) -> dict[str, dict[str, SetExam]]:
         """By task id and examiner, the exams with the scores without adaptation.
@@ -61,7 +61,7 @@ class FurtherExams:
 
     @staticmethod
     def _papers(
-        examiner: Examiner, tasks: Sequence[Task], seeds: Mapping[str, int], stored: Mapping[str, FurtherExam]
+        examiner: Examiner, tasks: Sequence[Task], seeds: Mapping[str, int], stored: Mapping[str, AuxiliaryExam]
     ) -> Sequence[ExamPaper]:
         if examiner.one_paper:
             return examiner.papers(tasks, seeds)
@@ -80,14 +80,14 @@ class FurtherExams:
         examiner: Examiner,
         tasks: Sequence[Task],
         papers: Sequence[ExamPaper],
-        stored: Mapping[str, FurtherExam],
+        stored: Mapping[str, AuxiliaryExam],
         grader: Grader,
     ) -> list[ExamScores | None]:
         if examiner.one_paper:  # in a call of its own: then it is the same whatever tasks are at hand
             known = (exam.before for exam in stored.values() if exam.before is not None)
             scores = next(known, None) or self._unadapted(examiner, papers[:1], grader)[0]
             return [scores] * len(tasks)
-        old = [stored.get(task.task_id, FurtherExam()).before for task in tasks]
+        old = [stored.get(task.task_id, AuxiliaryExam()).before for task in tasks]
         if all(scores is not None or not paper.tasks for scores, paper in zip(old, papers, strict=True)):
             return old
         measured = self._unadapted(examiner, papers, grader)
@@ -115,10 +115,10 @@ def joined_scores(paper: ExamPaper, scores: Sequence[ExamScores]) -> ExamScores 
     return joined({t.task_id: exam for t, exam in zip(paper.tasks, scores, strict=True)}) if paper.tasks else None
 
 
-def already_set(attempts: Iterable[Attempt]) -> dict[str, dict[str, FurtherExam]]:
+def already_set(attempts: Iterable[Attempt]) -> dict[str, dict[str, AuxiliaryExam]]:
     """What a round's attempts have stored of further exams, by task id and examiner, without what came after adaptation."""
-    known: dict[str, dict[str, FurtherExam]] = {}
+    known: dict[str, dict[str, AuxiliaryExam]] = {}
     for attempt in attempts:
-        for name, exam in attempt.further_exams.items():
+        for name, exam in attempt.auxiliary_exams.items():
             known.setdefault(attempt.task_id, {}).setdefault(name, replace(exam, after=None))
     return known

@@ -31,7 +31,7 @@ _LOOK_EVERY_S = 0.5
 
 
 @dataclass(kw_only=True)
-class ReaderApart:
+class ReaderSandbox:
     """A process that reads documents, started at the first one and again where one ended it."""
 
     max_seconds: float
@@ -40,7 +40,7 @@ class ReaderApart:
     """Of the process's address space, what it starts with included."""
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
-    def __enter__(self) -> ReaderApart:
+    def __enter__(self) -> ReaderSandbox:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

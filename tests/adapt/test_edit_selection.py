@@ -8,8 +8,8 @@ import pytest
 from adaptations import Case
 
 from seal_lightning.adapt.configuration import configured
+from seal_lightning.adapt.edit_selection import EditSelection
 from seal_lightning.adapt.folder import AdaptedFolder
-from seal_lightning.adapt.trying import Trying
 from seal_lightning.adapt.workspace import Workspace
 from seal_lightning.core import SelfEdit
 from seal_lightning.domains.knowledge import Passage, Question
@@ -24,7 +24,7 @@ TEXTS = ("One.", "One.\nTwo.\nThree.\nFour.", "", "Another one.")
 
 
 @pytest.fixture
-def trying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trying:
+def trying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EditSelection:
     case = Case(tmp_path)
     model = {"pretrained": {"source": str(case.model)}}
     module: SealModule = configured(
@@ -37,10 +37,10 @@ def trying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trying:
     work = Workspace(AdaptedFolder(tmp_path / "out"))
     work.begin({})
     module.domain.append_passage = False
-    return Trying(attempting, work, num_edits=len(TEXTS), num_repeats=1, at_once=3, keep=4)
+    return EditSelection(attempting, work, num_edits=len(TEXTS), num_repeats=1, at_once=3, keep=4)
 
 
-def test_each_edit_has_a_control_of_its_own_steps(trying: Trying) -> None:
+def test_each_edit_has_a_control_of_its_own_steps(trying: EditSelection) -> None:
     (choice,) = trying.choices([MILL], 0, lambda parts: None)
     steps = {c.edit_index: c.attempts[0].plan.num_steps for c in choice.candidates if c.attempts[0].plan}
     assert steps == {0: 2, 1: 8, 3: 2}
@@ -54,7 +54,9 @@ def test_each_edit_has_a_control_of_its_own_steps(trying: Trying) -> None:
         assert (candidate.edit_index in kept) == beats
 
 
-def test_what_was_cut_short_is_computed_in_the_same_company(trying: Trying, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_cut_short_is_computed_in_the_same_company(
+    trying: EditSelection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = trying.choices([MILL], 0, lambda parts: None)
     stored = dict(trying.work.attempts._attempts)
     (first, *_) = stored

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 from seal_lightning.core.estimates import Estimate, estimate, shown_estimate
 from seal_lightning.reporting.blocks import Block, Paragraph, Section, Table, capped, without_empty_columns
+from seal_lightning.reporting.result_files import Protocol, StoredResult, TestRow
 from seal_lightning.reporting.runs import StoredRun
 from seal_lightning.reporting.settings import are_seeds_of_one, brief
-from seal_lightning.reporting.test_files import Protocol, StoredTest, TestRow
 from seal_lightning.reporting.text import label
 
 _NOTE = (
@@ -68,7 +68,7 @@ def results_section(runs: Sequence[StoredRun]) -> Section:
     return Section(title="Held-out tasks", blocks=tuple(blocks))
 
 
-def protocol_name(test: StoredTest) -> str:
+def protocol_name(test: StoredResult) -> str:
     """The protocol's name and, where there are several steps, how many; the student, where another model learns."""
     protocol = test.protocol
     steps = f", {protocol.num_steps} steps" if protocol.num_steps > 1 else ""
@@ -89,7 +89,7 @@ def _against_forgetting(protocol: Protocol) -> str:
 _HOW = {"BatchedInnerLoop": "LoRA", "FullFinetuning": "full finetuning"}
 
 
-def comparable(test: StoredTest) -> str:
+def comparable(test: StoredResult) -> str:
     """Equal for tests that asked the same questions in the same way, whatever the seed."""
     questions = sorted({(r.task_id, q.question_id) for r in test.results for q in r.scores.questions})
     what = [protocol_name(test), test.protocol.settings, test.inner_loop, test.edits_per_task, questions]
@@ -101,9 +101,9 @@ def row_key(row: TestRow) -> RowKey:
     return row.condition, row.round, row.name or ""
 
 
-def _by_protocol(runs: Sequence[StoredRun]) -> list[tuple[str, list[StoredTest | None]]]:
+def _by_protocol(runs: Sequence[StoredRun]) -> list[tuple[str, list[StoredResult | None]]]:
     """Protocols that two runs or more were tested with: each run's newest test of it, or None."""
-    found: dict[str, list[StoredTest | None]] = {}
+    found: dict[str, list[StoredResult | None]] = {}
     names: dict[str, str] = {}
     for place, run in enumerate(runs):
         for test in run.tests:
@@ -113,7 +113,7 @@ def _by_protocol(runs: Sequence[StoredRun]) -> list[tuple[str, list[StoredTest |
     return [(names[key], tests) for key, tests in found.items() if sum(test is not None for test in tests) > 1]
 
 
-def _side_by_side(runs: Sequence[StoredRun], name: str, tests: Sequence[StoredTest | None]) -> list[Block]:
+def _side_by_side(runs: Sequence[StoredRun], name: str, tests: Sequence[StoredResult | None]) -> list[Block]:
     by_run = [{row_key(row): row for row in test.table} if test is not None else {} for test in tests]
     labels = {row_key(row): label(row.label) for test in tests if test is not None for row in test.table}
     pooled = are_seeds_of_one(runs) and all(by_run)
@@ -144,14 +144,14 @@ def _side_by_side(runs: Sequence[StoredRun], name: str, tests: Sequence[StoredTe
     return blocks
 
 
-def _whole_table(run: StoredRun, test: StoredTest, *, folded: bool) -> Table:
+def _whole_table(run: StoredRun, test: StoredResult, *, folded: bool) -> Table:
     rows = [tuple(cell(row) for cell in _COLUMNS.values()) for row in test.table]
     headings, rows_shown = without_empty_columns(tuple(_COLUMNS), rows)
     title = f"{protocol_name(test)} ({run.name}, {test.path.name})"
     return Table(title=title, headings=headings, rows=capped(rows_shown), note=_circumstances(test), folded=folded)
 
 
-def _circumstances(test: StoredTest) -> str:
+def _circumstances(test: StoredResult) -> str:
     """How the tasks were learned, as far as the file says."""
     parts = {"inner loop": test.inner_loop, "edits a task": test.edits_per_task, **test.protocol.settings}
     said = "; ".join(

@@ -24,7 +24,7 @@ def takes_additions(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def merge_beside(module: nn.Module, a_RI: Tensor, b_OR: Tensor) -> None:
+def merge_unmerged(module: nn.Module, a_RI: Tensor, b_OR: Tensor) -> None:
     """Let the layer add B A from now on, beside what it added already."""
     known, weight = _kept(module), module.get_parameter("weight")
     a_RI, b_OR = a_RI.detach().to(weight.device), b_OR.detach().to(weight.device)
@@ -36,12 +36,12 @@ def merge_beside(module: nn.Module, a_RI: Tensor, b_OR: Tensor) -> None:
     _keep(module, (a_RI.clone(), b_OR.clone()))
 
 
-def kept_beside(model: nn.Module) -> Beside:
+def unmerged_updates(model: nn.Module) -> Beside:
     """What each layer adds, by its name; never changed in place."""
     return {name: pair for name, module in model.named_modules() if (pair := _kept(module)) is not None}
 
 
-def put_beside(model: nn.Module, beside: Beside) -> None:
+def attach_unmerged(model: nn.Module, beside: Beside) -> None:
     """Let the layers add these, and no others anything; with {} they are as they were loaded."""
     for name, module in model.named_modules():
         if _A in module._buffers:

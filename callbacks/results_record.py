@@ -11,9 +11,9 @@ import torch
 from lightning.pytorch import Trainer
 
 from seal_lightning.evaluation import ConditionResult, ConditionRow
-from seal_lightning.evaluation.exams import asked_questions
 from seal_lightning.evaluation.matrix import MatrixEstimate
 from seal_lightning.evaluation.table import arm_label
+from seal_lightning.evaluation.unadapted_exams import asked_questions
 from seal_lightning.storage.json_records import to_plain
 from seal_lightning.training.module import SealModule
 

@@ -139,7 +139,7 @@ class TestResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredTest:
+class StoredResult:
     """One results file."""
 
     path: Path
@@ -198,7 +198,7 @@ def test_files(results: Path) -> list[Path]:
 test_files.__test__ = False  # type: ignore[attr-defined]
 
 
-def read_test(path: Path) -> StoredTest:
+def read_result(path: Path) -> StoredResult:
     """The test of a results file. Raises :class:`RunError` that names the part that is damaged."""
     content = _upgraded(_json(path), path)
     parts = {}
@@ -211,7 +211,7 @@ def read_test(path: Path) -> StoredTest:
             first = error.errors()[0]
             place = ".".join(map(str, (name, *first["loc"])))
             raise _damaged(path, f"{shown(place)}: {first['msg']}, not {shown(first['input'])}") from error
-    test = StoredTest(path=path, **parts)
+    test = StoredResult(path=path, **parts)
     for matrix in test.matrices:
         if len({len(row) for row in matrix.mean}) > 1:
             raise _damaged(path, f"the rows of the matrix {shown(matrix.label)} are not of one length")
