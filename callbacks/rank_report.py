@@ -41,7 +41,7 @@ class RankReport(SealCallback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the phase's clock."""
-        cast(SealModule, pl_module).attempting.time_split.restart()
+        cast(SealModule, pl_module).runner.time_split.restart()
         self._attempts, self._utilisation = [], []
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
@@ -72,7 +72,7 @@ class RankReport(SealCallback):
 
     def _figures(self, trainer: Trainer, module: SealModule) -> RankPhase:
         cuda = module.device.type == "cuda"
-        split = module.attempting.time_split.seconds()
+        split = module.runner.time_split.seconds()
         return RankPhase(
             rank=trainer.global_rank,
             host=socket.gethostname(),

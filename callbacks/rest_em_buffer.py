@@ -41,10 +41,10 @@ class RestEmBuffer(Callback):
         if not module.in_e_step:
             return
         data = cast(SealDataModule, trainer.datamodule)  # type: ignore[attr-defined]
-        with module.attempting.time_split.spent("idle"):  # all ranks are waited for
+        with module.runner.time_split.spent("idle"):  # all ranks are waited for
             loop = module.self_edit_loop
             # What was stored before this launch is known to all, and told by one.
-            gathered = interruption.gather(loop.store.all() if loop.tells_stored else loop.store.added())
+            gathered = interruption.gather(loop.store.all() if loop.reports_stored else loop.store.added())
         attempts: dict[str, Attempt] = {}
         for attempt in gathered:
             attempts.setdefault(attempt.attempt_id, attempt)

@@ -110,7 +110,7 @@ def test_signals_behind_a_run_that_failed_do_what_they_did_before(module: SealMo
 
 def test_another_seed_s_attempts_are_not_taken_over(module: SealModule, tmp_path: Path) -> None:
     trainer(tmp_path).fit(module, data())
-    module.attempting.seed = 2
+    module.runner.seed = 2
     with pytest.raises(RunError, match="was made with another seed"):
         trainer(tmp_path).fit(module, data())
 

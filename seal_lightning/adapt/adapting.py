@@ -94,7 +94,7 @@ class AdaptPipeline:
     def run(self) -> AdaptedRecord:
         """Do what is not done yet, and write everything. Returns what the folder says about itself."""
         for mitigation in self._module.protocol.against_forgetting:
-            mitigation.bind(self._module.attempting_held_out, self._module.learner)
+            mitigation.bind(self._module.held_out_runner, self._module.learner)
             mitigation.check(self.material.passages)
         questions = self._questions()
         choices, learned = self._learned(questions)
@@ -140,7 +140,7 @@ class AdaptPipeline:
         """What was chosen of each passage, and what was learned."""
         module, spec = self.configuration.module, self.configuration.spec
         trying = EditSelection(
-            module.attempting_held_out,
+            module.held_out_runner,
             self.work,
             num_edits=module.num_edits,
             num_repeats=module.num_repeats,
@@ -187,7 +187,7 @@ class AdaptPipeline:
 
     def _exams(self, questions: Dealt, learned: dict[str, Learned], adapted: LoraAdapter) -> list[ExamRecord]:
         """These documents under every condition; earlier ones and the probe before and after."""
-        spec, attempting = self.configuration.spec, self.configuration.module.attempting_held_out
+        spec, runner = self.configuration.spec, self.configuration.module.held_out_runner
         before, after = Condition(name=BEFORE, adapter=None), Condition(name=AFTER, adapter=adapted)
         control = learned.get(CONTROL)
         if control is None and spec.control and spec.keep:
@@ -199,10 +199,10 @@ class AdaptPipeline:
         found = []
         with self.work.timed("exams"), self.progress.phase("exams", len(exams) + len(others)) as advance:
             for exam in exams.values():
-                found.append(sat(exam, attempting, [before, *between, after], needs))
+                found.append(sat(exam, runner, [before, *between, after], needs))
                 advance(1)
             for exam in others.values():
-                found.append(sat(exam, attempting, [before, *between, after], needs))
+                found.append(sat(exam, runner, [before, *between, after], needs))
                 advance(1)
         return found
 

@@ -12,7 +12,6 @@ from seal_lightning.attempts import AttemptRunner
 from seal_lightning.callbacks import BestOfK
 from seal_lightning.core import Attempt, Candidate, SelfEdit, Trial
 from seal_lightning.core.errors import MalformedEdit
-from seal_lightning.core.seeds import attempt_id
 from seal_lightning.domains.knowledge import Passage
 
 EDITS_AT_ONCE = 32
@@ -35,7 +34,7 @@ class EditSelection:
     """Tries edits and keeps what was tried.
 
     Args:
-        attempting: how edits are proposed and tried.
+        runner: how edits are proposed and tried.
         work: where that is stored.
         num_edits: k ≥ 1, a passage.
         num_repeats: ≥ 1, inner seeds an edit.
@@ -44,9 +43,9 @@ class EditSelection:
     """
 
     def __init__(
-        self, attempting: AttemptRunner, work: Workspace, *, num_edits: int, num_repeats: int, at_once: int, keep: int
+        self, runner: AttemptRunner, work: Workspace, *, num_edits: int, num_repeats: int, at_once: int, keep: int
     ) -> None:
-        self.attempting = attempting
+        self.runner = runner
         self.work = work
         self.num_edits = num_edits
         self.num_repeats = num_repeats
@@ -73,27 +72,16 @@ class EditSelection:
         edits = self._written(passages, step)
         controls = {p.task_id: self._controls(p, edits[p.task_id]) for p in passages}
         trials = [t for p in passages for t in self._trials(p, edits[p.task_id], controls[p.task_id], step)]
-        # As for edits: where one is missing its whole call is made again, so that a resume computes the same.
-        calls = [trials[start : start + self.at_once] for start in range(0, len(trials), self.at_once)]
-        missing = [call for call in calls if any(self._stored(trial) is None for trial in call)]
-        if missing:
-            before = self.attempting.before(passages)
-            for call in missing:
-                for attempt in self.attempting.attempt(call, before):
-                    if self.work.attempts.get(attempt.attempt_id) is None:
-                        self.work.attempts.add(attempt)
         found: dict[str, dict[int, list[Attempt]]] = {}
-        for trial in trials:
-            stored = self._stored(trial)
-            assert stored is not None
-            found.setdefault(trial.task.task_id, {}).setdefault(trial.edit.edit_index, []).append(stored)
+        for attempt in self.runner.run(trials, self.work.attempts, candidates_per_call=self.at_once):
+            found.setdefault(attempt.task_id, {}).setdefault(attempt.edit.edit_index, []).append(attempt)
         return [self._choice(p, found[p.task_id], controls[p.task_id]) for p in passages]
 
     def _written(self, passages: Sequence[Passage], step: int) -> dict[str, list[SelfEdit]]:
         """The edits of each passage; where one is missing, the whole batch is written, so that they are the same."""
         keys = {p.task_id: [(step, p.task_id, index) for index in range(self.num_edits)] for p in passages}
         if any(key not in self._edits for of_passage in keys.values() for key in of_passage):
-            for edit in self.attempting.propose(passages, self.num_edits, f"adapt {step}"):
+            for edit in self.runner.propose(passages, self.num_edits, f"adapt {step}"):
                 key = (step, edit.task_id, edit.edit_index)
                 if key not in self._edits:
                     self._edits[key] = self.work.edits.append(WrittenEdit(step=step, edit=edit)).edit
@@ -104,7 +92,7 @@ class EditSelection:
         steps: dict[int, int] = {}
         for edit in edits:
             with suppress(MalformedEdit):  # told by its attempt
-                steps[edit.edit_index] = self.attempting.domain.plan(passage, edit).num_steps
+                steps[edit.edit_index] = self.runner.plan(passage, edit).num_steps
         return steps
 
     def _trials(
@@ -112,13 +100,13 @@ class EditSelection:
     ) -> list[Trial]:
         """Every edit, and behind them the passage alone, once for each number of steps that an edit takes."""
         tried = [(edit, None) for edit in edits]
-        alone = self.attempting.domain.plan_without_edit(passage)
+        alone = self.runner.domain.plan_without_edit(passage)
         for place, num_steps in enumerate(sorted(set(controls.values()))):
             nothing = SelfEdit(task_id=passage.task_id, edit_index=self.num_edits + place, text="")
             plan = replace(alone, optimizer=replace(alone.optimizer, max_steps=num_steps))
             tried.append((nothing, plan))  # type: ignore[arg-type]
         return [
-            replace(self.attempting.trial(passage, edit, step, repeat), plan=plan)
+            replace(self.runner.trial(passage, edit, step, repeat), plan=plan)
             for edit, plan in tried
             for repeat in range(self.num_repeats)
         ]
@@ -141,9 +129,6 @@ class EditSelection:
             candidates=tuple(edits),
             alone=alone,
         )
-
-    def _stored(self, trial: Trial) -> Attempt | None:
-        return self.work.attempts.get(attempt_id(trial.round, trial.task.task_id, trial.edit.edit_index, trial.repeat))
 
 
 def _beats(edit: Candidate, alone: Candidate) -> bool:

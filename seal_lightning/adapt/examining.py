@@ -41,7 +41,7 @@ class Condition:
 
 def sat(
     exam: Sequence[StoredExam],
-    attempting: AttemptRunner,
+    runner: AttemptRunner,
     conditions: Sequence[Condition],
     needs: frozenset[Measurement],
 ) -> ExamRecord:
@@ -50,7 +50,7 @@ def sat(
     Raises :class:`RunError` where a required condition's log-probabilities are not finite.
     """
     seats = [(stored.passage, condition.adapter) for condition in conditions for stored in exam]
-    scores = attempting.examine(seats, needs)
+    scores = runner.examine(seats, needs)
     by_condition: dict[str, list[ExamScores]] = {}
     for place, condition in enumerate(conditions):
         of_condition = scores[place * len(exam) : (place + 1) * len(exam)]

@@ -1,14 +1,18 @@
-"""Exams put to the model: what it is asked, what is measured, and the scores that come of it."""
+"""Run exams on the model: ask it, measure likelihoods, grade answers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from seal_lightning.core import (
+    AdaptationPlan,
     Adapter,
     AnsweredQuestion,
+    ExamPaper,
     ExamPrompt,
     ExamScores,
     GenerationRequest,
@@ -16,21 +20,65 @@ from seal_lightning.core import (
     QuestionScore,
     SamplingSpec,
     ScoreRequest,
+    SelfEdit,
     Task,
     Verdict,
     VerdictStatus,
     WholeModel,
 )
-from seal_lightning.core.errors import RunError
+from seal_lightning.core.errors import MalformedEdit, RunError
 from seal_lightning.core.interfaces import AnyDomain, Engine, Grader
 from seal_lightning.models.out_of_memory import is_out_of_memory
 from seal_lightning.scoring.graders.agreement import exact_match_and_f1
 from seal_lightning.scoring.graders.exact import exact_verdict
 
+ValueT = TypeVar("ValueT")
+
+_MAX_CACHED = 1024
+
+
+class DomainCache:
+    """The plans and exams that a domain makes, each made once per task and edit object.
+
+    Args:
+        domain: makes plans and exams.
+    """
+
+    def __init__(self, domain: AnyDomain) -> None:
+        self.domain = domain
+        self._values: OrderedDict[tuple[int, ...], tuple[tuple[Any, ...], Any]] = OrderedDict()
+
+    def plan(self, task: Task, edit: SelfEdit) -> AdaptationPlan:
+        """Return the plan of an edit. Raises :class:`MalformedEdit` where the edit has no meaning."""
+        plan = self._cached(self._plan_or_error, task, edit)
+        if isinstance(plan, MalformedEdit):
+            raise plan.with_traceback(None)
+        return plan
+
+    def exam(self, task: Task) -> Sequence[ExamPrompt]:
+        """Return the prompts of a task's exam."""
+        return self._cached(self.domain.exam, task)
+
+    def _plan_or_error(self, task: Task, edit: SelfEdit) -> AdaptationPlan | MalformedEdit:
+        try:
+            return self.domain.plan(task, edit)
+        except MalformedEdit as error:
+            return error
+
+    def _cached(self, make: Callable[..., ValueT], *objects: Any) -> ValueT:
+        # Records hold dicts and cannot be hashed. The cache keeps its objects alive, so an id names one object only.
+        key = tuple(id(one) for one in objects)
+        if key not in self._values:
+            self._values[key] = objects, make(*objects)
+            if len(self._values) > _MAX_CACHED:
+                self._values.popitem(last=False)
+        value: ValueT = self._values[key][1]
+        return value
+
 
 @dataclass(frozen=True, kw_only=True)
-class Sitting:
-    """One exam that a model is to sit."""
+class ExamRequest:
+    """One exam to run on the model or on an adapted copy."""
 
     task: Task
     prompts: Sequence[ExamPrompt]
@@ -39,28 +87,28 @@ class Sitting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SatExam:
-    """What the model gave in one exam: all that needs no judge."""
+class ExamAnswers:
+    """The model's output in one exam, before grading."""
 
     question_ids: tuple[str, ...]
     log_probs: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """By question, of the gold answer's tokens."""
+    """By question, of the gold answer's tokens (nats)."""
     answered: Sequence[AnsweredQuestion] = ()
-    """To be judged."""
+    """To be graded."""
 
     def scores(self, verdicts: Sequence[Verdict]) -> ExamScores:
-        """With a verdict an answer, in order."""
+        """Return the exam's scores, given one verdict per answer in order."""
         graded = {answer.question_id: (answer, v) for answer, v in zip(self.answered, verdicts, strict=True)}
         return ExamScores(
             questions=tuple(_score(q, self.log_probs.get(q), graded.get(q)) for q in self.question_ids),
         )
 
 
-class Exams:
-    """Puts exams to the model.
+class ExamRunner:
+    """Runs exams in as few engine calls as possible.
 
     Args:
-        domain: what answers mean.
+        domain: turns the model's texts into answers.
         engine: asks the model and its adapted copies.
     """
 
@@ -68,69 +116,69 @@ class Exams:
         self.domain = domain
         self.engine = engine
 
-    def sat_where_it_fits(self, candidates: Sequence[Sequence[Sitting]]) -> list[list[SatExam] | None]:
-        """The exams of each candidate; where they do not fit the memory together, each alone.
+    def run_within_memory(self, candidates: Sequence[Sequence[ExamRequest]]) -> list[list[ExamAnswers] | None]:
+        """Run each candidate's exams; one candidate at a time where memory does not allow all together.
 
-        None for one that does not fit even so.
+        The result is None for a candidate whose exams alone run out of memory.
         """
         try:
-            sat = iter(self.sat([sitting for candidate in candidates for sitting in candidate]))
-            return [[next(sat) for _ in candidate] for candidate in candidates]
+            answers = iter(self.run([request for candidate in candidates for request in candidate]))
+            return [[next(answers) for _ in candidate] for candidate in candidates]
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
         if len(candidates) == 1:
             return [None]
-        return [exams for candidate in candidates for exams in self.sat_where_it_fits([candidate])]
+        return [exams for candidate in candidates for exams in self.run_within_memory([candidate])]
 
-    def sat(self, sittings: Sequence[Sitting]) -> list[SatExam]:
-        """All exams, in order: in one engine call for each kind of measurement.
+    def run(self, requests: Sequence[ExamRequest]) -> list[ExamAnswers]:
+        """Run all exams, in order, with one engine call per kind of measurement.
 
-        Those of a whole model's weights are sat apart, while it is installed.
+        Exams of finetuned whole weights run separately, while those weights are installed.
         """
-        whole = {id(one.adapter): one.adapter for one in sittings if isinstance(one.adapter, WholeModel)}
-        found: dict[int, SatExam] = {}
+        whole = {id(one.adapter): one.adapter for one in requests if isinstance(one.adapter, WholeModel)}
+        found: dict[int, ExamAnswers] = {}
         for weights in [None, *whole.values()]:
-            apart = {i: one for i, one in enumerate(sittings) if _weights_of(one.adapter) is weights}
+            of_weights = {i: one for i, one in enumerate(requests) if _weights_of(one.adapter) is weights}
             with weights.installed() if weights is not None else nullcontext():
-                asked = [one if weights is None else replace(one, adapter=None) for one in apart.values()]
-                found |= dict(zip(apart, self._sat(asked), strict=True))
-        return [found[i] for i in range(len(sittings))]
+                group = [one if weights is None else replace(one, adapter=None) for one in of_weights.values()]
+                found |= dict(zip(of_weights, self._run_group(group), strict=True))
+        return [found[i] for i in range(len(requests))]
 
-    def _sat(self, sittings: Sequence[Sitting]) -> list[SatExam]:
-        likelihoods, answers = self._likelihoods(sittings), self._answers(sittings)
+    def _run_group(self, requests: Sequence[ExamRequest]) -> list[ExamAnswers]:
+        likelihoods, answers = self._likelihoods(requests), self._answers(requests)
         return [
-            SatExam(
+            ExamAnswers(
                 question_ids=tuple(dict.fromkeys(prompt.question_id for prompt in one.prompts)),
                 log_probs=log_probs,
                 answered=answered,
             )
-            for one, log_probs, answered in zip(sittings, likelihoods, answers, strict=True)
+            for one, log_probs, answered in zip(requests, likelihoods, answers, strict=True)
         ]
 
-    def _likelihoods(self, sittings: Sequence[Sitting]) -> list[dict[str, Sequence[float]]]:
-        """By question, the log-probabilities of the gold answer's tokens in the identity view."""
-        asked = [
+    def _likelihoods(self, requests: Sequence[ExamRequest]) -> list[dict[str, Sequence[float]]]:
+        """Score the gold answers' tokens in the identity view, by question."""
+        targets = [
             (i, p, one.adapter)
-            for i, one in enumerate(sittings)
+            for i, one in enumerate(requests)
             if Measurement.LIKELIHOOD in one.needs
             for p in one.prompts
             if p.view == "identity" and p.target
         ]
-        results: list[dict[str, Sequence[float]]] = [{} for _ in sittings]
-        if not asked:
+        results: list[dict[str, Sequence[float]]] = [{} for _ in requests]
+        if not targets:
             return results
-        scores = self.engine.score([ScoreRequest(prompt=p.prompt, target=p.target, adapter=a) for _, p, a in asked])
-        for (i, prompt, _), log_probs in zip(asked, scores, strict=True):
+        scores = self.engine.score([ScoreRequest(prompt=p.prompt, target=p.target, adapter=a) for _, p, a in targets])
+        for (i, prompt, _), log_probs in zip(targets, scores, strict=True):
             results[i][prompt.question_id] = log_probs
         return results
 
-    def _answers(self, sittings: Sequence[Sitting]) -> list[Sequence[AnsweredQuestion]]:
-        """The greedy answers, as they are to be judged."""
-        writing = {i: one for i, one in enumerate(sittings) if Measurement.ANSWERS in one.needs}
-        asked = [(i, p, one.adapter) for i, one in writing.items() for p in one.prompts]
-        if not asked:
-            return [()] * len(sittings)
+    def _answers(self, requests: Sequence[ExamRequest]) -> list[Sequence[AnsweredQuestion]]:
+        """Generate the greedy answers."""
+        writing = {i: one for i, one in enumerate(requests) if Measurement.ANSWERS in one.needs}
+        prompts = [(i, p, one.adapter) for i, one in writing.items() for p in one.prompts]
+        if not prompts:
+            return [()] * len(requests)
         completions = self.engine.generate(
             [
                 GenerationRequest(
@@ -138,29 +186,46 @@ class Exams:
                     sampling=SamplingSpec(temperature=0.0, max_new_tokens=p.max_new_tokens, stop=p.stop),
                     adapter=adapter,
                 )
-                for _, p, adapter in asked
+                for _, p, adapter in prompts
             ]
         )
         texts: dict[int, dict[tuple[str, str], str]] = {i: {} for i in writing}
-        for (i, prompt, _), completion in zip(asked, completions, strict=True):
+        for (i, prompt, _), completion in zip(prompts, completions, strict=True):
             texts[i][prompt.question_id, prompt.view] = completion.text
-        return [self.domain.answered(one.task, texts[i]) if i in texts else () for i, one in enumerate(sittings)]
+        return [self.domain.answered(one.task, texts[i]) if i in texts else () for i, one in enumerate(requests)]
 
 
-def scores_of(sat: Sequence[SatExam], grader: Grader) -> list[ExamScores]:
-    """The exams' scores, all answers judged together."""
-    verdicts = iter(verdicts_on([answer for exam in sat for answer in exam.answered], grader))
-    return [exam.scores([next(verdicts) for _ in exam.answered]) for exam in sat]
+def grade_exams(exams: Sequence[ExamAnswers], grader: Grader) -> list[ExamScores]:
+    """Return the exams' scores; all answers go to the grader in one call."""
+    verdicts = iter(grade_answers([answer for exam in exams for answer in exam.answered], grader))
+    return [exam.scores([next(verdicts) for _ in exam.answered]) for exam in exams]
 
 
-def verdicts_on(answered: Sequence[AnsweredQuestion], grader: Grader) -> Sequence[Verdict]:
-    """What can be right only as it is written is compared, the rest graded."""
-    graded = iter(_graded([answer for answer in answered if not answer.exact], grader))
+def grade_answers(answered: Sequence[AnsweredQuestion], grader: Grader) -> Sequence[Verdict]:
+    """Return one verdict per answer; exact questions are compared here, the others go to the grader.
+
+    Raises :class:`RunError` where the grader does not return one verdict per answer, in order.
+    """
+    free = [answer for answer in answered if not answer.exact]
+    verdicts = grader.grade(free) if free else []
+    if [getattr(v, "question_id", None) for v in verdicts] != [answer.question_id for answer in free]:
+        raise RunError(
+            f"model.grader: {type(grader).__name__} must return one verdict per answer, in order; it returned "
+            f"{len(verdicts)} for {len(free)} answers. Stored attempts are kept"
+        )
+    graded = iter(verdicts)
     return [exact_verdict(answer) if answer.exact else next(graded) for answer in answered]
 
 
-def joined(exams: Mapping[str, ExamScores]) -> ExamScores:
-    """Several tasks' exams as one; the questions' ids begin with their task's."""
+def paper_scores(paper: ExamPaper, scores: Sequence[ExamScores]) -> ExamScores | None:
+    """Return the scores of a paper's tasks as those of one exam; None for an empty paper."""
+    if len(paper.tasks) == 1:
+        return scores[0]
+    return concat_scores({t.task_id: s for t, s in zip(paper.tasks, scores, strict=True)}) if paper.tasks else None
+
+
+def concat_scores(exams: Mapping[str, ExamScores]) -> ExamScores:
+    """Return several tasks' scores as one exam; question ids are prefixed with their task's."""
     return ExamScores(
         questions=tuple(
             replace(question, question_id=f"{task_id}/{question.question_id}")
@@ -168,21 +233,6 @@ def joined(exams: Mapping[str, ExamScores]) -> ExamScores:
             for question in exam.questions
         )
     )
-
-
-def _graded(answered: Sequence[AnsweredQuestion], grader: Grader) -> Sequence[Verdict]:
-    """The grader's verdicts, checked: what a grader made of elsewhere says is not taken on trust."""
-    verdicts = grader.grade(answered) if answered else []
-    fitting = [
-        isinstance(verdict, Verdict) and verdict.question_id == answer.question_id
-        for verdict, answer in zip(verdicts, answered, strict=False)
-    ]
-    if len(verdicts) != len(answered) or not all(fitting):
-        raise RunError(
-            f"model.grader: {type(grader).__name__} gave {len(verdicts)} verdicts on {len(answered)} answers, "
-            f"{sum(fitting)} of them on the question asked; it must give one an answer, in order. Attempts are kept"
-        )
-    return verdicts
 
 
 def _weights_of(adapter: Adapter | None) -> WholeModel | None:
@@ -195,20 +245,21 @@ def _score(
     score = QuestionScore(question_id=question_id)
     if log_probs:
         score = replace(score, log_prob=sum(log_probs) / len(log_probs), num_target_tokens=len(log_probs))
-    if graded is not None:
-        answered, verdict = graded
-        score = replace(
-            score,
-            answer=answered.answer,
-            further_answers=answered.further_answers,
-            verdict=verdict,
-            partial_credit=answered.partial_credit,
-            num_views=answered.num_views,
-            num_invalid=answered.num_invalid,
-        )
-        if answered.gold_answers and answered.exact:
-            score = replace(score, exact_match=float(verdict.status is VerdictStatus.CORRECT))
-        elif answered.gold_answers:
-            exact_match, f1 = exact_match_and_f1(answered.answer, answered.gold_answers)
-            score = replace(score, exact_match=exact_match, f1=f1)
+    if graded is None:
+        return score
+    answered, verdict = graded
+    score = replace(
+        score,
+        answer=answered.answer,
+        further_answers=answered.further_answers,
+        verdict=verdict,
+        partial_credit=answered.partial_credit,
+        num_views=answered.num_views,
+        num_invalid=answered.num_invalid,
+    )
+    if answered.gold_answers and answered.exact:
+        return replace(score, exact_match=float(verdict.status is VerdictStatus.CORRECT))
+    if answered.gold_answers:
+        exact_match, f1 = exact_match_and_f1(answered.answer, answered.gold_answers)
+        return replace(score, exact_match=exact_match, f1=f1)
     return score

@@ -1,57 +1,78 @@
-"""The second half of trying an edit: judges are asked, and the reward is made. It needs no model of ours."""
+"""The second half of an attempt, which needs no model of ours: judges are queried and the reward is computed."""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
-from seal_lightning.attempts.auxiliary_exams import joined_scores
-from seal_lightning.attempts.exam_runner import SatExam, verdicts_on
-from seal_lightning.core import Attempt, AttemptStatus, AuxiliaryExam, ExamPaper, Rating, Task, Verdict
+from seal_lightning.attempts.drafts import Draft
+from seal_lightning.attempts.exam_runner import grade_answers
+from seal_lightning.core import Attempt, AttemptStatus, Measurement, Rating, Verdict
 from seal_lightning.core.errors import RunError
 from seal_lightning.core.interfaces import AnyDomain, Grader, Rater, Reward
+from seal_lightning.distributed import interruption
 from seal_lightning.scoring.rewards.finite import finite_score
 
+ResultT = TypeVar("ResultT")
+
+_POLL_INTERVAL_S = 0.1
+
+
+class BackgroundCall(Generic[ResultT]):
+    """One call that runs on a thread of its own from now on.
+
+    The thread is a daemon: a run that must stop does not wait for a judge's answer.
+
+    Args:
+        call: the work.
+    """
+
+    def __init__(self, call: Callable[[], ResultT]) -> None:
+        self._call = call
+        self._results: list[ResultT] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="judging", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._results.append(self._call())
+        except BaseException as error:  # noqa: BLE001 - raised again by result()
+            self._error = error
+
+    def result(self) -> ResultT:
+        """Wait for the call and return its result, or raise its error. Raises :class:`StopRequested` while it waits."""
+        while self._thread.is_alive():
+            interruption.check()
+            self._thread.join(_POLL_INTERVAL_S)
+        if self._error is not None:
+            raise self._error
+        return self._results[0]
+
 
 @dataclass(frozen=True, kw_only=True)
-class Draft:
-    """An attempt as the model left it."""
-
-    attempt: Attempt
-    task: Task
-    settled: bool = False
-    """Whether there is nothing to judge: it failed."""
-    own: SatExam | None = None
-    """The task's own exam, where it was sat."""
-    further: Mapping[str, tuple[ExamPaper, Sequence[SatExam]]] = field(default_factory=dict)
-
-    @property
-    def exams(self) -> list[SatExam]:
-        """All of them, in one order."""
-        return [*([self.own] if self.own is not None else ()), *(e for _, sat in self.further.values() for e in sat)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Computed:
-    """Some attempts that lack only what a judge in the background says, and the reward."""
+class Unjudged:
+    """Drafts that lack only the findings of judges in the background, and the reward."""
 
     drafts: Sequence[Draft]
     verdicts: Sequence[Verdict] | None
-    """On all answers of all exams, in order; None where they are still to be asked for."""
+    """On all answers of all exams, in order; None where the grader works in the background."""
     ratings: Mapping[str, Sequence[Rating]]
-    """By rater, one a draft that is not settled; of those that are still to be asked there are none."""
+    """By rater, one per draft that did not fail; raters that work in the background are missing."""
     seconds: float = 0.0
-    """That judges took, all drafts together."""
+    """Time of the judges so far, all drafts together."""
 
 
 class Judging:
-    """Asks judges, and makes attempts of drafts.
+    """Queries judges and turns drafts into attempts.
 
     Args:
         domain: says what an edit is about.
-        grader: judges answers.
-        reward: says who rates edits, and makes the reward.
+        grader: grades answers.
+        reward: names the raters of edits and computes the reward.
     """
 
     def __init__(self, domain: AnyDomain, grader: Grader, reward: Reward) -> None:
@@ -59,72 +80,68 @@ class Judging:
         self.grader = grader
         self.reward = reward
 
-    def computed(self, drafts: Sequence[Draft]) -> Computed:
-        """Ask those who must be asked now, because they compute on what the model computes on."""
+    @property
+    def in_background(self) -> bool:
+        """Whether :meth:`finish` waits for a server, so that it is worth a thread."""
+        needs = [self.reward.needs, *(examiner.needs for examiner in self.reward.examiners.values())]
+        graded = any(Measurement.ANSWERS in one for one in needs)
+        return (graded and self.grader.in_background) or any(r.in_background for r in self.reward.raters.values())
+
+    def begin(self, drafts: Sequence[Draft]) -> Unjudged:
+        """Query the judges that compute on the same device as the model: they cannot run beside it."""
         start = time.perf_counter()
         verdicts = None if self.grader.in_background else self._verdicts(drafts)
         raters = {name: rater for name, rater in self.reward.raters.items() if not rater.in_background}
         ratings = self._ratings(drafts, raters)
-        return Computed(drafts=drafts, verdicts=verdicts, ratings=ratings, seconds=time.perf_counter() - start)
+        return Unjudged(drafts=drafts, verdicts=verdicts, ratings=ratings, seconds=time.perf_counter() - start)
 
-    def attempts(self, computed: Computed) -> list[Attempt]:
-        """Ask the others, and make the rewards: one attempt a draft, in order."""
+    def finish(self, unjudged: Unjudged) -> list[Attempt]:
+        """Query the other judges and compute the rewards; return one attempt per draft, in order. Any thread may call it."""
         start = time.perf_counter()
-        verdicts = iter(self._verdicts(computed.drafts) if computed.verdicts is None else computed.verdicts)
-        raters = {name: rater for name, rater in self.reward.raters.items() if name not in computed.ratings}
-        given = {**computed.ratings, **self._ratings(computed.drafts, raters)}
-        ratings = {name: iter(given[name]) for name in self.reward.raters}
-        num_open = sum(not draft.settled for draft in computed.drafts)
-        seconds = (computed.seconds + time.perf_counter() - start) / max(num_open, 1)
+        verdicts = iter(self._verdicts(unjudged.drafts) if unjudged.verdicts is None else unjudged.verdicts)
+        raters = {name: rater for name, rater in self.reward.raters.items() if name not in unjudged.ratings}
+        found = {**unjudged.ratings, **self._ratings(unjudged.drafts, raters)}
+        ratings = {name: iter(found[name]) for name in self.reward.raters}
+        num_open = sum(not draft.failed for draft in unjudged.drafts)
+        seconds = (unjudged.seconds + time.perf_counter() - start) / max(num_open, 1)
         attempts = []
-        for draft in computed.drafts:
-            if draft.settled:
+        for draft in unjudged.drafts:
+            if draft.failed:
                 attempts.append(draft.attempt)
                 continue
-            judged = _with_scores(draft, [[next(verdicts) for _ in exam.answered] for exam in draft.exams])
-            marks = {name: next(of_rater) for name, of_rater in ratings.items()}
-            attempts.append(
-                self._rewarded(replace(judged, ratings=marks, examine_seconds=judged.examine_seconds + seconds))
-            )
+            attempt = draft.with_scores([[next(verdicts) for _ in exam.answered] for exam in draft.exams])
+            of_draft = {name: next(of_rater) for name, of_rater in ratings.items()}
+            attempt = replace(attempt, ratings=of_draft, examine_seconds=attempt.examine_seconds + seconds)
+            attempts.append(self._with_reward(attempt))
         return attempts
 
     def _verdicts(self, drafts: Sequence[Draft]) -> Sequence[Verdict]:
-        return verdicts_on([a for draft in drafts for exam in draft.exams for a in exam.answered], self.grader)
+        return grade_answers([a for draft in drafts for exam in draft.exams for a in exam.answered], self.grader)
 
     def _ratings(self, drafts: Sequence[Draft], raters: Mapping[str, Rater]) -> dict[str, Sequence[Rating]]:
-        """By rater; the same edit is rated once, however often it is tried."""
-        asked = [
-            (self.domain.context_text(draft.task), draft.attempt.edit.text) for draft in drafts if not draft.settled
+        """Return ratings by rater; equal edits are rated once, however often they are tried."""
+        if not raters:
+            return {}
+        wanted = [
+            (self.domain.context_text(draft.task), draft.attempt.edit.text) for draft in drafts if not draft.failed
         ]
-        once = list(dict.fromkeys(asked))
+        unique = list(dict.fromkeys(wanted))
         found: dict[str, Sequence[Rating]] = {}
         for name, rater in raters.items():
-            ratings = rater.rate([context for context, _ in once], [edit for _, edit in once]) if once else []
-            if len(ratings) != len(once):
+            ratings = rater.rate([context for context, _ in unique], [edit for _, edit in unique]) if unique else []
+            if len(ratings) != len(unique):
                 raise RunError(
-                    f"model.reward: {type(rater).__name__} gave {len(ratings)} ratings of {len(once)} edits; it must give "
-                    "one an edit, in order. Attempts are kept"
+                    f"model.reward: {type(rater).__name__} must return one rating per edit, in order; it returned "
+                    f"{len(ratings)} for {len(unique)} edits. Stored attempts are kept"
                 )
-            by_edit = dict(zip(once, ratings, strict=True))
-            found[name] = [by_edit[one] for one in asked]
+            by_edit = dict(zip(unique, ratings, strict=True))
+            found[name] = [by_edit[one] for one in wanted]
         return found
 
-    def _rewarded(self, attempt: Attempt) -> Attempt:
-        given = self.reward.score(attempt)
-        score = finite_score(given.value, given.breakdown)
+    def _with_reward(self, attempt: Attempt) -> Attempt:
+        found = self.reward.score(attempt)
+        score = finite_score(found.value, found.breakdown)
         attempt = replace(attempt, reward=score.value, reward_breakdown=score.breakdown)
         if score.value is not None:
             return attempt
-        return replace(attempt, status=AttemptStatus.UNSCORED, failure=given.reason)
-
-
-def _with_scores(draft: Draft, verdicts: Sequence[Sequence[Verdict]]) -> Attempt:
-    """The attempt with what it scored; ``verdicts`` are by exam."""
-    scores = iter([exam.scores(given) for exam, given in zip(draft.exams, verdicts, strict=True)])
-    attempt = draft.attempt
-    if draft.own is not None:
-        attempt = replace(attempt, after=next(scores))
-    further: dict[str, AuxiliaryExam] = dict(attempt.auxiliary_exams)
-    for name, (paper, sat) in draft.further.items():
-        further[name] = replace(further[name], after=joined_scores(paper, [next(scores) for _ in sat]))
-    return replace(attempt, auxiliary_exams=further)
+        return replace(attempt, status=AttemptStatus.UNSCORED, failure=found.reason)

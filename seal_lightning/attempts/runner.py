@@ -1,78 +1,78 @@
-"""Edits proposed and tried: the first half, which is the model's, and the two halves put together."""
+"""The one way to try edits: propose, plan, adapt, examine, judge, store.
+
+The E-step, validation, ``seal search``, ``seal sweep``, ``seal adapt`` and ``seal replay`` all use :class:`AttemptRunner`.
+It knows no domain, engine, inner loop, grader or reward by name.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from seal_lightning.attempts.auxiliary_exams import AuxiliaryExams, SetExam, already_set
-from seal_lightning.attempts.exam_runner import Exams, SatExam, Sitting, scores_of
-from seal_lightning.attempts.judging import Computed, Draft, Judging
+from seal_lightning.attempts.auxiliary_exams import AuxiliaryExams, Prepared, PreparedExam, stored_exams
+from seal_lightning.attempts.drafts import NOTHING_MORE, DraftMaker, in_chunks
+from seal_lightning.attempts.exam_runner import DomainCache, ExamRequest, ExamRunner, grade_exams
+from seal_lightning.attempts.judging import BackgroundCall, Judging
 from seal_lightning.core import (
     AdaptationPlan,
-    Adapted,
     Adapter,
     Attempt,
-    AttemptStatus,
-    Diverged,
     ExamPrompt,
     ExamScores,
     Measurement,
-    PlanSummary,
     SelfEdit,
     Task,
     Trial,
 )
-from seal_lightning.core.errors import MalformedEdit
+from seal_lightning.core.errors import RankLost, RunError, StopRequested, shown
 from seal_lightning.core.interfaces import AnyDomain, Engine, Grader, InnerLoop, Reward, Writer
-from seal_lightning.core.seeds import attempt_id, derive_seed
+from seal_lightning.core.seeds import derive_seed
 from seal_lightning.distributed.timers import TimeSplit
+from seal_lightning.storage.attempt_store import AttemptStore
 
-NOTHING_MORE: frozenset[Measurement] = frozenset()
+OnAttempt = Callable[[Attempt], None]
 
 
+@dataclass(kw_only=True, eq=False)
 class AttemptRunner:
-    """Proposes edits and tries them.
+    """Proposes edits, tries them and stores the attempts.
 
-    Args:
-        domain: what tasks and edits mean.
-        writer: who writes edits.
-        engine: asks the policy and its adapted copies.
-        inner_loop: trains the adapted copies.
-        grader: judges answers.
-        reward: scores attempts, and says what must be measured.
-        seed: the run's seed; with round, task, edit and repeat it makes every other seed.
+    ``dataclasses.replace(runner, reward=…)`` gives a runner with another part that shares everything else.
     """
 
-    def __init__(
-        self,
-        *,
-        domain: AnyDomain,
-        writer: Writer,
-        engine: Engine,
-        inner_loop: InnerLoop,
-        grader: Grader,
-        reward: Reward,
-        seed: int,
-    ) -> None:
-        self.domain = domain
-        self.writer = writer
-        self.engine = engine
-        self.inner_loop = inner_loop
-        self.grader = grader
-        self.reward = reward
-        self.seed = seed
-        self.time_split = TimeSplit()
+    domain: AnyDomain
+    writer: Writer
+    engine: Engine
+    """Asks the policy and its adapted copies."""
+    inner_loop: InnerLoop
+    grader: Grader
+    reward: Reward
+    """Scores attempts; only what it needs is measured."""
+    seed: int
+    """The run's seed; every other seed is derived from it, the round, the task, the edit and the repeat."""
+    candidates_per_call: int = 48
+    """≥ 1, trials that the inner loop gets at once; they are stored together."""
+    time_split: TimeSplit = field(default_factory=TimeSplit)
 
-    # --- what is tried
+    def __post_init__(self) -> None:
+        self._cache = DomainCache(self.domain)
+        self._exams = ExamRunner(self.domain, self.engine)
+        self._auxiliary = AuxiliaryExams(self._exams, self._cache, self.reward.examiners)
+        self._drafts = DraftMaker(
+            self._cache, self.inner_loop, self._exams, self._auxiliary, self.reward, self.time_split
+        )
+        self._judging = Judging(self.domain, self.grader, self.reward)
+        self._unstored: tuple[Callable[[], list[Attempt]], Callable[[list[Attempt]], None]] | None = None
+        """Waits for a chunk that is judged while the next one is adapted, and stores its attempts."""
+
+    # --- edits and trials
 
     def propose(
         self, tasks: Sequence[Task], num_edits: int, round_name: int | str, writer: Writer | None = None
     ) -> Sequence[SelfEdit]:
-        """``num_edits`` edits for each task, task by task, by the policy or another writer.
+        """Write ``num_edits`` edits per task, task by task, by the policy or another writer.
 
-        ``round_name`` keeps rounds' seeds apart.
+        ``round_name`` keeps the seeds of rounds apart.
         """
         if not tasks:
             return []
@@ -85,45 +85,68 @@ class AttemptRunner:
             return (writer or self.writer).write(tasks, num_edits, seeds)
 
     def trial(self, task: Task, edit: SelfEdit, round_index: int, repeat: int) -> Trial:
-        """An edit to be tried, with the inner loop's seed made from its names."""
+        """Return an edit to be tried, with the inner loop's seed derived from its names."""
         seed = self.trial_seed(task.task_id, edit.edit_index, round_index, repeat)
         return Trial(task=task, edit=edit, round=round_index, repeat=repeat, seed=seed)
 
     def trial_seed(self, task_id: str, edit_index: int, round_index: int, repeat: int) -> int:
-        """The inner loop's seed of an attempt."""
+        """Return the inner loop's seed of an attempt."""
         return derive_seed(self.seed, round_index, task_id, edit_index, repeat)
+
+    def plan(self, task: Task, edit: SelfEdit) -> AdaptationPlan:
+        """Return the domain's plan of an edit, made once per edit. Raises :class:`MalformedEdit`."""
+        return self._cache.plan(task, edit)
+
+    def exam(self, task: Task) -> Sequence[ExamPrompt]:
+        """Return the domain's exam of a task, made once per task."""
+        return self._cache.exam(task)
 
     # --- exams without adaptation
 
     def examine(
         self, candidates: Sequence[tuple[Task, Adapter | None]], needs: frozenset[Measurement]
     ) -> list[ExamScores]:
-        """The exam of each (task, adapter or none) pair, in order; only what is needed is measured."""
-        return self.sit_exams([(task, self.domain.exam(task), adapter) for task, adapter in candidates], needs)
+        """Return the scores of each (task, adapter or none) pair, in order; only ``needs`` is measured."""
+        return self.run_exams([(task, self.exam(task), adapter) for task, adapter in candidates], needs)
 
-    def sit_exams(
+    def run_exams(
         self,
         exams: Sequence[tuple[Task, Sequence[ExamPrompt], Adapter | None]],
         needs: frozenset[Measurement],
     ) -> list[ExamScores]:
-        """Put exams' prompts to the model and have its answers judged."""
-        sittings = [Sitting(task=t, prompts=prompts, adapter=adapter, needs=needs) for t, prompts, adapter in exams]
-        return scores_of(self._exams.sat(sittings), self.grader)
+        """Run exams with the given prompts and grade them, in order."""
+        requests = [ExamRequest(task=t, prompts=prompts, adapter=adapter, needs=needs) for t, prompts, adapter in exams]
+        return grade_exams(self._exams.run(requests), self.grader)
 
-    def before(self, tasks: Sequence[Task]) -> dict[str, ExamScores]:
-        """By task id, what the reward needs of the tasks' own exams without adaptation; nothing where it needs nothing."""
-        if not self.reward.needs:
+    def before(
+        self, tasks: Sequence[Task], attempts: Iterable[Attempt] = (), needs: frozenset[Measurement] = NOTHING_MORE
+    ) -> dict[str, ExamScores]:
+        """Return the scores of the tasks' exams without adaptation, by task id; empty where nothing is needed.
+
+        Args:
+            tasks: examined in one call.
+            attempts: earlier attempts at the same policy; the scores they store are used again.
+            needs: what is measured beside the reward's needs.
+        """
+        needs |= self.reward.needs
+        if not needs:
             return {}
+        wanted = {task.task_id for task in tasks}
+        stored = {a.task_id: a.before for a in attempts if a.before is not None and a.task_id in wanted}
+        if stored.keys() == wanted:
+            return stored
+        # All are examined again, although some are stored: what shares a batch moves roundings, and a resumed run must
+        # end with the same bits.
         with self.time_split.spent("examine"):
-            exams = self.examine([(task, None) for task in tasks], self.reward.needs)
-        return {task.task_id: exam for task, exam in zip(tasks, exams, strict=True)}
+            exams = self.examine([(task, None) for task in tasks], needs)
+        return {task.task_id: exam for task, exam in zip(tasks, exams, strict=True)} | stored
 
-    def set_exams(
+    def auxiliary_exams(
         self, tasks: Sequence[Task], round_name: int | str, attempts: Iterable[Attempt] = ()
-    ) -> dict[str, dict[str, SetExam]]:
-        """By task id and examiner, the exams that the reward wants beside the tasks' own, sat without adaptation.
+    ) -> dict[str, dict[str, PreparedExam]]:
+        """Return the exams that the reward needs beside the tasks' own, by task id and examiner, run without adaptation.
 
-        ``attempts`` are those of the same round: what they have stored is not made again.
+        ``attempts`` are earlier ones of the same round; the exams they store are used again.
         """
         if not self.reward.examiners or not tasks:
             return {}
@@ -133,173 +156,131 @@ class AttemptRunner:
             for name in self.reward.examiners
         }
         with self.time_split.spent("examine"):
-            return self._further.set(tasks, seeds, already_set(attempts), self.grader)
+            return self._auxiliary.prepare(tasks, seeds, stored_exams(attempts), self.grader)
 
-    @property
-    def _exams(self) -> Exams:
-        return Exams(self.domain, self.engine)
+    # --- attempts
 
-    @property
-    def _further(self) -> AuxiliaryExams:
-        return AuxiliaryExams(self._exams, self.reward.examiners)
-
-    # --- trying
-
-    def attempt(
+    def run(
         self,
         trials: Sequence[Trial],
-        before: Mapping[str, ExamScores],
+        store: AttemptStore | None = None,
+        *,
+        before: Mapping[str, ExamScores] | None = None,
         needs: frozenset[Measurement] = NOTHING_MORE,
-        further: Mapping[str, Mapping[str, SetExam]] | None = None,
+        auxiliary: Prepared | None = None,
+        on_attempt: OnAttempt = lambda attempt: None,
+        candidates_per_call: int | None = None,
+        only_missing: bool = False,
     ) -> list[Attempt]:
-        """Try each edit: one attempt a trial, in order.
+        """Try the trials that the store lacks, store each attempt, and return one attempt per trial, in order.
 
-        ``before`` holds each task's exam without adaptation; ``needs`` is what to measure beside what the reward needs;
-        ``further`` is what :meth:`set_exams` gave, which is asked now where it is not given.
+        Args:
+            trials: with ids of their own.
+            store: holds earlier attempts and gets the new ones; in memory by default.
+            before: as :meth:`before` gives it for the trials' tasks; measured by default, or taken from stored attempts.
+            needs: what exams measure beside the reward's needs.
+            auxiliary: as :meth:`auxiliary_exams` gives it; prepared by default, round by round.
+            on_attempt: called with each attempt when it was stored.
+            candidates_per_call: ≥ 1, instead of the runner's own.
+            only_missing: make chunks of the missing trials alone. By default all trials are cut into chunks, and a chunk
+                that is partly stored is computed as a whole, so that a resumed run gives the same bits.
+
+        Raises :class:`RunError` where the store has an attempt of another seed or edit under a trial's id. After any other
+        error, what was computed before it is stored.
         """
-        return self.judged(self.compute(trials, before, needs, further))
-
-    @property
-    def judges_in_background(self) -> bool:
-        """Whether :meth:`judged` waits for somebody elsewhere: then it is worth a thread of its own."""
-        asked = [self.reward.needs, *(examiner.needs for examiner in self.reward.examiners.values())]
-        graded = any(Measurement.ANSWERS in needs for needs in asked)
-        return (graded and self.grader.in_background) or any(r.in_background for r in self.reward.raters.values())
-
-    def compute(
-        self,
-        trials: Sequence[Trial],
-        before: Mapping[str, ExamScores],
-        needs: frozenset[Measurement] = NOTHING_MORE,
-        further: Mapping[str, Mapping[str, SetExam]] | None = None,
-    ) -> Computed:
-        """All of :meth:`attempt` that needs the model."""
-        if further is None:
-            rounds = dict.fromkeys(trial.round for trial in trials)
-            further = {}
-            for index in rounds:
-                tasks = {trial.task.task_id: trial.task for trial in trials if trial.round == index}
-                further |= self.set_exams(list(tasks.values()), index)
-        needs |= self.reward.needs
-        size = self.inner_loop.max_results or max(len(trials), 1)
-        chunks = [trials[start : start + size] for start in range(0, len(trials), size)]
-        drafts = [draft for chunk in chunks for draft in self._drafts(chunk, before, needs, further)]
-        return self._judging.computed(drafts)
-
-    def judged(self, computed: Computed) -> list[Attempt]:
-        """The rest of :meth:`attempt`; where :attr:`judges_in_background`, any thread may do it."""
-        return self._judging.attempts(computed)
-
-    @property
-    def _judging(self) -> Judging:
-        return Judging(self.domain, self.grader, self.reward)
-
-    def _drafts(
-        self,
-        trials: Sequence[Trial],
-        before: Mapping[str, ExamScores],
-        needs: frozenset[Measurement],
-        further: Mapping[str, Mapping[str, SetExam]],
-    ) -> list[Draft]:
-        plans: dict[int, AdaptationPlan] = {}
-        drafts: dict[int, Draft] = {}
-        for i, trial in enumerate(trials):
-            set_for = further.get(trial.task.task_id, {})
-            attempt = _untried(trial, before, set_for)
-            drafts[i] = Draft(attempt=attempt, task=trial.task)
+        store = AttemptStore(None) if store is None else store
+        missing = self.missing(trials, store)
+        if missing:
+            stored = [attempt for trial in trials if (attempt := store.get(trial.attempt_id)) is not None]
+            if before is None:
+                before = self.before(_tasks_of(trials), stored, needs)
+            if auxiliary is None:
+                auxiliary = self._auxiliary_by_round(trials, stored)
             try:
-                plans[i] = trial.plan or self.domain.plan(trial.task, trial.edit)
-            except MalformedEdit as error:
-                drafts[i] = _settled(drafts[i], AttemptStatus.MALFORMED, str(error))
-                continue
-            if (
-                missing := next((exam.paper.failure for exam in set_for.values() if exam.paper.failure), None)
-            ) is not None:
-                del plans[i]
-                drafts[i] = _settled(drafts[i], AttemptStatus.UNSCORED, missing)
-        if needs or self.reward.adapts:
-            self._learn(trials, plans, drafts, needs, further)
-        return [drafts[i] for i in range(len(trials))]
+                for chunk in in_chunks(
+                    missing if only_missing else trials, candidates_per_call or self.candidates_per_call
+                ):
+                    self.run_chunk(chunk, store, before, needs, auxiliary, on_attempt)
+                self.finish()
+            except Exception as error:
+                self.finish_after(error)
+                raise
+        return [attempt for trial in trials if (attempt := store.get(trial.attempt_id)) is not None]
 
-    def _learn(
+    @staticmethod
+    def missing(trials: Sequence[Trial], store: AttemptStore) -> list[Trial]:
+        """Return the trials that are not stored, in order.
+
+        Raises :class:`RunError` where an attempt of another seed or edit is stored under a trial's id.
+        """
+        found = []
+        for trial in trials:
+            stored = store.get(trial.attempt_id)
+            if stored is None:
+                found.append(trial)
+            elif (stored.seed, stored.edit.text) != (trial.seed, trial.edit.text):
+                raise RunError(
+                    f"{store.folder}: the attempt {shown(trial.attempt_id)} was made with another seed or edit: there it is "
+                    f"{shown(stored.edit.text)}, now it is {shown(trial.edit.text)}. Move the folder away, or restore the "
+                    "configuration it was made with"
+                )
+        return found
+
+    def run_chunk(
         self,
         trials: Sequence[Trial],
-        plans: Mapping[int, AdaptationPlan],
-        drafts: dict[int, Draft],
+        store: AttemptStore,
+        before: Mapping[str, ExamScores],
         needs: frozenset[Measurement],
-        further: Mapping[str, Mapping[str, SetExam]],
+        auxiliary: Prepared,
+        on_attempt: OnAttempt,
     ) -> None:
-        """Adapt on each plan, examine what came of it, and tell the drafts."""
-        with self.time_split.spent("adapt"):
-            outcomes = self.inner_loop.adapt(list(plans.values()), [trials[i].seed for i in plans])
-        adapted: dict[int, Adapter] = {}
-        for (i, plan), outcome in zip(plans.items(), outcomes, strict=True):
-            num_tokens = outcome.num_tokens if isinstance(outcome, Adapted) else 0
-            made = replace(drafts[i].attempt, plan=_summary(plan, num_tokens), adapt_seconds=outcome.seconds)
-            drafts[i] = replace(drafts[i], attempt=made)
-            if isinstance(outcome, Diverged):
-                drafts[i] = _settled(drafts[i], AttemptStatus.DIVERGED, outcome.reason)
-            else:
-                adapted[i] = outcome.adapter
-                drafts[i] = replace(drafts[i], attempt=replace(made, final_loss=outcome.losses[-1]))
-        start = time.perf_counter()
-        sittings = [self._sittings(trials[i].task, adapter, needs, further) for i, adapter in adapted.items()]
-        with self.time_split.spent("examine"):
-            exams = self._exams.sat_where_it_fits(sittings)
-        seconds = (time.perf_counter() - start) / max(len(adapted), 1)
-        for i, sat in zip(adapted, exams, strict=True):
-            if sat is None:
-                failed = replace(drafts[i], attempt=replace(drafts[i].attempt, final_loss=None))
-                drafts[i] = _settled(failed, AttemptStatus.DIVERGED, "out of memory in the exam")
-            else:
-                made = replace(drafts[i].attempt, examine_seconds=seconds)
-                set_for = further.get(trials[i].task.task_id, {})
-                drafts[i] = _examined(replace(drafts[i], attempt=made), sat, bool(needs), set_for)
+        """Try one chunk as a whole and store what is missing of it; nothing is done where nothing is missing.
 
-    def _sittings(
-        self,
-        task: Task,
-        adapter: Adapter,
-        needs: frozenset[Measurement],
-        further: Mapping[str, Mapping[str, SetExam]],
-    ) -> list[Sitting]:
-        """The task's own exam where anything of it is needed, and the further ones."""
-        own = [Sitting(task=task, prompts=self.domain.exam(task), adapter=adapter, needs=needs)] if needs else []
-        for name, exam in further.get(task.task_id, {}).items():
-            own += self._further.sittings(self.reward.examiners[name], exam.paper, adapter)
-        return own
+        Where judges work in the background, the chunk is stored by the next call or by :meth:`finish`.
+        """
+        missing = {trial.attempt_id for trial in self.missing(trials, store)}
+        if not missing:
+            return
 
+        def keep(attempts: list[Attempt]) -> None:
+            for attempt in attempts:
+                if attempt.attempt_id in missing:
+                    on_attempt(store.add(attempt))
 
-def _examined(draft: Draft, sat: Sequence[SatExam], with_own: bool, set_for: Mapping[str, SetExam]) -> Draft:
-    rest = iter(sat)
-    own = next(rest) if with_own else None
-    further = {name: (exam.paper, [next(rest) for _ in exam.paper.tasks]) for name, exam in set_for.items()}
-    return replace(draft, own=own, further=further)
+        unjudged = self._judging.begin(self._drafts.make(trials, before, needs, auxiliary))
+        self.finish()
+        if self._judging.in_background:
+            self._unstored = BackgroundCall(lambda: self._judging.finish(unjudged)).result, keep
+        else:
+            with self.time_split.spent("judge"):
+                attempts = self._judging.finish(unjudged)
+            keep(attempts)
 
+    def finish(self) -> None:
+        """Wait for the judges of the last chunk and store its attempts. Raises the judges' error."""
+        if self._unstored is not None:
+            (wait, keep), self._unstored = self._unstored, None
+            with self.time_split.spent("judge"):
+                attempts = wait()
+            keep(attempts)
 
-def _settled(draft: Draft, status: AttemptStatus, failure: str) -> Draft:
-    return replace(draft, settled=True, attempt=replace(draft.attempt, status=status, failure=failure))
+    def finish_after(self, error: Exception) -> None:
+        """Store what was computed before ``error``; a second error becomes a note of the first."""
+        if isinstance(error, StopRequested | RankLost):
+            return  # the process must end now
+        try:
+            self.finish()
+        except Exception as later:  # noqa: BLE001 - the first error is the one to report
+            error.add_note(f"and then, while earlier attempts were stored: {later}")
+
+    def _auxiliary_by_round(self, trials: Sequence[Trial], stored: Sequence[Attempt]) -> Prepared:
+        found: dict[str, dict[str, PreparedExam]] = {}
+        for index in dict.fromkeys(trial.round for trial in trials):
+            tasks = _tasks_of([trial for trial in trials if trial.round == index])
+            found |= self.auxiliary_exams(tasks, index, [a for a in stored if a.round == index])
+        return found
 
 
-def _untried(trial: Trial, before: Mapping[str, ExamScores], set_for: Mapping[str, SetExam]) -> Attempt:
-    return Attempt(
-        attempt_id=attempt_id(trial.round, trial.task.task_id, trial.edit.edit_index, trial.repeat),
-        round=trial.round,
-        repeat=trial.repeat,
-        seed=trial.seed,
-        edit=trial.edit,
-        status=AttemptStatus.SCORED,
-        before=before.get(trial.task.task_id),
-        auxiliary_exams={name: exam.stored for name, exam in set_for.items()},
-    )
-
-
-def _summary(plan: AdaptationPlan, num_tokens: int) -> PlanSummary:
-    return PlanSummary(
-        num_sequences=len(plan.sequences),
-        num_steps=plan.num_steps,
-        num_tokens=num_tokens,
-        learning_rate=plan.optimizer.learning_rate,
-        rank=plan.adapter.rank,
-        dropped_sequences=plan.dropped_sequences,
-    )
+def _tasks_of(trials: Sequence[Trial]) -> list[Task]:
+    return list({trial.task.task_id: trial.task for trial in trials}.values())

@@ -10,6 +10,7 @@ from seal_lightning.core.bounds import mean
 from seal_lightning.core.edits import Prompt, SelfEdit, Task
 from seal_lightning.core.exam_records import AuxiliaryExam, ExamScores, Rating
 from seal_lightning.core.plans import AdaptationPlan
+from seal_lightning.core.seeds import attempt_id
 
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d+)?(?:e[-+]?\d+)?|\b(?:nan|inf)\b)")
 
@@ -49,7 +50,14 @@ class Trial:
     repeat: int
     seed: int
     plan: AdaptationPlan | None = None
-    """What the edit means, where it is not the domain's to say (a sweep over settings)."""
+    """The plan to train, where it is not the domain's plan of the edit (a sweep over settings)."""
+    custom_id: str | None = None
+    """The attempt's id, where it is not made of round, task, edit and repeat."""
+
+    @property
+    def attempt_id(self) -> str:
+        """The id of the attempt that comes of this trial."""
+        return self.custom_id or attempt_id(self.round, self.task.task_id, self.edit.edit_index, self.repeat)
 
 
 @dataclass(frozen=True, kw_only=True)

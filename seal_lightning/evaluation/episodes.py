@@ -34,7 +34,7 @@ class Evaluation:
     """Examines tasks under the conditions of one policy round after another, some episodes at a time.
 
     Args:
-        attempting: how edits are proposed and tried.
+        runner: how edits are proposed and tried.
         protocol: what an episode is.
         num_edits: ≥ 1, self-edits a held-out task (5 in the paper for ARC, §4.2); tried one by one (scores are means over
             them) or, where the protocol joins them, together.
@@ -50,7 +50,7 @@ class Evaluation:
 
     def __init__(
         self,
-        attempting: AttemptRunner,
+        runner: AttemptRunner,
         protocol: Protocol | None = None,
         num_edits: int = 1,
         conditions: Collection[str] = tuple(Condition),
@@ -61,7 +61,7 @@ class Evaluation:
         gather: Callable[[list[SelfEdit]], list[SelfEdit]] = list,
         needs: frozenset[Measurement] = EVERYTHING,
     ) -> None:
-        self.attempting = attempting
+        self.runner = runner
         self.protocol = protocol or SinglePassage()
         self.num_edits = num_edits
         self.conditions = conditions
@@ -70,12 +70,12 @@ class Evaluation:
         self.learner = learner
         self.share = share if self.protocol.spread else (0, 1)
         self.gather = gather
-        self._exams = ExamsWithoutLearning(attempting, self.share, needs)
-        self._steps = Steps(attempting, self.protocol, self.share, needs)
+        self._exams = ExamsWithoutLearning(runner, self.share, needs)
+        self._steps = Steps(runner, self.protocol, self.share, needs)
         self.final_edit_steps: dict[Place, int] = {}
         for mitigation in self.protocol.against_forgetting:
             assert learner is not None, "to merge, the learner must be known"
-            mitigation.bind(attempting, learner)
+            mitigation.bind(runner, learner)
 
     # --- what is met
 
@@ -175,10 +175,10 @@ class Evaluation:
         for episode in episodes:
             of_group = [(task, edits[task.task_id]) for task in groups[episode.index]]
             if self.protocol.joins_edits or edits[of_group[0][0].task_id] is None:
-                planned = [joined_plan(self.attempting.domain, of_group, change)]
+                planned = [joined_plan(self.runner.domain, of_group, change)]
             else:
                 given = [(task, edit) for task, found in of_group for edit in found or ()]
-                planned = [plan_alone(self.attempting.domain, task, edit, change) for task, edit in given]
+                planned = [plan_alone(self.runner.domain, task, edit, change) for task, edit in given]
             limit = None if max_steps is None else max_steps.get((episode.index, step))
             for one in planned:
                 job = Job(arm, episode, step, one, merging)
@@ -199,7 +199,7 @@ class Evaluation:
         rank, num_ranks = self.share
         writer = self.writers.get(arm.name)
         num_edits = (writer and writer.num_edits) or self.num_edits
-        edits = list(self.attempting.propose(tasks[rank::num_ranks], num_edits, round_name, writer))
+        edits = list(self.runner.propose(tasks[rank::num_ranks], num_edits, round_name, writer))
         if num_ranks > 1:
             edits = self.gather(edits)
         found: dict[str, list[SelfEdit] | None] = {task.task_id: [] for task in tasks}

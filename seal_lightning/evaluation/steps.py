@@ -35,16 +35,16 @@ class Steps:
     """Takes steps of episodes.
 
     Args:
-        attempting: how adapters are trained and exams sat.
+        runner: how adapters are trained and exams sat.
         protocol: who is examined after a step, and whether it is merged.
         share: which part of an episode's tasks is this rank's, (rank, number of ranks).
         needs: what exams measure.
     """
 
     def __init__(
-        self, attempting: AttemptRunner, protocol: Protocol, share: tuple[int, int], needs: frozenset[Measurement]
+        self, runner: AttemptRunner, protocol: Protocol, share: tuple[int, int], needs: frozenset[Measurement]
     ) -> None:
-        self.attempting = attempting
+        self.runner = runner
         self.protocol = protocol
         self.share = share
         self.needs = needs
@@ -54,7 +54,7 @@ class Steps:
 
         Where results are large, in as many calls as it takes.
         """
-        size = self.attempting.inner_loop.max_results or max(len(jobs), 1)
+        size = self.runner.inner_loop.max_results or max(len(jobs), 1)
         chunks = [jobs[start : start + size] for start in range(0, len(jobs), size)]
         return [cell for chunk in chunks for cell in self._taken_together(chunk, before)]
 
@@ -65,9 +65,7 @@ class Steps:
         outcomes = self._adapted([(job.planned.plan, seed) for job, seed in zip(jobs, seeds, strict=True)])
         decisions = [self._merged(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True)]
         sitting = [self._sitting(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True)]
-        exams = self.attempting.examine(
-            [(task, adapter) for seats in sitting for _, task, adapter in seats], self.needs
-        )
+        exams = self.runner.examine([(task, adapter) for seats in sitting for _, task, adapter in seats], self.needs)
         scores = iter(exams)
         results = []
         for job, outcome, decision, seats in zip(jobs, outcomes, decisions, sitting, strict=True):
@@ -89,7 +87,7 @@ class Steps:
     def _adapted(self, wanted: Sequence[tuple[AdaptationPlan | None, int]]) -> list[Adapted | Diverged | None]:
         """An outcome for each plan; the same plan with the same seed is trained once."""
         once = list(dict.fromkeys((plan, seed) for plan, seed in wanted if plan is not None))
-        found = self.attempting.inner_loop.adapt([plan for plan, _ in once], [seed for _, seed in once]) if once else []
+        found = self.runner.inner_loop.adapt([plan for plan, _ in once], [seed for _, seed in once]) if once else []
         outcomes = dict(zip(once, found, strict=True))
         return [None if plan is None else outcomes[plan, seed] for plan, seed in wanted]
 
@@ -97,8 +95,8 @@ class Steps:
         """The inner loop's, the same under all conditions: a task's own, or where tasks are met in company, the step's."""
         group = job.episode.steps[job.step - 1]
         if len(group) == 1 and not self.protocol.merges:
-            return inner_seed(self.attempting.seed, group[0].task_id)
-        return derive_seed(self.attempting.seed, "test", "episode", job.episode.index, job.step)
+            return inner_seed(self.runner.seed, group[0].task_id)
+        return derive_seed(self.runner.seed, "test", "episode", job.episode.index, job.step)
 
     def _examined(self, job: Job) -> list[tuple[int, Task]]:
         """Who is examined after the job, of this rank's share: all seen so far, or as the protocol says."""

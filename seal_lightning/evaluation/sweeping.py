@@ -5,20 +5,18 @@ Every setting meets the same edits with the same inner seeds, so that settings a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from seal_lightning.attempts import AttemptRunner, SetExam
+from seal_lightning.attempts import AttemptRunner
 from seal_lightning.core import (
     AdaptationPlan,
     Attempt,
     AttemptStatus,
-    ExamScores,
     SelfEdit,
     Task,
     Trial,
 )
-from seal_lightning.core.errors import RunError, shown
 from seal_lightning.core.estimates import Estimate, estimate
 from seal_lightning.core.interfaces import Reward
 from seal_lightning.core.seeds import derive_seed
@@ -41,7 +39,6 @@ class GivenEdit:
 class SweepTrial:
     """An edit that is to be tried once under one setting."""
 
-    attempt_id: str
     setting: Setting
     trial: Trial
 
@@ -69,57 +66,31 @@ def sweep_trials(
                 # Its tokens are for an M-step; thousands of copies would fill the journal.
                 edit = replace(one.edit, token_ids=(), chosen=None)
                 plan = setting.applied(one.plan)
-                trial = Trial(task=one.task, edit=edit, round=round_index, repeat=repeat, seed=inner_seed, plan=plan)
+
                 what = f"{kind}-r{round_index}-{circumstances[task_id]}"
-                attempt_id = f"sweep-{what}-{task_id}-e{index}-s{repeat}-{setting.name}"
-                trials.append(SweepTrial(attempt_id=attempt_id, setting=setting, trial=trial))
+                trial = Trial(
+                    task=one.task,
+                    edit=edit,
+                    round=round_index,
+                    repeat=repeat,
+                    seed=inner_seed,
+                    plan=plan,
+                    custom_id=f"sweep-{what}-{task_id}-e{index}-s{repeat}-{setting.name}",
+                )
+                trials.append(SweepTrial(setting=setting, trial=trial))
     return trials
 
 
-def missing_trials(store: AttemptStore, trials: Sequence[SweepTrial]) -> list[SweepTrial]:
-    """Those not stored yet. Raises :class:`RunError` where what is stored was another edit, or had another seed."""
-    missing = []
-    for one in trials:
-        stored = store.get(one.attempt_id)
-        if stored is None:
-            missing.append(one)
-        elif (stored.edit.text, stored.seed) != (one.trial.edit.text, one.trial.seed):
-            raise RunError(
-                f"{store.folder} was made with other edits or another seed: its {shown(one.attempt_id)} is "
-                f"{shown(stored.edit.text)}, now it is {shown(one.trial.edit.text)}. Move the folder away and sweep again"
-            )
-    return missing
-
-
 def try_out(
-    attempting: AttemptRunner,
+    runner: AttemptRunner,
     store: AttemptStore,
     trials: Sequence[SweepTrial],
     at_once: int,
-    track: Callable[[Sequence[Sequence[SweepTrial]]], Iterable[Sequence[SweepTrial]]],
+    on_attempt: Callable[[Attempt], None],
 ) -> None:
     """Try and store what is not stored, ``at_once`` candidates of whatever setting in one call of the inner loop."""
-    before = _before(attempting, store, trials)
-    further: dict[str, dict[str, SetExam]] = {}
-    for index in dict.fromkeys(one.trial.round for one in trials):
-        of_round = [one for one in trials if one.trial.round == index]
-        tasks = {one.trial.task.task_id: one.trial.task for one in of_round}
-        stored = [attempt for one in of_round if (attempt := store.get(one.attempt_id)) is not None]
-        further |= attempting.set_exams(list(tasks.values()), index, stored)
-    missing = missing_trials(store, trials)
-    for chunk in track([missing[i : i + at_once] for i in range(0, len(missing), at_once)]):
-        attempts = attempting.attempt([one.trial for one in chunk], before, further=further)
-        for one, attempt in zip(chunk, attempts, strict=True):
-            store.add(replace(attempt, attempt_id=one.attempt_id))
-
-
-def _before(attempting: AttemptRunner, store: AttemptStore, trials: Sequence[SweepTrial]) -> dict[str, ExamScores]:
-    """By task, the exam without adaptation: as stored, or sat now, all in one call."""
-    tasks = {one.trial.task.task_id: one.trial.task for one in trials}
-    stored = [attempt for one in trials if (attempt := store.get(one.attempt_id)) is not None]
-    before = {attempt.task_id: attempt.before for attempt in stored if attempt.before is not None}
-    unknown = [task for task_id, task in tasks.items() if task_id not in before]
-    return before | (attempting.before(unknown) if unknown else {})
+    every = [one.trial for one in trials]
+    runner.run(every, store, candidates_per_call=at_once, on_attempt=on_attempt, only_missing=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +124,7 @@ def setting_rows(
     """One row a setting, the best first; of equals the cheaper one."""
     found: dict[str, list[Attempt]] = {}
     for one in trials:
-        attempt = store.get(one.attempt_id)
+        attempt = store.get(one.trial.attempt_id)
         assert attempt is not None, "all trials were made"
         found.setdefault(one.setting.name, []).append(attempt)
     rows = [_row(setting, found[setting.name], reward) for setting in settings]
@@ -163,7 +134,7 @@ def setting_rows(
 
 def unadapted_scores(trials: Sequence[SweepTrial], store: AttemptStore, reward: Reward) -> dict[str, float]:
     """By task, the score without adaptation."""
-    attempts = {one.trial.task.task_id: store.get(one.attempt_id) for one in trials}
+    attempts = {one.trial.task.task_id: store.get(one.trial.attempt_id) for one in trials}
     scores = {task_id: _unadapted(a, reward) for task_id, a in attempts.items() if a is not None}
     return {task_id: score for task_id, score in scores.items() if score is not None}
 

@@ -26,22 +26,22 @@ class ExamsWithoutLearning:
     """Examines the tasks of episodes as they are.
 
     Args:
-        attempting: how exams are sat.
+        runner: how exams are sat.
         share: which part of an episode's tasks is this rank's, (rank, number of ranks).
         needs: what is measured.
     """
 
     def __init__(
-        self, attempting: AttemptRunner, share: tuple[int, int], needs: frozenset[Measurement] = EVERYTHING
+        self, runner: AttemptRunner, share: tuple[int, int], needs: frozenset[Measurement] = EVERYTHING
     ) -> None:
-        self.attempting = attempting
+        self.runner = runner
         self.share = share
         self.needs = needs
 
     def before(self, episodes: Sequence[Episode], round_index: int) -> dict[tuple[int, int], ConditionResult]:
         """By episode and place: the tasks' exams before any step. Raises :class:`RunError` where the model gives NaN."""
         arm = Arm(condition=Condition.NO_ADAPTATION, round=round_index)
-        seats = [(e, place, task, self.attempting.domain.exam(task), None) for e, place, task in self._seats(episodes)]
+        seats = [(e, place, task, self.runner.domain.exam(task), None) for e, place, task in self._seats(episodes)]
         results = self._sat(arm, seats)
         if strange := [result.task_id for result in results if not is_finite(result.scores)]:
             raise RunError(
@@ -54,7 +54,7 @@ class ExamsWithoutLearning:
         self, episodes: Sequence[Episode], conditions: Collection[str], adapters: Mapping[str, Adapter]
     ) -> list[ConditionResult]:
         """The context in the prompt, where that is a condition, and adapters from outside."""
-        domain = self.attempting.domain
+        domain = self.runner.domain
         results = []
         if Condition.IN_CONTEXT in conditions:
             arm = Arm(condition=Condition.IN_CONTEXT, round=0)
@@ -79,7 +79,7 @@ class ExamsWithoutLearning:
     def _sat(self, arm: Arm, seats: Sequence[_Seat]) -> list[ConditionResult]:
         """The exams; a task that sits in several episodes sits once."""
         once = {task.task_id: (task, exam, adapter) for _, _, task, exam, adapter in seats}
-        scores = dict(zip(once, self.attempting.sit_exams(list(once.values()), self.needs), strict=True))
+        scores = dict(zip(once, self.runner.run_exams(list(once.values()), self.needs), strict=True))
         return [result_at(arm, episode, 0, place, task, scores[task.task_id]) for episode, place, task, _, _ in seats]
 
 

@@ -10,18 +10,18 @@ from seal_lightning.core import SelfEdit, Task
 from seal_lightning.core.errors import MalformedEdit
 
 
-def written_edits(attempting: AttemptRunner, tasks: Sequence[Task], num_edits: int) -> list[dict[str, Any]]:
+def written_edits(runner: AttemptRunner, tasks: Sequence[Task], num_edits: int) -> list[dict[str, Any]]:
     """Self-edits of the current policy with the size of their plans, ready for JSON."""
-    edits = attempting.propose(tasks, num_edits, "predict")
+    edits = runner.propose(tasks, num_edits, "predict")
     by_id = {task.task_id: task for task in tasks}
-    return [_described(attempting, by_id[edit.task_id], edit) for edit in edits]
+    return [_described(runner, by_id[edit.task_id], edit) for edit in edits]
 
 
-def _described(attempting: AttemptRunner, task: Task, edit: SelfEdit) -> dict[str, Any]:
+def _described(runner: AttemptRunner, task: Task, edit: SelfEdit) -> dict[str, Any]:
     row: dict[str, Any] = {"task_id": edit.task_id, "edit_index": edit.edit_index, "seed": edit.seed}
     row |= {"text": edit.text, "finish_reason": edit.finish_reason}
     try:
-        plan = attempting.domain.plan(task, edit)
+        plan = runner.domain.plan(task, edit)
     except MalformedEdit as error:
         return row | {"malformed": str(error)}
     sequences = ["".join(segment.text for segment in sequence.segments) for sequence in plan.sequences]

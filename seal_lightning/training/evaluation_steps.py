@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args
 from lightning.pytorch import LightningModule
 
 from seal_lightning.attempts import AttemptRunner
-from seal_lightning.core import Attempt, AttemptStatus, Measurement
+from seal_lightning.core import AttemptStatus, Measurement
 from seal_lightning.core.errors import ConfigError
 from seal_lightning.core.interfaces import AnyDomain, Engine, InnerLoop, Writer
 from seal_lightning.core.seeds import derive_seed
@@ -25,6 +25,7 @@ from seal_lightning.evaluation.written_edits import written_edits
 from seal_lightning.generation.prompt_lengths import check_prompts_fit
 from seal_lightning.models.language_model import LanguageModel
 from seal_lightning.models.lora import load_adapter, target_modules
+from seal_lightning.storage.attempt_store import AttemptStore
 from seal_lightning.training.batches import EpisodeBatch, TaskBatch
 from seal_lightning.training.hooks import seal_callbacks
 from seal_lightning.training.policy import Policy
@@ -38,8 +39,8 @@ class EvaluationSteps(LightningModule):
     domain: AnyDomain
     engine: Engine
     inner_loop: InnerLoop
-    attempting: AttemptRunner
-    attempting_held_out: AttemptRunner
+    runner: AttemptRunner
+    held_out_runner: AttemptRunner
     """The same without the E-step's exploration."""
     learner: LanguageModel
     protocol: Protocol
@@ -92,7 +93,7 @@ class EvaluationSteps(LightningModule):
         sharded = self.loaded_policy.sharded
         if sharded is None:
             return work()
-        with nullcontext() if sharded.computes else self.attempting.time_split.spent("communicate"):
+        with nullcontext() if sharded.computes else self.runner.time_split.spent("communicate"):
             return sharded.led(work)
 
     def gather(self, local: list[T]) -> list[T]:
@@ -123,7 +124,7 @@ class EvaluationSteps(LightningModule):
     def _check_engines(self, edit_rank: int) -> None:
         policy = self.loaded_policy
         num_merges = self.rounds if self.trainer.state.fn == "fit" else policy.num_finished
-        of_policy, learner_engine = policy.joined_rank(num_merges), self.attempting.engine
+        of_policy, learner_engine = policy.joined_rank(num_merges), self.runner.engine
         if self.trainer.state.fn == "test" and self.inner_loop.uses_adapter_spec:
             edit_rank = self._rank_of_episodes(edit_rank)
         if learner_engine is self.engine:
@@ -140,7 +141,7 @@ class EvaluationSteps(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget an earlier validation."""
-        self._validated: list[Attempt] = []
+        self._validated = AttemptStore(None)
 
     def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
         """One self-edit a held-out task, tried once; the inner seed is the same after every round."""
@@ -149,22 +150,22 @@ class EvaluationSteps(LightningModule):
             self.led(lambda: self._validate(batch))
 
     def _validate(self, batch: TaskBatch) -> None:
-        edits = self.attempting_held_out.propose(batch.tasks, 1, "validation")
-        before = self.attempting.before(batch.tasks)
-        further = self.attempting.set_exams(batch.tasks, "validation", self._validated)
+        edits = self.held_out_runner.propose(batch.tasks, 1, "validation")
+        before = self.runner.before(batch.tasks)
+        auxiliary = self.runner.auxiliary_exams(batch.tasks, "validation", self._validated.all())
         trials = [
             replace(
-                self.attempting.trial(task, edit, self.round_index, 0),
+                self.runner.trial(task, edit, self.round_index, 0),
                 seed=derive_seed(self.seed, "validation", task.task_id),
             )
             for task, edit in zip(batch.tasks, edits, strict=True)
         ]
-        self._validated += self.attempting.attempt(trials, before, further=further)
+        self.runner.run(trials, self._validated, before=before, auxiliary=auxiliary)
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean reward and the rate of failures over all ranks' tasks, the same on every rank."""
-        with self.attempting.time_split.spent("idle"):
-            attempts = interruption.gather(self._validated)
+        with self.runner.time_split.spent("idle"):
+            attempts = interruption.gather(self._validated.all())
         rewards = [a.reward for a in attempts if a.reward is not None]
         failed = [a.status in (AttemptStatus.MALFORMED, AttemptStatus.DIVERGED) for a in attempts]
         if attempts:
@@ -196,7 +197,7 @@ class EvaluationSteps(LightningModule):
             for name, folder in self.test_adapters.items()
         }
         return Evaluation(
-            self.attempting_held_out,
+            self.held_out_runner,
             self.protocol,
             self.test_edits,
             self._conditions,
@@ -243,4 +244,4 @@ class EvaluationSteps(LightningModule):
     def predict_step(self, batch: TaskBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Self-edits for given tasks with what each means as a plan; nothing is trained."""
         self.compute()
-        return self.led(lambda: written_edits(self.attempting_held_out, batch.tasks, self.num_edits)) or []
+        return self.led(lambda: written_edits(self.held_out_runner, batch.tasks, self.num_edits)) or []

@@ -10,10 +10,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 if TYPE_CHECKING:
     from seal_lightning.evaluation.conditions import ConditionResult
 from seal_lightning.core import Attempt, BufferRow, Candidate
+from seal_lightning.storage.attempt_store import AttemptStore
 
 
 class SealCallback(Callback):
     """All hooks are empty; override what you need."""
+
+    def attempt_store(self, trainer: Trainer, round_index: int) -> AttemptStore | None:
+        """Return the store of a round's attempts; None for a callback that keeps none."""
+        return None
 
     def on_attempt(self, trainer: Trainer, pl_module: LightningModule, attempt: Attempt) -> None:
         """Called on the attempt's rank, in the E-step, when the attempt is stored."""

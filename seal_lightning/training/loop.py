@@ -7,7 +7,7 @@ restored with every checkpoint. ``tests/training/test_loops.py`` holds Lightning
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -16,8 +16,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loops.loop import _Loop
 from lightning.pytorch.loops.progress import _Progress
 
-from seal_lightning.attempts import AttemptRunner, BackgroundStage, Computed
-from seal_lightning.attempts.auxiliary_exams import SetExam
+from seal_lightning.attempts.auxiliary_exams import Prepared
+from seal_lightning.attempts.drafts import NOTHING_MORE
+from seal_lightning.attempts.runner import AttemptRunner, OnAttempt
 from seal_lightning.core import Attempt, ExamScores, SelfEdit, Task
 from seal_lightning.core.errors import RankLost, RunError, StopRequested
 from seal_lightning.core.seeds import attempt_id
@@ -27,80 +28,74 @@ from seal_lightning.distributed.work_queue import SharedWork, call_sizes
 from seal_lightning.storage.attempt_store import AttemptStore
 from seal_lightning.training.batches import TaskBatch
 
-_LOOK_EVERY_S = 0.05
+_POLL_INTERVAL_S = 0.05
 _VISIBLE_WITHIN_S = 30.0
-"""What one host has written; network file systems remember for seconds what was not there."""
+"""Time for one host's files to show on another: network file systems cache for seconds that a file is missing."""
 
 _Slot = tuple[Task, int, int]
-"""A task, an edit index and a repeat: what becomes a trial once the edit is written."""
+"""A task, an edit index and a repeat: a trial whose edit may not be written yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Written:
-    """What trying a batch's edits needs, whoever tries them."""
+    """The inputs of a batch's attempts, written once by the rank that owns the batch."""
 
     edits: Mapping[tuple[str, int], SelfEdit]
     before: Mapping[str, ExamScores]
-    further: Mapping[str, Mapping[str, SetExam]]
+    auxiliary: Prepared
 
 
 class SelfEditLoop(_Loop):
     """The inner self-edit adaptation, batch by batch of the E-step.
 
     Args:
-        trainer: whose loops this loop belongs to.
-        attempting: how edits are proposed and tried.
-        num_edits: k, self-edits a task.
-        num_repeats: inner seeds an edit.
-        candidates_per_call: trials the inner loop gets at once at most; stored together, so a kill loses so many, and as
-            many again where a judge elsewhere is asked about them meanwhile.
-        num_ranks: that share the work; groups of ranks that compute as one count once.
+        trainer: the trainer whose loops this loop belongs to.
+        runner: proposes and tries edits; a kill loses at most the ``candidates_per_call`` trials in progress, and as many
+            again where a judge in the background is queried about them meanwhile.
+        num_edits: k, self-edits per task.
+        num_repeats: inner seeds per edit.
+        num_ranks: ranks that share the work; groups of ranks that compute as one count once.
+        open_store: returns a round's stored attempts; by default they are kept in memory only.
     """
 
     def __init__(
         self,
         trainer: Trainer,
-        attempting: AttemptRunner,
+        runner: AttemptRunner,
         num_edits: int,
         num_repeats: int,
-        candidates_per_call: int,
         num_ranks: int = 1,
+        open_store: Callable[[int], AttemptStore] = lambda round_index: AttemptStore(None),
     ) -> None:
         super().__init__(trainer)
-        self.num_ranks = num_ranks
-        self.attempting = attempting
+        self.runner = runner
         self.num_edits = num_edits
         self.num_repeats = num_repeats
-        self.candidates_per_call = candidates_per_call
+        self.num_ranks = num_ranks
+        self.open_store = open_store
         self.attempt_progress = _Progress()
-        self.open_store: Callable[[int], AttemptStore] = lambda round_index: AttemptStore(None)
-        """Where a round's attempts are kept; in memory unless a callback says otherwise."""
         self.store = AttemptStore(None)
+        self.reports_stored = True
+        """Whether this rank reports, when attempts are gathered, what was stored before this launch."""
         self._round = -1
         self._others: list[TaskBatch] = []
-        """Batches of this round, so far, that other ranks have."""
-        self.tells_stored = True
-        """Whether this rank speaks for what was stored before this launch, when attempts are gathered."""
+        """Batches of this round, so far, that other ranks own."""
         self._work: SharedWork = None  # type: ignore[assignment]  # made when the ranks have met
-        self._judging: tuple[BackgroundStage[list[Attempt]], Callable[[list[Attempt]], None]] | None = None
-        """A chunk that is judged while the next one is adapted, and what is to be done with its attempts."""
 
     def attach(self) -> None:
-        """Hang below the trainer's epoch loop, so that Lightning saves and restores this loop's progress; once."""
+        """Attach to the trainer's epoch loop, so that Lightning saves and restores this loop's progress; once."""
         epoch_loop = self.trainer.fit_loop.epoch_loop
         epoch_loop.self_edit_loop = self
         # Lightning 2.6 has all ranks wait for rank 0 before each batch, to pass on its SIGTERM. In the E-step no rank waits
-        # for another, and GracefulStop hears signals on any.
+        # for another, and GracefulStop handles signals on any rank.
         epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
-    def run(
-        self, batch: TaskBatch, round_index: int, on_attempt: Callable[[Attempt], None], *, is_last: bool = True
-    ) -> None:
-        """Make every attempt of the epoch that is not stored and that no other rank makes.
+    def run(self, batch: TaskBatch, round_index: int, on_attempt: OnAttempt, *, is_last: bool = True) -> None:
+        """Make every attempt of a batch that is not stored and that no other rank makes.
 
-        Called with each of the epoch's batches, on every rank. Who comes first writes a batch's edits and begins to try them;
-        with the last batch (``is_last``), a rank that is free helps the others. ``on_attempt`` hears of each attempt that is
-        stored here. Where judges are asked in the background, the last chunk may be stored by the next call, or by
+        Called with each of the epoch's batches, on every rank. The first rank to take a batch writes its edits and begins to
+        try them; with the last batch (``is_last``), a rank that is free helps the others. ``on_attempt`` is called with each
+        attempt that is stored here. Where judges work in the background, the last chunk is stored by the next call, or by
         :meth:`finish`.
 
         Raises :class:`RunError` when an attempt was stored with another seed: it belongs to another run.
@@ -108,9 +103,9 @@ class SelfEditLoop(_Loop):
         if self._round != round_index:
             self._begin_round(round_index)
         try:
-            with self.attempting.time_split.spent("communicate"):
-                mine = self._work.take(self._name(batch)) == 0
-            if mine:
+            with self.runner.time_split.spent("communicate"):
+                owned = self._work.take(self._name(batch)) == 0
+            if owned:
                 self._own(batch, on_attempt)
             else:
                 self._others.append(batch)
@@ -119,12 +114,21 @@ class SelfEditLoop(_Loop):
         except (StopRequested, RankLost):
             raise
         except Exception as error:
-            interruption.fail(error)  # the others need not wait for the judges
-            try:
-                self.finish()  # what was computed before is kept, whatever came of this
-            except Exception as later:  # noqa: BLE001 - what came first is what is told
-                error.add_note(f"and then, of what was computed before: {later}")
+            interruption.fail(error)  # before the judges are waited for: the other ranks must not wait for them too
+            self.runner.finish_after(error)
             raise
+
+    def finish(self) -> None:
+        """Wait for the judges and store the last chunk's attempts. Raises the judges' error."""
+        self.runner.finish()
+
+    def close(self) -> None:
+        """Release this rank's journal and its connection to the other ranks."""
+        self.store.close()
+        if self._work is not None:
+            self._work.close()
+
+    # --- the start of a round
 
     def _begin_round(self, round_index: int) -> None:
         self.finish()
@@ -133,82 +137,103 @@ class SelfEditLoop(_Loop):
         if self._work is None:
             self._work = SharedWork.of_run(self.num_ranks, silence_allowed_s(self.trainer.strategy))
         self._check_seeds()
-        with self.attempting.time_split.spent("communicate"):
-            self._agree_on_what_is_stored()
+        with self.runner.time_split.spent("communicate"):
+            self._agree_on_stored()
 
     def _check_seeds(self) -> None:
         for attempt in self.store.all():
-            seed = self.attempting.trial_seed(attempt.task_id, attempt.edit.edit_index, self._round, attempt.repeat)
+            seed = self.runner.trial_seed(attempt.task_id, attempt.edit.edit_index, self._round, attempt.repeat)
             if attempt.seed != seed:
                 raise RunError(
                     f"{self.store.folder}: the attempt {attempt.attempt_id} was made with another seed than model.seed "
-                    "gives. Nothing was changed. Go on with the seed it was begun with, or start a new run in another "
-                    "directory (--run_dir)"
+                    "gives. Resume with the seed the run was started with, or start a new run in another directory "
+                    "(--run_dir)"
                 )
 
-    def _agree_on_what_is_stored(self) -> None:
-        """Take for stored what the rank that comes first sees: a network file system may show it later to others."""
+    def _agree_on_stored(self) -> None:
+        """Restrict the store to what the first rank sees: a network file system may show it later to others."""
         name = f"round {self._round}/stored"
-        self.tells_stored = self._work.take(name) == 0
-        if self.tells_stored:
+        self.reports_stored = self._work.take(name) == 0
+        if self.reports_stored:
             self._work.publish(name, sorted(attempt.attempt_id for attempt in self.store.all()))
         elif self._work.num_ranks > 1:
             while not self._work.is_published(name):
                 interruption.check()
-                time.sleep(_LOOK_EVERY_S)
+                time.sleep(_POLL_INTERVAL_S)
             stored = self._work.fetch(name)
             deadline = time.monotonic() + _VISIBLE_WITHIN_S
             while not self.store.restrict_to(stored) and time.monotonic() < deadline:
                 interruption.check()
-                time.sleep(_LOOK_EVERY_S)
+                time.sleep(_POLL_INTERVAL_S)
                 self.store.close()
                 self.store = self.open_store(self._round)
             if not self.store.restrict_to(stored):
                 raise RunError(
                     f"{self.store.folder}: another rank sees attempts there that this one does not see within "
-                    f"{_VISIBLE_WITHIN_S:.0f} s. All attempts are kept. Put the run directory (--run_dir) on a file system "
-                    "that all ranks share, and go on with `seal fit --resume RUN`"
+                    f"{_VISIBLE_WITHIN_S:.0f} s. Put the run directory (--run_dir) on a file system that all ranks share, "
+                    "and resume with `seal fit --resume RUN`"
                 )
         self._work.let_go(name)
 
-    def _own(self, batch: TaskBatch, on_attempt: Callable[[Attempt], None]) -> None:
-        """Write a batch's edits, hand them out, and try them as long as others leave some."""
-        # Edits are written for the whole batch, and a chunk that was cut short is tried as a whole: what is computed
-        # beside what moves roundings, and a resumed run shall end with the same bits.
-        written = self._write(batch) if any(self._missing(chunk) for chunk in self._chunks(batch)) else None
-        with self.attempting.time_split.spent("communicate"):
+    # --- batches and their chunks
+
+    def _own(self, batch: TaskBatch, on_attempt: OnAttempt) -> None:
+        """Write a batch's edits, share them, and try them as long as other ranks leave some."""
+        chunks = self._chunks(batch)
+        ids = (
+            attempt_id(self._round, task.task_id, index, repeat) for chunk in chunks for task, index, repeat in chunk
+        )
+        # Edits are written for the whole batch even where few are missing: what shares a batch moves roundings, and a
+        # resumed run must end with the same bits.
+        written = self._write(batch) if any(self.store.get(name) is None for name in ids) else None
+        with self.runner.time_split.spent("communicate"):
             self._work.publish(self._name(batch), written)
-        self._try(batch, on_attempt)
+        self._try(batch, chunks, on_attempt)
 
     def _write(self, batch: TaskBatch) -> _Written:
-        edits = self._edits(batch.tasks)
-        before = self._before(batch.tasks)
-        further = self.attempting.set_exams(batch.tasks, self._round, self.store.all())
-        return _Written(edits=edits, before=before, further=further)
+        stored = self.store.all()
+        edits = {(e.task_id, e.edit_index): e for e in self.runner.propose(batch.tasks, self.num_edits, self._round)}
+        edits |= {key: a.edit for a in stored if (key := (a.task_id, a.edit.edit_index)) in edits}
+        before = self.runner.before(batch.tasks, stored)
+        return _Written(
+            edits=edits, before=before, auxiliary=self.runner.auxiliary_exams(batch.tasks, self._round, stored)
+        )
 
-    def _try(self, batch: TaskBatch, on_attempt: Callable[[Attempt], None]) -> None:
+    def _help(self, on_attempt: OnAttempt) -> None:
+        """Try what is left of other ranks' batches; wait where their edits are still being written."""
+        unfinished = self._others[::-1]  # the batches begun last have most left
+        while unfinished:
+            with self.runner.time_split.spent("communicate"):
+                ready = [batch for batch in unfinished if self._work.is_published(self._name(batch))]
+            for batch in ready:
+                self._try(batch, self._chunks(batch), on_attempt)
+            unfinished = [batch for batch in unfinished if batch not in ready]
+            if unfinished and not ready:
+                with self.runner.time_split.spent("idle"):
+                    interruption.check()
+                    time.sleep(_POLL_INTERVAL_S)
+
+    def _try(self, batch: TaskBatch, chunks: list[list[_Slot]], on_attempt: OnAttempt) -> None:
         """Try chunks of a batch whose edits are written, until none is left."""
-        chunks = self._chunks(batch)
+
+        def count(attempt: Attempt) -> None:
+            for step in ("ready", "started", "processed", "completed"):
+                getattr(self.attempt_progress, f"increment_{step}")()
+            on_attempt(attempt)
+
         while (chunk := self._next(batch, chunks)) is not None:
             slots, written = chunk
-            missing = self._missing(slots)
-            if written is None or not missing:
-                continue
-            trials = [
-                self.attempting.trial(task, written.edits[task.task_id, index], self._round, repeat)
-                for task, index, repeat in slots
-            ]
-            for _ in missing:
-                self.attempt_progress.increment_ready()
-                self.attempt_progress.increment_started()
-            computed = self.attempting.compute(trials, written.before, further=written.further)
-            self.finish()
-            self._judge(computed, missing, on_attempt)
+            if written is not None:
+                trials = [
+                    self.runner.trial(task, written.edits[task.task_id, index], self._round, repeat)
+                    for task, index, repeat in slots
+                ]
+                self.runner.run_chunk(trials, self.store, written.before, NOTHING_MORE, written.auxiliary, count)
 
     def _next(self, batch: TaskBatch, chunks: list[list[_Slot]]) -> tuple[list[_Slot], _Written | None] | None:
-        """A chunk that no rank has, with what was written for its batch; None when there is none."""
+        """Take a chunk that no rank has, with what was written for its batch; None when there is none."""
         name = self._name(batch)
-        with self.attempting.time_split.spent("communicate"):
+        with self.runner.time_split.spent("communicate"):
             number = self._work.take(f"{name}/chunks")
             if number >= len(chunks):
                 self._work.let_go(name)
@@ -218,26 +243,11 @@ class SelfEditLoop(_Loop):
                 self._work.forget(name)
         return chunks[number], written
 
-    def _help(self, on_attempt: Callable[[Attempt], None]) -> None:
-        """Try what is left of the batches that other ranks have; wait where their edits are still being written."""
-        unfinished = self._others[::-1]  # those begun last have most left
-        while unfinished:
-            ready = []
-            with self.attempting.time_split.spent("communicate"):
-                ready = [batch for batch in unfinished if self._work.is_published(self._name(batch))]
-            for batch in ready:
-                self._try(batch, on_attempt)
-            unfinished = [batch for batch in unfinished if batch not in ready]
-            if unfinished and not ready:
-                with self.attempting.time_split.spent("idle"):
-                    interruption.check()
-                    time.sleep(_LOOK_EVERY_S)
-
     def _name(self, batch: TaskBatch) -> str:
         return f"round {self._round}/batch {batch.index}"
 
     def _chunks(self, batch: TaskBatch) -> list[list[_Slot]]:
-        """A batch's attempts as they are given to the inner loop; the same on every rank."""
+        """Return a batch's attempts as the inner loop gets them; the same on every rank."""
         slots = [
             (task, index, repeat)
             for task in batch.tasks
@@ -245,58 +255,10 @@ class SelfEditLoop(_Loop):
             for repeat in range(self.num_repeats)
         ]
         left = batch.num_tasks_left * self.num_edits * self.num_repeats
-        sizes = call_sizes(len(slots), left=left, most=self.candidates_per_call, num_ranks=self._work.num_ranks)
+        most = self.runner.candidates_per_call
+        sizes = call_sizes(len(slots), left=left, most=most, num_ranks=self._work.num_ranks)
         rest = iter(slots)
         return [list(islice(rest, size)) for size in sizes]
-
-    def close(self) -> None:
-        """Let another process write this rank's journal; talk to no rank any more."""
-        self.store.close()
-        if self._work is not None:
-            self._work.close()
-
-    def _judge(self, computed: Computed, missing: set[str], on_attempt: Callable[[Attempt], None]) -> None:
-        """Have a chunk judged and its missing attempts stored; now, or while the next is adapted."""
-
-        def store(attempts: list[Attempt]) -> None:
-            for attempt in attempts:
-                if attempt.attempt_id in missing:
-                    stored = self.store.add(attempt)
-                    self.attempt_progress.increment_processed()
-                    self.attempt_progress.increment_completed()
-                    on_attempt(stored)
-
-        if self.attempting.judges_in_background:
-            self._judging = BackgroundStage(lambda: self.attempting.judged(computed)), store
-        else:
-            with self.attempting.time_split.spent("judge"):
-                attempts = self.attempting.judged(computed)
-            store(attempts)
-
-    def finish(self) -> None:
-        """Wait for the judges, and store what they were asked about. Raises what they raised."""
-        if self._judging is not None:
-            (judging, store), self._judging = self._judging, None
-            with self.attempting.time_split.spent("judge"):
-                attempts = judging.result()
-            store(attempts)
-
-    def _missing(self, chunk: Sequence[_Slot]) -> set[str]:
-        """The attempt ids of a chunk that are not stored."""
-        ids = {attempt_id(self._round, task.task_id, index, repeat) for task, index, repeat in chunk}
-        return {name for name in ids if self.store.get(name) is None}
-
-    def _edits(self, tasks: Sequence[Task]) -> dict[tuple[str, int], SelfEdit]:
-        """The tasks' edits by (task id, edit index); where an edit was tried before, it is the stored one."""
-        edits = {(e.task_id, e.edit_index): e for e in self.attempting.propose(tasks, self.num_edits, self._round)}
-        stored = {(a.task_id, a.edit.edit_index): a.edit for a in self.store.all()}
-        return edits | {key: edit for key, edit in stored.items() if key in edits}
-
-    def _before(self, tasks: Sequence[Task]) -> dict[str, ExamScores]:
-        """The tasks' exams without adaptation, once a task and round."""
-        wanted = {task.task_id for task in tasks}
-        before = {a.task_id: a.before for a in self.store.all() if a.before is not None and a.task_id in wanted}
-        return before if before.keys() == wanted else self.attempting.before(tasks) | before
 
 
 def restart_e_step(checkpoint: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ Epoch 2r is the E-step of round r, epoch 2r+1 its M-step; on the M-step's last b
 
 from __future__ import annotations
 
-from copy import copy, deepcopy
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +30,7 @@ from seal_lightning.models.language_model import LanguageModel
 from seal_lightning.models.pretrained import Pretrained
 from seal_lightning.scoring.graders import LocalRules
 from seal_lightning.scoring.rewards import LikelihoodReward
+from seal_lightning.storage.attempt_store import AttemptStore
 from seal_lightning.training.batches import RowBatch, TaskBatch
 from seal_lightning.training.evaluation_steps import EvaluationSteps
 from seal_lightning.training.hooks import seal_callbacks
@@ -166,11 +167,11 @@ class SealModule(EvaluationSteps):
         if self._trainer is not None and self.trainer.state.fn == "fit":
             self.self_edit_loop = SelfEditLoop(
                 self.trainer,
-                self.attempting,
+                self.runner,
                 self.num_edits,
                 self.num_repeats,
-                self.candidates_per_call,
                 self.work_size,
+                self._open_store,
             )
             self.self_edit_loop.attach()
 
@@ -192,7 +193,7 @@ class SealModule(EvaluationSteps):
             learner_engine.bind(self.learner)
         self.inner_loop.bind(self.learner)
         self.writer = PolicyWriter(self.domain, self.engine, self.sampling, self.edit_retries)
-        self.attempting = AttemptRunner(
+        self.runner = AttemptRunner(
             domain=self.domain,
             writer=self.writer,
             engine=learner_engine,
@@ -200,10 +201,11 @@ class SealModule(EvaluationSteps):
             grader=self.grader,
             reward=self.reward,
             seed=self.seed,
+            candidates_per_call=self.candidates_per_call,
         )
-        self.attempting_held_out = copy(self.attempting)
         exploiting = replace(self.sampling, choice_temperature=None)
-        self.attempting_held_out.writer = PolicyWriter(self.domain, self.engine, exploiting, self.edit_retries)
+        held_out_writer = PolicyWriter(self.domain, self.engine, exploiting, self.edit_retries)
+        self.held_out_runner = replace(self.runner, writer=held_out_writer)
         for writer in self.test_writers.values():
             writer.bind(self.domain, self.engine, exploiting)
         for examiner in self.reward.examiners.values():
@@ -269,7 +271,7 @@ class SealModule(EvaluationSteps):
                 self.self_edit_loop.finish()
             return None
         self.loaded_policy.train_together()
-        with self.attempting.time_split.spent("reinforce"):
+        with self.runner.time_split.spent("reinforce"):
             loss = take_step(self, batch)
         self.log("m_step/loss", loss, sync_dist=True, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
         if self.trainer.is_last_batch:  # here and not at the epoch's end: validation runs before that
@@ -277,6 +279,11 @@ class SealModule(EvaluationSteps):
             cast(torch.optim.Optimizer, self.optimizers()).state.clear()
             self.compute()
         return {"loss": loss}
+
+    def _open_store(self, round_index: int) -> AttemptStore:
+        """Return the store of a round's attempts that a callback keeps; in memory where none does."""
+        stores = (callback.attempt_store(self.trainer, round_index) for callback in seal_callbacks(self.trainer))
+        return next((store for store in stores if store is not None), AttemptStore(None))
 
     def _announce(self, attempt: Attempt) -> None:
         for callback in seal_callbacks(self.trainer):

@@ -32,12 +32,12 @@ def trying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EditSelection:
     ).module
     module.configure_model()
     edits = [SelfEdit(task_id=MILL.task_id, edit_index=i, text=text) for i, text in enumerate(TEXTS)]
-    attempting = module.attempting_held_out
-    monkeypatch.setattr(attempting, "propose", lambda *_: edits)
+    runner = module.held_out_runner
+    monkeypatch.setattr(runner, "propose", lambda *_: edits)
     work = Workspace(AdaptedFolder(tmp_path / "out"))
     work.begin({})
     module.domain.append_passage = False
-    return EditSelection(attempting, work, num_edits=len(TEXTS), num_repeats=1, at_once=3, keep=4)
+    return EditSelection(runner, work, num_edits=len(TEXTS), num_repeats=1, at_once=3, keep=4)
 
 
 def test_each_edit_has_a_control_of_its_own_steps(trying: EditSelection) -> None:
@@ -62,9 +62,9 @@ def test_what_was_cut_short_is_computed_in_the_same_company(
     (first, *_) = stored
     trying.work.attempts._attempts.pop(first)
     companies: list[int] = []
-    attempt = trying.attempting.attempt
+    adapt = trying.runner.inner_loop.adapt
     monkeypatch.setattr(
-        trying.attempting, "attempt", lambda trials, before: companies.append(len(trials)) or attempt(trials, before)
+        trying.runner.inner_loop, "adapt", lambda plans, seeds: companies.append(len(plans)) or adapt(plans, seeds)
     )
     monkeypatch.setattr(trying.work.attempts, "_journal", None)
     again = trying.choices([MILL], 0, lambda parts: None)

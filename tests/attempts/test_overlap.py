@@ -11,7 +11,8 @@ import pytest
 from fakes import ToyDomain, ToyTask, ToyTasks
 from lightning.pytorch import Trainer
 
-from seal_lightning.attempts import AttemptRunner, BackgroundStage
+from seal_lightning.attempts import AttemptRunner
+from seal_lightning.attempts.judging import BackgroundCall
 from seal_lightning.core import (
     AnsweredQuestion,
     Attempt,
@@ -92,7 +93,7 @@ def make(tiny_folder: Path):
         )
         module.configure_model()
         trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-        return SelfEditLoop(trainer, module.attempting, num_edits=2, num_repeats=1, candidates_per_call=1)
+        return SelfEditLoop(trainer, replace(module.runner, candidates_per_call=1), num_edits=2, num_repeats=1)
 
     return made
 
@@ -106,12 +107,10 @@ def e_step(loop: SelfEditLoop, num_batches: int = 2) -> list[Attempt]:
     return told
 
 
-def watched(
-    attempting: AttemptRunner, events: list[str], monkeypatch: pytest.MonkeyPatch
-) -> dict[int, threading.Event]:
+def watched(runner: AttemptRunner, events: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[int, threading.Event]:
     """Notes each adaptation; the events are set when it begins."""
     begun = {i: threading.Event() for i in range(9)}
-    adapt, calls = attempting.inner_loop.adapt, iter(range(9))
+    adapt, calls = runner.inner_loop.adapt, iter(range(9))
 
     def noting(plans, seeds):
         call = next(calls)
@@ -119,7 +118,7 @@ def watched(
         begun[call].set()
         return adapt(plans, seeds)
 
-    monkeypatch.setattr(attempting.inner_loop, "adapt", noting)
+    monkeypatch.setattr(runner.inner_loop, "adapt", noting)
     return begun
 
 
@@ -128,7 +127,7 @@ def test_a_chunk_is_judged_while_the_next_is_adapted(make, monkeypatch: pytest.M
     events: list[str] = []
     judge = Remote(events)
     loop = make(sum_of(judge))
-    begun = watched(loop.attempting, events, monkeypatch)
+    begun = watched(loop.runner, events, monkeypatch)
 
     def wait(call: int) -> None:
         assert call == 3 or begun[call + 1].wait(WAIT_S), "nothing was adapted while the judge was asked"
@@ -150,7 +149,7 @@ def test_it_ends_as_it_would_one_after_the_other(make, kind: str) -> None:
         judge.in_background = grader.in_background = in_background
         reward = {"rater": sum_of(judge), "grader": AccuracyReward(), "rubric alone": RubricReward(judge)}[kind]
         loop = make(reward, grader)
-        assert loop.attempting.judges_in_background is in_background
+        assert loop.runner._judging.in_background is in_background
         told = [replace(a, **TIMELESS) for a in e_step(loop)]
         assert [replace(a, **TIMELESS) for a in loop.store.all()] == told
         assert loop.attempt_progress.total.completed == len(told) == 4
@@ -163,7 +162,7 @@ def test_it_ends_as_it_would_one_after_the_other(make, kind: str) -> None:
 
 
 def test_a_grader_elsewhere_that_is_not_asked_is_no_reason_for_a_thread(make) -> None:
-    assert not make(LikelihoodReward(), RemoteGrader()).attempting.judges_in_background
+    assert not make(LikelihoodReward(), RemoteGrader()).runner._judging.in_background
 
 
 def test_an_error_of_the_judge_stops_the_run_and_keeps_what_was_before(make) -> None:
@@ -193,14 +192,14 @@ def test_an_error_of_the_judge_stops_the_run_and_keeps_what_was_before(make) -> 
 
 def test_an_error_of_the_model_keeps_what_was_being_judged(make, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = make(sum_of(Remote()))
-    adapt, calls = loop.attempting.inner_loop.adapt, iter(range(9))
+    adapt, calls = loop.runner.inner_loop.adapt, iter(range(9))
 
     def failing(plans, seeds):
         if next(calls) == 1:
             raise RuntimeError("a cable came loose")
         return adapt(plans, seeds)
 
-    monkeypatch.setattr(loop.attempting.inner_loop, "adapt", failing)
+    monkeypatch.setattr(loop.runner.inner_loop, "adapt", failing)
     with pytest.raises(RuntimeError, match="cable"):
         e_step(loop)
     assert [a.attempt_id for a in loop.store.all()] == ["r0-stone-0-e0-s0"]
@@ -208,7 +207,7 @@ def test_an_error_of_the_model_keeps_what_was_being_judged(make, monkeypatch: py
 
 def test_a_stop_does_not_wait_for_the_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     never, stopped = threading.Event(), threading.Event()
-    asked = BackgroundStage(lambda: never.wait(WAIT_S))
+    asked = BackgroundCall(lambda: never.wait(WAIT_S))
 
     def stop() -> None:
         stopped.set()
@@ -232,7 +231,7 @@ def test_what_was_judged_is_kept_when_the_next_batch_fails_early(make, monkeypat
     def fails(*args: object) -> None:
         raise RuntimeError("no memory to write edits")
 
-    monkeypatch.setattr(loop, "_edits", fails)
+    monkeypatch.setattr(loop.runner, "propose", fails)
     with pytest.raises(RuntimeError, match="no memory to write edits"):
         loop.run(TaskBatch([second], 1), 0, lambda attempt: None)
     assert len(loop.store.all()) == 2

@@ -44,14 +44,14 @@ from seal_lightning.training.module import SealModule
 class Counted:
     """How often each part was asked, and for how much."""
 
-    def __init__(self, attempting: AttemptRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, runner: AttemptRunner, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: Counter[str] = Counter()
         self.items: Counter[str] = Counter()
         for holder, name in (
-            (attempting.engine, "generate"),
-            (attempting.engine, "score"),
-            (attempting.inner_loop, "adapt"),
-            (attempting.grader, "grade"),
+            (runner.engine, "generate"),
+            (runner.engine, "score"),
+            (runner.inner_loop, "adapt"),
+            (runner.grader, "grade"),
         ):
             monkeypatch.setattr(holder, name, self._counting(name, getattr(holder, name)))
 
@@ -74,7 +74,7 @@ def make(tiny_folder: Path):
             reward=reward,
         )
         module.configure_model()
-        return module.attempting
+        return module.runner
 
     return made
 
@@ -83,26 +83,26 @@ def own(base: Reward | None = None) -> OwnQuestionsReward:
     return OwnQuestionsReward(base, num_questions=1, retries=0, sampling=SamplingSpec(max_new_tokens=4))
 
 
-def trials(attempting: AttemptRunner, tasks: Sequence[Task], *texts: str) -> list[Trial]:
+def trials(runner: AttemptRunner, tasks: Sequence[Task], *texts: str) -> list[Trial]:
     return [
-        attempting.trial(task, SelfEdit(task_id=task.task_id, edit_index=i, text=text), 0, 0)
+        runner.trial(task, SelfEdit(task_id=task.task_id, edit_index=i, text=text), 0, 0)
         for task in tasks
         for i, text in enumerate(texts)
     ]
 
 
-def tried(attempting: AttemptRunner, tasks: Sequence[Task], *texts: str) -> list[Attempt]:
+def tried(runner: AttemptRunner, tasks: Sequence[Task], *texts: str) -> list[Attempt]:
     """As the loop does it."""
-    before, further = attempting.before(tasks), attempting.set_exams(tasks, 0)
-    return attempting.attempt(trials(attempting, tasks, *texts), before, further=further)
+    before, auxiliary = runner.before(tasks), runner.auxiliary_exams(tasks, 0)
+    return runner.run(trials(runner, tasks, *texts), before=before, auxiliary=auxiliary)
 
 
 def test_for_a_rubric_nothing_is_adapted_and_nothing_examined(make, monkeypatch: pytest.MonkeyPatch) -> None:
     judge = LengthJudge()
-    attempting = make(RubricReward(judge))
-    counted = Counted(attempting, monkeypatch)
+    runner = make(RubricReward(judge))
+    counted = Counted(runner, monkeypatch)
     good, same, malformed, unjudged = tried(
-        attempting, ToyTasks(1).load(), "a text of words", "a text of words", " ", "unjudged"
+        runner, ToyTasks(1).load(), "a text of words", "a text of words", " ", "unjudged"
     )
     assert counted.calls == {}
     assert judge.asked == [8]  # each different edit once, all in one call, none that is malformed
@@ -139,17 +139,17 @@ def test_for_a_rubric_nothing_is_adapted_and_nothing_examined(make, monkeypatch:
 def test_what_is_not_needed_is_not_done(
     make, monkeypatch: pytest.MonkeyPatch, reward: Reward, calls: dict[str, int]
 ) -> None:
-    attempting = make(reward)
-    counted = Counted(attempting, monkeypatch)
-    made = tried(attempting, ToyTasks(1).load(), "one", "two")
+    runner = make(reward)
+    counted = Counted(runner, monkeypatch)
+    made = tried(runner, ToyTasks(1).load(), "one", "two")
     assert counted.calls == calls
     assert all(attempt.status is AttemptStatus.SCORED for attempt in made)
 
 
 def test_own_questions_are_kept_and_asked_again_as_they_were(make, monkeypatch: pytest.MonkeyPatch) -> None:
-    attempting = make(own())
+    runner = make(own())
     tasks = ToyTasks(3).load()
-    made = tried(attempting, tasks, "one", "two")
+    made = tried(runner, tasks, "one", "two")
     assert [a.status for a in made] == [AttemptStatus.SCORED] * 2 + [AttemptStatus.UNSCORED] * 2 + [
         AttemptStatus.SCORED
     ] * 2
@@ -164,19 +164,19 @@ def test_own_questions_are_kept_and_asked_again_as_they_were(make, monkeypatch: 
     assert stored == made
 
     asked: list[GenerationRequest] = []
-    generate = attempting.engine.generate
+    generate = runner.engine.generate
     with monkeypatch.context() as heard:
-        heard.setattr(attempting.engine, "generate", lambda requests: asked.extend(requests) or generate(requests))
+        heard.setattr(runner.engine, "generate", lambda requests: asked.extend(requests) or generate(requests))
         for round_index in (0, 1):
-            attempting.set_exams(tasks, round_index)
+            runner.auxiliary_exams(tasks, round_index)
     assert len({request.seed for request in asked} | {a.edit.seed for a in made}) == 6 + 1, "seeds of their own"
 
-    counted = Counted(attempting, monkeypatch)
-    again = attempting.set_exams(tasks, 0, stored)
+    counted = Counted(runner, monkeypatch)
+    again = runner.auxiliary_exams(tasks, 0, stored)
     assert counted.calls == {}
-    assert again == attempting.set_exams(tasks, 0), "written anew they are the same: seeds come from names"
-    assert attempting.set_exams(tasks, 1)["stone-0"] != again["stone-0"], "each round asks for itself"
-    assert attempting.set_exams(tasks[:1], 0)["stone-0"] == again["stone-0"]
+    assert again == runner.auxiliary_exams(tasks, 0), "written anew they are the same: seeds come from names"
+    assert runner.auxiliary_exams(tasks, 1)["stone-0"] != again["stone-0"], "each round asks for itself"
+    assert runner.auxiliary_exams(tasks[:1], 0)["stone-0"] == again["stone-0"]
 
 
 def test_an_old_journal_s_attempt_is_read(make) -> None:
@@ -188,16 +188,16 @@ def test_an_old_journal_s_attempt_is_read(make) -> None:
 
 
 def test_the_probe_is_sat_once_without_adaptation(make, monkeypatch: pytest.MonkeyPatch) -> None:
-    attempting = make(RetentionReward(ToyTasks(2, offset=20)))
+    runner = make(RetentionReward(ToyTasks(2, offset=20)))
     tasks = ToyTasks(2).load()
-    counted = Counted(attempting, monkeypatch)
-    further = attempting.set_exams(tasks[:1], 0)
+    counted = Counted(runner, monkeypatch)
+    auxiliary = runner.auxiliary_exams(tasks[:1], 0)
     assert counted.items == {"score": 2}
-    made = attempting.attempt(trials(attempting, tasks[:1], "one"), attempting.before(tasks[:1]), further=further)
-    further = attempting.set_exams(tasks[1:], 0, made)
+    made = runner.run(trials(runner, tasks[:1], "one"), before=runner.before(tasks[:1]), auxiliary=auxiliary)
+    auxiliary = runner.auxiliary_exams(tasks[1:], 0, made)
     assert counted.items["score"] == 2 + 1 + (1 + 2)
     exam = made[0].auxiliary_exams["probe"]
-    assert further["stone-1"]["probe"].before == exam.before
+    assert auxiliary["stone-1"]["probe"].before == exam.before
     assert [q.question_id for q in exam.after.questions] == ["stone-20/colour", "stone-21/colour"]
     parts = made[0].reward_breakdown
     assert parts["forgotten"] == max(0.0, parts["probe_before"] - parts["probe_after"])
@@ -206,25 +206,25 @@ def test_the_probe_is_sat_once_without_adaptation(make, monkeypatch: pytest.Monk
 
 def test_without_exams_set_before_they_are_set_then(make) -> None:
     """Commands that try edits need not know of them."""
-    attempting = make(own())
+    runner = make(own())
     tasks = ToyTasks(2).load()
     timeless = {"adapt_seconds": 0.0, "examine_seconds": 0.0}
-    expected, found = tried(attempting, tasks, "one"), attempting.attempt(trials(attempting, tasks, "one"), {})
+    expected, found = tried(runner, tasks, "one"), runner.run(trials(runner, tasks, "one"))
     assert [replace(a, **timeless) for a in found] == [replace(a, **timeless) for a in expected]
 
 
 def test_diverged_edits_are_not_rated(make, monkeypatch: pytest.MonkeyPatch) -> None:
     judge = LengthJudge()
     terms = [WeightedTerm(weight=1.0, reward=LikelihoodReward()), WeightedTerm(weight=0.1, reward=RubricReward(judge))]
-    attempting = make(WeightedSum(terms))
+    runner = make(WeightedSum(terms))
     task = ToyTasks(1).load()
-    adapt = attempting.inner_loop.adapt
+    adapt = runner.inner_loop.adapt
 
     def failing(plans: Sequence[AdaptationPlan], seeds: Sequence[int]) -> list[Adapted | Diverged]:
         return [adapt(plans, seeds)[0], Diverged(reason="loss nan", step=1, seconds=0.5)]
 
-    monkeypatch.setattr(attempting.inner_loop, "adapt", failing)
-    made = tried(attempting, task, "one", "two")
+    monkeypatch.setattr(runner.inner_loop, "adapt", failing)
+    made = tried(runner, task, "one", "two")
     assert [a.status for a in made] == [AttemptStatus.SCORED, AttemptStatus.DIVERGED]
     assert judge.asked == [4]
     parts = made[0].reward_breakdown

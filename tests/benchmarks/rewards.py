@@ -84,7 +84,7 @@ class Benchmark:
         self.module.to(options.device)
         self.tasks: Sequence[Task] = BundledPassages(split="train", limit=options.passages).load()
         start = clock()
-        self.edits = self.module.attempting.propose(self.tasks, options.edits, 0)
+        self.edits = self.module.runner.propose(self.tasks, options.edits, 0)
         self.writing_seconds = clock() - start
         for reward in self.rewards.values():
             for examiner in reward.examiners.values():
@@ -92,8 +92,8 @@ class Benchmark:
 
     def measured(self, name: str) -> tuple[dict[str, float], list[Attempt]]:
         """Seconds by part, and the attempts."""
-        own = self.module.attempting
-        attempting = AttemptRunner(
+        own = self.module.runner
+        runner = AttemptRunner(
             domain=own.domain,
             writer=own.writer,
             engine=own.engine,
@@ -104,10 +104,10 @@ class Benchmark:
         )
         by_id = {task.task_id: task for task in self.tasks}
         start = clock()
-        before, further = attempting.before(self.tasks), attempting.set_exams(self.tasks, 0)
+        before, auxiliary = runner.before(self.tasks), runner.auxiliary_exams(self.tasks, 0)
         middle = clock()
-        trials = [attempting.trial(by_id[edit.task_id], edit, 0, 0) for edit in self.edits]
-        attempts = attempting.attempt(trials, before, further=further)
+        trials = [runner.trial(by_id[edit.task_id], edit, 0, 0) for edit in self.edits]
+        attempts = runner.run(trials, before=before, auxiliary=auxiliary)
         end = clock()
         return {"a task": (middle - start) / len(self.tasks), "an attempt": (end - middle) / len(trials)}, attempts
 
@@ -154,7 +154,7 @@ def main() -> None:
     benchmark = Benchmark(options)
     seconds: dict[str, list[dict[str, float]]] = {name: [] for name in benchmark.rewards}
     attempts: dict[str, list[Attempt]] = {}
-    benchmark.module.attempting.examine([(benchmark.tasks[0], None)], frozenset(LikelihoodReward().needs))  # warms up
+    benchmark.module.runner.examine([(benchmark.tasks[0], None)], frozenset(LikelihoodReward().needs))  # warms up
     for _ in range(options.repeats):
         for name in benchmark.rewards:
             spent, attempts[name] = benchmark.measured(name)

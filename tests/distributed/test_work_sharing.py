@@ -172,7 +172,7 @@ def loops(tiny_folder: Path, group: None):
             )
             module.configure_model()
             trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-            loop = SelfEditLoop(trainer, module.attempting, num_edits=2, num_repeats=2, candidates_per_call=most)
+            loop = SelfEditLoop(trainer, replace(module.runner, candidates_per_call=most), num_edits=2, num_repeats=2)
             loop._work = work
             made.append(loop)
         return made
@@ -243,7 +243,7 @@ def test_a_helper_waits_for_edits_that_are_being_written(loops, monkeypatch: pyt
     second.run(batch, 0, of_second.append)
     assert len(naps) == 3
     assert len(of_first) + len(of_second) == 4
-    assert second.attempting.time_split.seconds()["idle"] > 0
+    assert second.runner.time_split.seconds()["idle"] > 0
 
 
 def stored_before(loops, tmp_path: Path, kept: slice = slice(None)) -> tuple[list[Attempt], AttemptStore]:
@@ -266,7 +266,7 @@ def test_what_was_stored_before_is_not_made_again_and_told_by_one(loops, tmp_pat
     all_of(first, again)
     all_of(second, again)
     assert by_id(again) == {name: a for name, a in by_id(everything).items() if name not in by_id(everything[:5])}
-    assert (first.tells_stored, second.tells_stored) == (True, False)
+    assert (first.reports_stored, second.reports_stored) == (True, False)
     assert len(first.store.all()) + len(second.store.added()) == 12, "each is gathered once"
 
 
@@ -309,8 +309,8 @@ def test_another_seed_is_noticed_before_anything_is_made(loops, tmp_path: Path) 
     _, store = stored_before(loops, tmp_path, slice(8, 12))  # of the second batch only
     (loop, _), made = loops(2), []
     loop.open_store = lambda round_index: store
-    loop.attempting.seed += 1
-    with pytest.raises(RunError, match=r"made with another seed .* Nothing was changed"):
+    loop.runner.seed += 1
+    with pytest.raises(RunError, match=r"made with another seed than model\.seed"):
         all_of(loop, made)
     assert made == []
 
@@ -326,7 +326,7 @@ def test_what_is_told_is_what_failed_first(loops, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(loop, "_write", fails)
     loop._begin_round(0)
-    monkeypatch.setattr(loop, "finish", fails_too)
+    monkeypatch.setattr(loop.runner, "finish", fails_too)
     with pytest.raises(ValueError, match="the cable") as found:
         loop.run(next(iter(batches())), 0, lambda attempt: None)
     assert "the judge" in found.value.__notes__[0]

@@ -109,7 +109,7 @@ def evaluation(
     domain: ToyDomain | None = None, writer: Writer | None = None, **settings: Any
 ) -> tuple[Evaluation, Loop]:
     loop = Loop()
-    attempting = AttemptRunner(
+    runner = AttemptRunner(
         domain=domain or ToyDomain(),
         writer=writer or Edits(),
         engine=Engine(),  # type: ignore[arg-type]
@@ -118,7 +118,7 @@ def evaluation(
         reward=LikelihoodReward(),
         seed=1,
     )
-    return Evaluation(attempting, **settings), loop
+    return Evaluation(runner, **settings), loop
 
 
 def counts(results: Sequence[ConditionResult]) -> dict[tuple[Condition, int], int]:
@@ -260,7 +260,7 @@ def test_batches_of_tasks_are_as_good_as_all_at_once() -> None:
 
 def test_edits_are_written_down_without_training() -> None:
     of_toy, loop = evaluation(writer=Edits(stone_0_1=""))
-    rows = written_edits(of_toy.attempting, TASKS, 2)
+    rows = written_edits(of_toy.runner, TASKS, 2)
     assert [(row["task_id"], row["edit_index"]) for row in rows] == [(t.task_id, i) for t in TASKS for i in (0, 1)]
     assert rows[0]["num_steps"] == 2
     assert rows[0]["sequences"][0] == "stone 0: line"

@@ -135,7 +135,7 @@ def test_replay_takes_as_many_steps_where_batches_do_not_come_out_even() -> None
 def test_an_anchor_is_on_earlier_and_on_fixed_texts(tiny: LanguageModel) -> None:
     of = evaluation(tiny, ContinualSelfEdits(num_steps=2))
     anchor = KLAnchor(weight=3.0, num_sequences=2, texts=ToyTasks(2, offset=20), batch_size=1)
-    anchor.bind(of.attempting, tiny)
+    anchor.bind(of.runner, tiny)
     fixed = [s for task in ToyTasks(2, offset=20).load() for s in DOMAIN.plan_without_edit(task).sequences]
     first = anchor.plan(plan_of(0), [], seed=5).anchor
     assert first is not None
@@ -162,10 +162,10 @@ def merged(
     of: Evaluation, language_model: LanguageModel, gate: MergeGate, *before_it: Mitigation
 ) -> tuple[MergeDecision, Merging]:
     """What a gate decides about the update by the first task's plan; the weights are put back."""
-    (trained,) = of.attempting.inner_loop.adapt([plan_of(0)], [3])
+    (trained,) = of.runner.inner_loop.adapt([plan_of(0)], [3])
     assert isinstance(trained, Adapted)
     for mitigation in (*before_it, gate):
-        mitigation.bind(of.attempting, language_model)
+        mitigation.bind(of.runner, language_model)
     merging = Merging(language_model, [*before_it, gate])
     with scratch_weights(language_model) as weights:
         decision = merging.merge(plan_of(0), trained.adapter)
@@ -335,7 +335,7 @@ def test_only_likelihood_is_measured_where_only_that_is_wanted(
     protocol = ContinualSelfEdits(num_steps=2, num_sequences=2)
     everything = examined(evaluation(tiny64, protocol, conditions=[SELF_EDIT]), TASKS)
     of = evaluation(tiny64, protocol, conditions=[SELF_EDIT], needs=frozenset({Measurement.LIKELIHOOD}))
-    monkeypatch.setattr(of.attempting.engine, "generate", None)
+    monkeypatch.setattr(of.runner.engine, "generate", None)
     results = examined(of, TASKS)
     assert known(results) == known(everything)
     (row,) = (row for row in condition_table(results, ConditionNames()) if row.condition is SELF_EDIT)

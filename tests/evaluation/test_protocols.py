@@ -72,7 +72,7 @@ def evaluation(
     engine.bind(language_model)
     loop.bind(language_model)
     domain = ToyDomain(AdapterSpec(rank=2, alpha=4.0), OPTIMIZER)
-    attempting = AttemptRunner(
+    runner = AttemptRunner(
         domain=domain,
         writer=settings.pop("writer", None) or Lines(),
         engine=engine,
@@ -81,7 +81,7 @@ def evaluation(
         reward=LikelihoodReward(),
         seed=1,
     )
-    return Evaluation(attempting, protocol, learner=language_model, **settings)
+    return Evaluation(runner, protocol, learner=language_model, **settings)
 
 
 def examined(of: Evaluation, tasks: Sequence[Task], round_index: int = 0, final: int = 0) -> list[ConditionResult]:
@@ -102,7 +102,7 @@ def test_continued_pretraining_is_one_training_and_asks_about_every_task(tiny64:
     results = examined(of, TASKS)
     found = cells(results, SELF_EDIT)
     assert set(found) == {(0, 1, place) for place in range(4)}
-    domain, loop = of.attempting.domain, of.attempting.inner_loop
+    domain, loop = of.runner.domain, of.runner.inner_loop
     edits = {t.task_id: list(Lines().write([t], 2, {})) for t in TASKS[:4]}
     texts: list[Any] = []
     for task in TASKS[:4]:
@@ -112,7 +112,7 @@ def test_continued_pretraining_is_one_training_and_asks_about_every_task(tiny64:
     assert len(plan.sequences) == 4 * (2 * 2 + 1 - 1)  # the two edits of a task share a line and the context
     (trained,) = loop.adapt([plan], [of._steps.seed(_job_of(of))])
     assert isinstance(trained, Adapted)
-    expected = of.attempting.examine([(task, trained.adapter) for task in TASKS[:4]], NEEDS)
+    expected = of.runner.examine([(task, trained.adapter) for task in TASKS[:4]], NEEDS)
     for place, scores in enumerate(expected):
         assert found[0, 1, place].scores.log_prob == pytest.approx(scores.log_prob, abs=1e-9)
         assert found[0, 1, place].num_sequences == len(plan.sequences)
@@ -173,20 +173,20 @@ def test_continual_steps_merge_and_ask_about_all_before(tiny64: LanguageModel) -
     for episode in protocol.episodes(TASKS, 1):
         with scratch_weights(tiny64):
             for step, (task,) in enumerate(episode.steps, 1):
-                (edit,) = of.attempting.propose([task], 1, f"test {episode.index}")
+                (edit,) = of.runner.propose([task], 1, f"test {episode.index}")
                 assert found[episode.index, step, step - 1].edits == (edit,)
                 assert all(not found[episode.index, step, place].edits for place in range(step - 1))
-                plan = joined_plan(of.attempting.domain, [(task, [edit])]).plan
+                plan = joined_plan(of.runner.domain, [(task, [edit])]).plan
                 assert plan is not None
-                (trained,) = of.attempting.inner_loop.adapt([plan], [of._steps.seed(_step_of(episode, step))])
+                (trained,) = of.runner.inner_loop.adapt([plan], [of._steps.seed(_step_of(episode, step))])
                 assert isinstance(trained, Adapted)
                 merge(tiny64, trained.adapter)
-                scores = of.attempting.examine([(t, None) for t in episode.seen(step)], NEEDS)
+                scores = of.runner.examine([(t, None) for t in episode.seen(step)], NEEDS)
                 for place, exam in enumerate(scores):
                     cell = found[episode.index, step, place]
                     assert cell.scores.log_prob == pytest.approx(exam.log_prob, abs=1e-9)
     written = {r.task_id: r.edits for r in found.values() if r.edits and r.sequence == 0}
-    alone = {edit.task_id: (edit,) for edit in of.attempting.propose(TASKS, 1, "test 0") if edit.task_id in written}
+    alone = {edit.task_id: (edit,) for edit in of.runner.propose(TASKS, 1, "test 0") if edit.task_id in written}
     assert written != alone, "merged models write other edits than the policy"
 
 
@@ -237,7 +237,7 @@ def test_other_writers_and_adapters_from_outside_are_conditions(tiny64: Language
     assert [(r.name, r.round, r.task_id) for r in written] == [("other", 0, "stone-0"), ("other", 0, "stone-1")]
     assert other.calls == [["stone-0", "stone-1"]]
     ready = [r for r in results if r.condition is Condition.OUTSIDE_ADAPTER]
-    expected = of.attempting.examine([(task, outside.adapter) for task in TASKS[:2]], NEEDS)
+    expected = of.runner.examine([(task, outside.adapter) for task in TASKS[:2]], NEEDS)
     assert [r.scores for r in ready] == expected
     labels = [row.label for row in condition_table(results, ConditionNames())]
     assert "adapter mine" in labels

@@ -14,7 +14,7 @@ from fakes import ToyDomain, ToyTasks, weights_hash
 from lightning.pytorch import Trainer
 
 from seal_lightning.attempts import AttemptRunner
-from seal_lightning.attempts.exam_runner import verdicts_on
+from seal_lightning.attempts.exam_runner import grade_answers
 from seal_lightning.callbacks.rest_em_buffer import group_candidates
 from seal_lightning.callbacks.round_report import round_metrics, round_summary
 from seal_lightning.core import (
@@ -73,14 +73,14 @@ def module(tiny_folder: Path) -> SealModule:
     return module
 
 
-def trials(attempting: AttemptRunner, *texts: str) -> list[Trial]:
+def trials(runner: AttemptRunner, *texts: str) -> list[Trial]:
     task = ToyTasks(1).load()[0]
     edits = [SelfEdit(task_id=task.task_id, edit_index=i, text=text) for i, text in enumerate(texts)]
-    return [attempting.trial(task, edit, 0, 0) for edit in edits]
+    return [runner.trial(task, edit, 0, 0) for edit in edits]
 
 
 def test_every_failure_is_alone_and_counted(module: SealModule, monkeypatch: pytest.MonkeyPatch) -> None:
-    attempting = module.attempting
+    runner = module.runner
     texts = ["good", "malformed", "infinite", "hungry", "slow", "nan", "over-long " + "stone " * 400]
     fresh = BatchedInnerLoop.adapt
 
@@ -100,13 +100,13 @@ def test_every_failure_is_alone_and_counted(module: SealModule, monkeypatch: pyt
     with monkeypatch.context() as faulty:
         faulty.setattr(BatchedInnerLoop, "adapt", poisoned)
         faulty.setattr(adapter_run.AdapterRun, "clip", clip)
-        made = attempting.attempt(trials(attempting, *texts), {})
+        made = runner.run(trials(runner, *texts), before={})
     assert weights_hash(module.loaded_policy.model) == before
     statuses = {a.edit.text.split()[0]: a.status for a in made}
     failed = {text for text, status in statuses.items() if status is not AttemptStatus.SCORED}
     assert failed == {"malformed", "infinite", "hungry", "nan"}
     assert {a.edit.text: a.failure for a in made}["hungry"] == "out of memory in the exam"
-    alone = attempting.attempt(trials(attempting, "good"), {})[0]
+    alone = runner.run(trials(runner, "good"), before={})[0]
     assert made[0].reward == pytest.approx(alone.reward, abs=1e-5), "a neighbour's failure was felt"
     candidates = group_candidates(made, ToyTasks(1).load())
     line = round_summary(0, candidates, [])
@@ -118,12 +118,12 @@ def test_every_failure_is_alone_and_counted(module: SealModule, monkeypatch: pyt
 @pytest.mark.slow
 def test_memory_does_not_drift(module: SealModule, counted: Callable[[int], int]) -> None:
     """Five hundred adapters, the last hundred against the second."""
-    attempting, process = module.attempting, psutil.Process()
+    runner, process = module.runner, psutil.Process()
     texts = ["good", "slow", "malformed", "infinite", "good and long " + "stone " * 20]
     sizes = []
     for _ in range(5):
         for _ in range(counted(100) // len(texts)):
-            attempting.attempt(trials(attempting, *texts), {})
+            runner.run(trials(runner, *texts), before={})
         gc.collect()
         sizes.append(process.memory_info().rss)
     assert sizes[-1] <= sizes[1] * 1.01, [size >> 10 for size in sizes]
@@ -140,8 +140,8 @@ def test_a_grader_is_not_taken_on_trust() -> None:
     asked = [AnsweredQuestion(question_id="q", question="Which?", gold_answers=("red",), answer="red")]
     for verdicts in [(), (Verdict(question_id="other", status=VerdictStatus.CORRECT),), ("correct",)]:
         grader.verdicts = verdicts
-        with pytest.raises(RunError, match=r"model\.grader: Careless gave"):
-            verdicts_on(asked, grader)
+        with pytest.raises(RunError, match=r"model\.grader: Careless must return one verdict per answer"):
+            grade_answers(asked, grader)
 
 
 def test_a_nan_is_never_saved(module: SealModule, tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_nan_is_never_saved(module: SealModule, tmp_path: Path) -> None:
 
 
 def test_an_exam_that_fits_alone_is_examined_alone(tiny: LanguageModel, module: SealModule) -> None:
-    attempting: AttemptRunner = module.attempting
+    runner: AttemptRunner = module.runner
     calls: list[int] = []
     score = module.engine.score
 
@@ -176,6 +176,6 @@ def test_an_exam_that_fits_alone_is_examined_alone(tiny: LanguageModel, module: 
         return score(requests)
 
     module.engine.score = stingy  # type: ignore[method-assign]
-    made: list[Attempt] = attempting.attempt(trials(attempting, "good", "slow"), {})
+    made: list[Attempt] = runner.run(trials(runner, "good", "slow"), before={})
     assert [a.status for a in made] == [AttemptStatus.SCORED] * 2
     assert calls == [2, 1, 1]

@@ -151,7 +151,7 @@ def test_exams_of_whole_models_are_sat_while_they_are_installed(tiny64: Language
     engine.bind(tiny64)
     loop.bind(tiny64)
     domain = ToyDomain()
-    attempting = AttemptRunner(
+    runner = AttemptRunner(
         domain=domain,
         writer=PolicyWriter(domain, engine, SamplingSpec(max_new_tokens=4)),
         engine=engine,
@@ -164,8 +164,8 @@ def test_exams_of_whole_models_are_sat_while_they_are_installed(tiny64: Language
     first, second = (result.adapter for result in results if isinstance(result, Adapted))
     candidates = [(TASKS[0], first), (TASKS[0], None), (TASKS[0], second), (TASKS[1], first)]
     needs = frozenset(Measurement)
-    together = attempting.examine(candidates, needs)
-    assert together == [attempting.examine([candidate], needs)[0] for candidate in candidates]
+    together = runner.examine(candidates, needs)
+    assert together == [runner.examine([candidate], needs)[0] for candidate in candidates]
     assert len({exam.log_prob for exam in together}) == 4
     assert weights_hash(tiny64.model) == before
 

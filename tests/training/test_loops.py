@@ -22,7 +22,7 @@ def trainer() -> Trainer:
 
 
 @pytest.fixture
-def attempting(tiny_folder: Path) -> AttemptRunner:
+def runner(tiny_folder: Path) -> AttemptRunner:
     module = SealModule(
         domain=ToyDomain(optimizer=OptimizerSpec(num_epochs=1)),
         pretrained=Pretrained(source=str(tiny_folder), dtype="float64"),
@@ -30,36 +30,36 @@ def attempting(tiny_folder: Path) -> AttemptRunner:
         sampling=SamplingSpec(max_new_tokens=5),
     )
     module.configure_model()
-    return module.attempting
+    return module.runner
 
 
-def test_progress_is_saved_and_restored_with_the_trainers_loops(attempting: AttemptRunner) -> None:
+def test_progress_is_saved_and_restored_with_the_trainers_loops(runner: AttemptRunner) -> None:
     first = trainer()
-    loop = SelfEditLoop(first, attempting, num_edits=2, num_repeats=1, candidates_per_call=1)
+    loop = SelfEditLoop(first, replace(runner, candidates_per_call=1), num_edits=2, num_repeats=1)
     loop.attach()
     loop.run(TaskBatch(ToyTasks(1).load()), 0, lambda attempt: None)
     state = first.fit_loop.state_dict()
     assert state["epoch_loop.self_edit_loop.attempt_progress"]["total"]["completed"] == 2
 
     second = trainer()
-    other = SelfEditLoop(second, attempting, num_edits=2, num_repeats=1, candidates_per_call=1)
+    other = SelfEditLoop(second, replace(runner, candidates_per_call=1), num_edits=2, num_repeats=1)
     other.attach()
     second.fit_loop.load_state_dict(state)
     assert other.attempt_progress.total.completed == 2
 
 
-def test_no_rank_waits_for_rank_0_before_a_batch(attempting: AttemptRunner) -> None:
+def test_no_rank_waits_for_rank_0_before_a_batch(runner: AttemptRunner) -> None:
     """Lightning 2.6.6 has a broadcast there; where it is gone or has another name, loops.py must say so no more."""
     lightning = trainer()
     assert callable(type(lightning.fit_loop.epoch_loop)._broadcast_sigterm_tensor)
-    SelfEditLoop(lightning, attempting, num_edits=1, num_repeats=1, candidates_per_call=1).attach()
+    SelfEditLoop(lightning, replace(runner, candidates_per_call=1), num_edits=1, num_repeats=1).attach()
     assert lightning.fit_loop.epoch_loop._broadcast_sigterm_tensor() is None
     assert "_broadcast_sigterm_tensor" in vars(lightning.fit_loop.epoch_loop)
 
 
-def test_what_is_stored_is_not_tried_again(attempting: AttemptRunner) -> None:
+def test_what_is_stored_is_not_tried_again(runner: AttemptRunner) -> None:
     tried: list[Attempt] = []
-    loop = SelfEditLoop(trainer(), attempting, num_edits=2, num_repeats=2, candidates_per_call=3)
+    loop = SelfEditLoop(trainer(), replace(runner, candidates_per_call=3), num_edits=2, num_repeats=2)
     tasks = ToyTasks(2).load()
     loop.run(TaskBatch(tasks[:1], 0), 0, tried.append)
     assert len(tried) == 4
@@ -74,15 +74,15 @@ def test_what_is_stored_is_not_tried_again(attempting: AttemptRunner) -> None:
     assert {a.edit.seed for a in tried[:8]}.isdisjoint({a.edit.seed for a in tried[8:]})
 
 
-def test_a_stored_edit_is_the_edit_of_its_other_repeats(attempting: AttemptRunner) -> None:
+def test_a_stored_edit_is_the_edit_of_its_other_repeats(runner: AttemptRunner) -> None:
     """A resume may sample in batches of another composition; what was tried stays what is tried."""
-    first = SelfEditLoop(trainer(), attempting, num_edits=1, num_repeats=1, candidates_per_call=1)
+    first = SelfEditLoop(trainer(), replace(runner, candidates_per_call=1), num_edits=1, num_repeats=1)
     tried: list[Attempt] = []
     first.run(TaskBatch(ToyTasks(1).load()), 0, tried.append)
     told = replace(tried[0], edit=replace(tried[0].edit, text="told otherwise"))
     store = AttemptStore(None)
     store.add(told)
-    second = SelfEditLoop(trainer(), attempting, num_edits=2, num_repeats=2, candidates_per_call=1)
+    second = SelfEditLoop(trainer(), replace(runner, candidates_per_call=1), num_edits=2, num_repeats=2)
     second.open_store = lambda round_index: store
     second.run(TaskBatch(ToyTasks(1).load()), 0, tried.append)
     assert [(a.edit.edit_index, a.repeat) for a in tried[1:]] == [(0, 1), (1, 0), (1, 1)]
@@ -118,18 +118,18 @@ def test_trainer_only_checkpoints_are_left_alone() -> None:
     restart_e_step({})
 
 
-def test_a_chunk_that_was_cut_short_is_made_again_as_a_whole(attempting: AttemptRunner) -> None:
+def test_a_chunk_that_was_cut_short_is_made_again_as_a_whole(runner: AttemptRunner) -> None:
     """What is computed beside what moves roundings: only so are the missing attempts the same to the last bit."""
     tasks, made = ToyTasks(2).load(), []
-    loop = SelfEditLoop(trainer(), attempting, num_edits=2, num_repeats=1, candidates_per_call=3)
+    loop = SelfEditLoop(trainer(), replace(runner, candidates_per_call=3), num_edits=2, num_repeats=1)
     loop.run(TaskBatch(tasks), 0, made.append)
     store, again = AttemptStore(None), []
     for stored in (made[0], made[3]):
         store.add(stored)
     calls: list[int] = []
-    compute = attempting.compute
-    attempting.compute = lambda trials, *rest, **more: calls.append(len(trials)) or compute(trials, *rest, **more)  # type: ignore
-    resumed = SelfEditLoop(trainer(), attempting, num_edits=2, num_repeats=1, candidates_per_call=3)
+    adapt = runner.inner_loop.adapt
+    runner.inner_loop.adapt = lambda plans, seeds: calls.append(len(plans)) or adapt(plans, seeds)  # type: ignore
+    resumed = SelfEditLoop(trainer(), replace(runner, candidates_per_call=3), num_edits=2, num_repeats=1)
     resumed.open_store = lambda round_index: store
     resumed.run(TaskBatch(tasks), 0, again.append)
     assert calls == [3]  # the second chunk, of one, is stored whole

@@ -73,10 +73,10 @@ def replay(run: RunDir, stored: Attempt) -> Attempt:
     if stored.task_id not in tasks:
         raise RunError(f"the data of {run.config} no longer has the task {shown(stored.task_id)}")
     task = tasks[stored.task_id]
-    before = module.attempting.before([task])
-    further = module.attempting.set_exams([task], stored.round, [_as_set(stored)])
+    before = module.runner.before([task])
+    auxiliary = module.runner.auxiliary_exams([task], stored.round, [_as_set(stored)])
     trial = Trial(task=task, edit=stored.edit, round=stored.round, repeat=stored.repeat, seed=stored.seed)
-    return module.attempting.attempt([trial], before, further=further)[0]
+    return module.runner.run([trial], before=before, auxiliary=auxiliary)[0]
 
 
 def _as_set(stored: Attempt) -> Attempt:

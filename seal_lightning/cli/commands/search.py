@@ -177,14 +177,14 @@ def _try_out(module: SealModule, store: AttemptStore, wanted: _Wanted, at_once: 
     before: dict[str, ExamScores] = {}
     for task, chunk in track(chunks, description="Configurations"):
         if task.task_id not in before:
-            before[task.task_id] = module.attempting.examine([(task, None)], needs)[0]
+            before[task.task_id] = module.runner.examine([(task, None)], needs)[0]
             if Measurement.ANSWERS in needs and before[task.task_id].solved is None:
                 raise RunError(
                     f"the solution of task {task.task_id} is not known, or it cannot be graded: nothing is searched"
                 )
         seed = _seed(module, task)
         trials = [Trial(task=task, edit=edit, round=0, repeat=0, seed=seed) for edit in _edits(module, task, chunk)]
-        for configuration, attempt in zip(chunk, module.attempting.attempt(trials, before, needs), strict=True):
+        for configuration, attempt in zip(chunk, module.runner.run(trials, before=before, needs=needs), strict=True):
             store.add(replace(attempt, attempt_id=_search_id(task, configuration)))
 
 

@@ -10,15 +10,15 @@ import argparse
 import json
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
-from seal_lightning.attempts import AttemptRunner
 from seal_lightning.cli.commands.loading import load_run, load_settings, merged_settings
 from seal_lightning.cli.commands.sweep_edits import SOURCES, given_edits
 from seal_lightning.cli.commands.sweep_report import Report
@@ -28,7 +28,6 @@ from seal_lightning.core.interfaces import Reward
 from seal_lightning.evaluation.sweep_grid import Setting, check_effective, read_grid
 from seal_lightning.evaluation.sweeping import (
     GivenEdit,
-    missing_trials,
     setting_rows,
     sweep_trials,
     try_out,
@@ -69,17 +68,20 @@ def main(args: Sequence[str]) -> int:
     kind = f"{options.score}-{options.edits}"
     circumstances = _circumstances(module, tasks, merged)
     trials = sweep_trials(given, settings, options.num_seeds, module.seed, round_index, kind, circumstances)
-    num_stored = len(trials) - len(missing_trials(store, trials))
+    reward = _reward(options.score, module)
+    runner = replace(module.runner, reward=reward)
+    num_missing = len(runner.missing([one.trial for one in trials], store))
     Console().print(
         f"{len(settings)} settings × {len(given)} edits of {len({one.task.task_id for one in given})} tasks × "
-        f"{options.num_seeds} inner seeds: {len(trials)} candidates, {num_stored} of them tried before",
+        f"{options.num_seeds} inner seeds: {len(trials)} candidates, {len(trials) - num_missing} of them tried before",
         soft_wrap=True,
     )
-    reward = _reward(options.score, module)
     write_bytes(home.sweep / _CONFIGURATION, deciding)
     with closing(store):
         at_once = options.at_once or module.candidates_per_call
-        try_out(_attempting(module, reward), store, trials, at_once, _tracked)
+        with Progress() as progress:
+            bar = progress.add_task("Candidates", total=num_missing)
+            try_out(runner, store, trials, at_once, lambda attempt: progress.advance(bar))
     report = Report(
         options=options,
         rows=setting_rows(settings, trials, store, reward),
@@ -233,7 +235,7 @@ def _check(
     if module.inner_loop.uses_adapter_spec:
         policy = module.loaded_policy
         of_policy = policy.joined_rank(policy.num_finished) if module.student is None else 0
-        module.attempting.engine.check(of_policy + max((spec.rank for spec in adapters), default=0))
+        module.runner.engine.check(of_policy + max((spec.rank for spec in adapters), default=0))
 
 
 def _deciding(model: dict[str, Any]) -> bytes:
@@ -269,21 +271,3 @@ def _reward(score: str, module: SealModule) -> Reward:
             "it; --score log_prob or --score accuracy can be swept for"
         )
     return reward
-
-
-def _attempting(module: SealModule, reward: Reward) -> AttemptRunner:
-    """The module's one way to try an edit, with the score that is swept for."""
-    own = module.attempting
-    return AttemptRunner(
-        domain=own.domain,
-        writer=own.writer,
-        engine=own.engine,
-        inner_loop=own.inner_loop,
-        grader=own.grader,
-        reward=reward,
-        seed=own.seed,
-    )
-
-
-def _tracked(chunks: Sequence[Any]) -> Any:
-    return track(chunks, description="Candidates")

@@ -66,14 +66,14 @@ def _edits(
         assert run is not None
         return _stored(run, tasks)
     if source == "own":
-        return list(module.attempting.propose(tasks, num_edits, "sweep"))
+        return list(module.runner.propose(tasks, num_edits, "sweep"))
     name = source.partition(":")[2]
     if name not in module.test_writers:
         raise ConfigError(
             f"--edits {shown(source)} is not allowed; model.test_writers has "
             f"{', '.join(map(shown, module.test_writers)) or 'none'}"
         )
-    return list(module.attempting.propose(tasks, num_edits, "sweep", module.test_writers[name]))
+    return list(module.runner.propose(tasks, num_edits, "sweep", module.test_writers[name]))
 
 
 def _stored(run: RunDir, tasks: Sequence[Task]) -> list[SelfEdit]:

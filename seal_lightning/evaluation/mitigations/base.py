@@ -48,7 +48,7 @@ class Mitigation:
     anchors = False
     """Whether it gives a plan its anchor, which there is one of."""
 
-    def bind(self, attempting: AttemptRunner, learner: LanguageModel) -> None:
+    def bind(self, runner: AttemptRunner, learner: LanguageModel) -> None:
         """Called once, before anything is computed.
 
         Raises :class:`ConfigError` or :class:`DataError` where it cannot work with these.

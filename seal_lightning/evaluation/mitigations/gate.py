@@ -48,10 +48,10 @@ class MergeGate(Mitigation):
         self.texts = texts
         self._fixed: tuple[TrainingSequence, ...] = ()
 
-    def bind(self, attempting: AttemptRunner, learner: LanguageModel) -> None:
+    def bind(self, runner: AttemptRunner, learner: LanguageModel) -> None:
         """Read the further texts."""
         self._learner = learner
-        self._fixed = context_texts(attempting.domain, self.texts)
+        self._fixed = context_texts(runner.domain, self.texts)
 
     def check(self, learned: Sequence[Task]) -> None:
         """Refuse further texts that are learned."""

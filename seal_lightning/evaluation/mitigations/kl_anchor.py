@@ -48,16 +48,16 @@ class KLAnchor(Mitigation):
         self.batch_size = batch_size
         self._fixed: tuple[TrainingSequence, ...] = ()
 
-    def bind(self, attempting: AttemptRunner, learner: LanguageModel) -> None:
+    def bind(self, runner: AttemptRunner, learner: LanguageModel) -> None:
         """Read the fixed texts. Raises :class:`ConfigError` for an inner loop or a model that knows no anchor."""
-        if not attempting.inner_loop.uses_anchor:
+        if not runner.inner_loop.uses_anchor:
             raise ConfigError(
-                f"model.inner_loop: {type(attempting.inner_loop).__name__} does not hold to a plan's anchor, so KLAnchor "
+                f"model.inner_loop: {type(runner.inner_loop).__name__} does not hold to a plan's anchor, so KLAnchor "
                 "(model.protocol.init_args.against_forgetting) would do nothing. Leave KLAnchor out, or take an inner loop "
                 "with uses_anchor, such as seal_lightning.inner_loop.BatchedInnerLoop"
             )
         learner.packed.check_anchors()
-        self._fixed = context_texts(attempting.domain, self.texts)
+        self._fixed = context_texts(runner.domain, self.texts)
 
     def check(self, learned: Sequence[Task]) -> None:
         """Refuse fixed texts that are learned."""

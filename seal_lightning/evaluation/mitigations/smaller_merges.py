@@ -21,7 +21,7 @@ class ScaledMerge(Mitigation):
         check(0 < factor <= 1, "ScaledMerge.factor", factor, "in (0, 1]")
         self.factor = factor
 
-    def bind(self, attempting: AttemptRunner, learner: LanguageModel) -> None:
+    def bind(self, runner: AttemptRunner, learner: LanguageModel) -> None:
         """The model that updates are of."""
         self._learner = learner
 
@@ -42,7 +42,7 @@ class LowRankMerge(Mitigation):
         check(rank >= 1, "LowRankMerge.rank", rank, "at least 1")
         self.rank = rank
 
-    def bind(self, attempting: AttemptRunner, learner: LanguageModel) -> None:
+    def bind(self, runner: AttemptRunner, learner: LanguageModel) -> None:
         """The model that updates are of."""
         self._learner = learner
 

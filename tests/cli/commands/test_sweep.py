@@ -11,6 +11,7 @@ import pytest
 import yaml
 from fakes import ToyDomain, ToyTask
 
+from seal_lightning.attempts import AttemptRunner
 from seal_lightning.cli.commands.loading import load_settings, merged_settings
 from seal_lightning.cli.commands.sweep import main
 from seal_lightning.cli.commands.sweep_edits import given_edits
@@ -27,6 +28,7 @@ from seal_lightning.core import (
     QuestionScore,
     SelfEdit,
     Task,
+    Trial,
 )
 from seal_lightning.core.errors import ConfigError, RunError, SealError
 from seal_lightning.core.estimates import Estimate
@@ -38,7 +40,6 @@ from seal_lightning.evaluation.sweeping import (
     SweepTrial,
     cheapest_within_noise,
     is_within_noise,
-    missing_trials,
     setting_rows,
     sweep_trials,
 )
@@ -187,7 +188,7 @@ def attempt(one: SweepTrial, after: float | None, num_tokens: int = 100) -> Atte
 
     plan = PlanSummary(num_sequences=1, num_steps=1, num_tokens=num_tokens, learning_rate=1.0, rank=1)
     return Attempt(
-        attempt_id=one.attempt_id,
+        attempt_id=one.trial.attempt_id,
         round=0,
         repeat=one.trial.repeat,
         seed=one.trial.seed,
@@ -370,11 +371,15 @@ def test_what_is_stored_must_be_the_same_edit(tmp_path: Path) -> None:
 
     store = AttemptStore(None)
     store.add(attempt(trials("x", 1)[0], -1.0))
-    assert missing_trials(store, trials("x", 1)) == []
-    assert len(missing_trials(store, trials("x", 1, asked="another question"))) == 1
+
+    def missing(sweep: list[SweepTrial]) -> list[Trial]:
+        return AttemptRunner.missing([one.trial for one in sweep], store)
+
+    assert missing(trials("x", 1)) == []
+    assert len(missing(trials("x", 1, asked="another question"))) == 1
     for other in (trials("y", 1), trials("x", 2)):
-        with pytest.raises(RunError, match="other edits or another seed"):
-            missing_trials(store, other)
+        with pytest.raises(RunError, match="another seed or edit"):
+            missing(other)
 
 
 @pytest.mark.parametrize(

@@ -26,19 +26,19 @@ def test_it_is_adapted_and_unscored(passage, edit, tiny, tmp_path, reward):
     engine.bind(tiny)
     inner_loop.bind(tiny)
     writer = EditFile(tmp_path / "none.json")
-    attempting = AttemptRunner(
+    runner = AttemptRunner(
         domain=domain, writer=writer, engine=engine, inner_loop=inner_loop, grader=LocalRules(), reward=reward, seed=0
     )
     check_prompts_fit(domain, [bare, passage], tiny, in_context=True)
-    empty, full = attempting.examine([(bare, None), (passage, None)], EVERYTHING)
+    empty, full = runner.examine([(bare, None), (passage, None)], EVERYTHING)
     assert empty.questions == ()
     means = (empty.log_prob, empty.accuracy, empty.exact_match, empty.f1, empty.solved, empty.partial_credit)
     assert means == (None,) * 6
     assert (empty.num_unscored, empty.num_invalid) == (0, 0)
-    assert [full] == attempting.examine([(passage, None)], EVERYTHING)
-    assert attempting.examine([(bare, None)], EVERYTHING) == [empty]
-    trials = [attempting.trial(task, replace(edit("rye"), task_id=task.task_id), 0, 0) for task in (bare, passage)]
-    unscored, scored = attempting.attempt(trials, {"bare": empty, passage.task_id: full})
+    assert [full] == runner.examine([(passage, None)], EVERYTHING)
+    assert runner.examine([(bare, None)], EVERYTHING) == [empty]
+    trials = [runner.trial(task, replace(edit("rye"), task_id=task.task_id), 0, 0) for task in (bare, passage)]
+    unscored, scored = runner.run(trials, before={"bare": empty, passage.task_id: full})
     assert (unscored.status, scored.status) == (AttemptStatus.UNSCORED, AttemptStatus.SCORED)
     assert unscored.plan is not None
     assert unscored.final_loss is not None

@@ -135,7 +135,7 @@ def attempt(
     engine = Engine(
         {p.prompt: answer if (p.question_id, p.view) in wrong else p.target or "4" for p in domain.exam(task)}
     )
-    attempting = AttemptRunner(
+    runner = AttemptRunner(
         domain=domain,
         writer=None,  # type: ignore[arg-type]
         engine=engine,  # type: ignore[arg-type]
@@ -144,9 +144,9 @@ def attempt(
         reward=reward or SolvedReward(),
         seed=1,
     )
-    (before,) = attempting.examine([(task, None)], attempting.reward.needs)
-    trial = attempting.trial(task, SelfEdit(task_id=task.task_id, edit_index=0, text=EDIT), 0, 0)
-    (tried,) = attempting.attempt([trial], {task.task_id: before})
+    (before,) = runner.examine([(task, None)], runner.reward.needs)
+    trial = runner.trial(task, SelfEdit(task_id=task.task_id, edit_index=0, text=EDIT), 0, 0)
+    (tried,) = runner.run([trial], before={task.task_id: before})
     return tried, engine
 
 
@@ -217,7 +217,7 @@ def test_nothing_published_is_unscored_by_any_reward() -> None:
 
 def test_a_malformed_edit_is_counted_and_not_examined() -> None:
     domain = ArcDomain(views=VIEWS)
-    attempting = AttemptRunner(
+    runner = AttemptRunner(
         domain=domain,
         writer=None,  # type: ignore[arg-type]
         engine=None,  # type: ignore[arg-type]
@@ -226,9 +226,9 @@ def test_a_malformed_edit_is_counted_and_not_examined() -> None:
         reward=PartialCreditReward(),
         seed=1,
     )
-    attempting.examine = lambda candidates, needs: [] if not candidates else pytest.fail("examined")  # type: ignore
-    trial = attempting.trial(TASK, SelfEdit(task_id="t", edit_index=3, text="{}"), 0, 0)
-    (tried,) = attempting.attempt([trial], {})
+    runner.examine = lambda candidates, needs: [] if not candidates else pytest.fail("examined")  # type: ignore
+    trial = runner.trial(TASK, SelfEdit(task_id="t", edit_index=3, text="{}"), 0, 0)
+    (tried,) = runner.run([trial], before={})
     assert tried.status is AttemptStatus.MALFORMED
     assert tried.failure == "missing key: data_generation: Field required"
     assert (tried.reward, tried.after) == (None, None)
@@ -250,7 +250,7 @@ def test_only_what_is_not_exact_goes_to_the_grader() -> None:
             return [Verdict(question_id=one.question_id, status=UNSCORED, reason="ill") for one in answered]
 
     domain = Mixed(views=VIEWS)
-    attempting = AttemptRunner(
+    runner = AttemptRunner(
         domain=domain,
         writer=None,  # type: ignore[arg-type]
         engine=Engine({p.prompt: p.target for p in domain.exam(TASK)}),  # type: ignore[arg-type]
@@ -259,7 +259,7 @@ def test_only_what_is_not_exact_goes_to_the_grader() -> None:
         reward=SolvedReward(),
         seed=1,
     )
-    exams = attempting.examine([(TASK, Copy()), (TASK, None)], frozenset(Measurement))
+    exams = runner.examine([(TASK, Copy()), (TASK, None)], frozenset(Measurement))
     assert Judge.asked == ["t-0", "t-0"]
     statuses = [[q.verdict.status for q in exam.questions if q.verdict] for exam in exams]
     assert statuses == [[UNSCORED, CORRECT], [UNSCORED, WRONG]]
