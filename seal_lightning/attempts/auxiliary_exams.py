@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from seal_lightning.attempts.exam_runner import DomainCache, ExamRequest, ExamRunner, grade_exams, paper_scores
+from seal_lightning.attempts.exam_runner import DomainCache, ExamRun, ExamRunner, grade_exams, paper_scores
 from seal_lightning.core import Adapter, Attempt, AuxiliaryExam, ExamPaper, ExamScores, Task
 from seal_lightning.core.interfaces import Examiner, Grader
 
@@ -108,10 +108,10 @@ class AuxiliaryExams:
             for paper, of_paper in zip(papers, requests, strict=True)
         ]
 
-    def requests(self, examiner: Examiner, paper: ExamPaper, adapter: Adapter | None) -> list[ExamRequest]:
+    def requests(self, examiner: Examiner, paper: ExamPaper, adapter: Adapter | None) -> list[ExamRun]:
         """Return one exam request per task of a paper."""
         return [
-            ExamRequest(task=task, prompts=self.cache.exam(task), adapter=adapter, needs=examiner.needs)
+            ExamRun(task=task, prompts=self.cache.exam(task), adapter=adapter, needs=examiner.needs)
             for task in paper.tasks
         ]
 

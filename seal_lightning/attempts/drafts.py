@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from seal_lightning.attempts.auxiliary_exams import AuxiliaryExams, Prepared, PreparedExam
-from seal_lightning.attempts.exam_runner import DomainCache, ExamAnswers, ExamRequest, ExamRunner, paper_scores
+from seal_lightning.attempts.exam_runner import DomainCache, ExamAnswers, ExamRun, ExamRunner, paper_scores
 from seal_lightning.core import (
     AdaptationPlan,
     Adapted,
@@ -174,10 +174,10 @@ class DraftMaker:
 
     def _requests(
         self, task: Task, adapter: Adapter, needs: frozenset[Measurement], auxiliary: Prepared
-    ) -> Iterator[ExamRequest]:
+    ) -> Iterator[ExamRun]:
         """Yield the task's own exam, where anything of it is needed, then the auxiliary ones."""
         if needs:
-            yield ExamRequest(task=task, prompts=self.cache.exam(task), adapter=adapter, needs=needs)
+            yield ExamRun(task=task, prompts=self.cache.exam(task), adapter=adapter, needs=needs)
         for name, exam in auxiliary.get(task.task_id, {}).items():
             yield from self.auxiliary.requests(self.reward.examiners[name], exam.paper, adapter)
 

@@ -77,7 +77,7 @@ class DomainCache:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExamRequest:
+class ExamRun:
     """One exam to run on the model or on an adapted copy."""
 
     task: Task
@@ -116,7 +116,7 @@ class ExamRunner:
         self.domain = domain
         self.engine = engine
 
-    def run_within_memory(self, candidates: Sequence[Sequence[ExamRequest]]) -> list[list[ExamAnswers] | None]:
+    def run_within_memory(self, candidates: Sequence[Sequence[ExamRun]]) -> list[list[ExamAnswers] | None]:
         """Run each candidate's exams; one candidate at a time where memory does not allow all together.
 
         The result is None for a candidate whose exams alone run out of memory.
@@ -131,7 +131,7 @@ class ExamRunner:
             return [None]
         return [exams for candidate in candidates for exams in self.run_within_memory([candidate])]
 
-    def run(self, requests: Sequence[ExamRequest]) -> list[ExamAnswers]:
+    def run(self, requests: Sequence[ExamRun]) -> list[ExamAnswers]:
         """Run all exams, in order, with one engine call per kind of measurement.
 
         Exams of finetuned whole weights run separately, while those weights are installed.
@@ -145,7 +145,7 @@ class ExamRunner:
                 found |= dict(zip(of_weights, self._run_group(group), strict=True))
         return [found[i] for i in range(len(requests))]
 
-    def _run_group(self, requests: Sequence[ExamRequest]) -> list[ExamAnswers]:
+    def _run_group(self, requests: Sequence[ExamRun]) -> list[ExamAnswers]:
         likelihoods, answers = self._likelihoods(requests), self._answers(requests)
         return [
             ExamAnswers(
@@ -156,7 +156,7 @@ class ExamRunner:
             for one, log_probs, answered in zip(requests, likelihoods, answers, strict=True)
         ]
 
-    def _likelihoods(self, requests: Sequence[ExamRequest]) -> list[dict[str, Sequence[float]]]:
+    def _likelihoods(self, requests: Sequence[ExamRun]) -> list[dict[str, Sequence[float]]]:
         """Score the gold answers' tokens in the identity view, by question."""
         targets = [
             (i, p, one.adapter)
@@ -173,7 +173,7 @@ class ExamRunner:
             results[i][prompt.question_id] = log_probs
         return results
 
-    def _answers(self, requests: Sequence[ExamRequest]) -> list[Sequence[AnsweredQuestion]]:
+    def _answers(self, requests: Sequence[ExamRun]) -> list[Sequence[AnsweredQuestion]]:
         """Generate the greedy answers."""
         writing = {i: one for i, one in enumerate(requests) if Measurement.ANSWERS in one.needs}
         prompts = [(i, p, one.adapter) for i, one in writing.items() for p in one.prompts]

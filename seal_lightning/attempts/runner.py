@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from seal_lightning.attempts.auxiliary_exams import AuxiliaryExams, Prepared, PreparedExam, stored_exams
 from seal_lightning.attempts.drafts import NOTHING_MORE, DraftMaker, in_chunks
-from seal_lightning.attempts.exam_runner import DomainCache, ExamRequest, ExamRunner, grade_exams
+from seal_lightning.attempts.exam_runner import DomainCache, ExamRun, ExamRunner, grade_exams
 from seal_lightning.attempts.judging import BackgroundCall, Judging
 from seal_lightning.core import (
     AdaptationPlan,
@@ -115,7 +115,7 @@ class AttemptRunner:
         needs: frozenset[Measurement],
     ) -> list[ExamScores]:
         """Run exams with the given prompts and grade them, in order."""
-        requests = [ExamRequest(task=t, prompts=prompts, adapter=adapter, needs=needs) for t, prompts, adapter in exams]
+        requests = [ExamRun(task=t, prompts=prompts, adapter=adapter, needs=needs) for t, prompts, adapter in exams]
         return grade_exams(self._exams.run(requests), self.grader)
 
     def before(

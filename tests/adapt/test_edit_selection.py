@@ -68,5 +68,5 @@ def test_what_was_cut_short_is_computed_in_the_same_company(
     )
     monkeypatch.setattr(trying.work.attempts, "_journal", None)
     again = trying.choices([MILL], 0, lambda parts: None)
-    assert companies == [3]
+    assert companies == [2], "one of the three edits is malformed"
     assert [c.reward for c in again[0].candidates] == [c.reward for c in whole[0].candidates]

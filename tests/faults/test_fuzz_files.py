@@ -27,8 +27,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from models.test_lora import random_adapter
 from test_end_to_end import config, fit
-from test_lora import random_adapter
 
 from seal_lightning.cli.commands.loading import load_run
 from seal_lightning.cli.main import main

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from test_records import ATTEMPT
+from storage.test_records import ATTEMPT
 
 from seal_lightning.core import Attempt, AttemptStatus, BufferRow, PlanSummary
 from seal_lightning.storage.attempt_store import AttemptStore

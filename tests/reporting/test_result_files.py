@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from reporting.stored_runs import continual, estimate, question, result, results_file, row, write_test
-from test_records import EXAM
+from storage.test_records import EXAM
 
 from seal_lightning.core import SelfEdit
 from seal_lightning.core.errors import RunError
-from seal_lightning.reporting import test_files
+from seal_lightning.reporting import result_files
 from seal_lightning.reporting.result_files import read_result
 
 
@@ -75,9 +75,9 @@ def test_files_of_older_versions(tmp_path: Path) -> None:
 def test_the_newest_comes_last(tmp_path: Path) -> None:
     for name in ("test", "test-2", "test-10", "test-9", "test-x", "testing", "search_test"):
         write_test(tmp_path, results_file([]), name)
-    names = [path.name for path in test_files.test_files(tmp_path / "results")]
+    names = [path.name for path in result_files.result_files(tmp_path / "results")]
     assert names == ["test.json", "test-2.json", "test-9.json", "test-10.json"]
-    assert test_files.test_files(tmp_path / "nothing") == []
+    assert result_files.result_files(tmp_path / "nothing") == []
 
 
 def test_matrices_keep_their_gaps(tmp_path: Path) -> None:
@@ -124,6 +124,6 @@ def test_ragged_matrices_later_formats_and_too_large_files_are_refused(
         read_result(write_test(tmp_path, {"format": 3, "results": []}))
     with pytest.raises(RunError, match="cannot be read"):
         read_result(tmp_path / "none.json")
-    monkeypatch.setattr(test_files, "MAX_TEST_BYTES", 100)
+    monkeypatch.setattr(result_files, "MAX_TEST_BYTES", 100)
     with pytest.raises(RunError, match="has more than"):
         read_result(write_test(tmp_path, results_file([], seconds=1.0, device=json.dumps("x" * 200))))

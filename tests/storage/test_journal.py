@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from pydantic import TypeAdapter
-from test_records import ATTEMPT, EXAM, MALFORMED, attempts
+from storage.test_records import ATTEMPT, EXAM, MALFORMED, attempts
 
 from seal_lightning.core import Attempt, AttemptStatus, ExamScores, QuestionScore, SelfEdit
 from seal_lightning.core.errors import RunError

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
-from test_records import ATTEMPT, EXAM, MALFORMED
+from storage.test_records import ATTEMPT, EXAM, MALFORMED
 
 from seal_lightning.cli.commands.attempts import printable
 from seal_lightning.cli.main import main

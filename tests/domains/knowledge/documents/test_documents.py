@@ -21,7 +21,7 @@ from written_pdf import encrypted, pdf_of
 from seal_lightning.core.errors import ConfigError, DataError
 from seal_lightning.core.interfaces import TaskSource
 from seal_lightning.domains.knowledge import Documents, Passage
-from seal_lightning.domains.knowledge.documents import apart, source
+from seal_lightning.domains.knowledge.documents import sandbox, source
 from seal_lightning.domains.knowledge.documents.extract import Unreadable
 from seal_lightning.domains.knowledge.documents.sandbox import ReaderSandbox
 
@@ -350,7 +350,7 @@ def test_lost_characters_are_told(tmp_path: Path) -> None:
     assert reasons(documents)["mixed.txt"] == "1 places could not be decoded (mixed) and are U+FFFD now"
 
 
-# The process apart
+# The sandboxed process
 
 
 def test_a_reader_that_takes_too_long_is_ended_and_the_next_goes_on() -> None:
@@ -386,7 +386,7 @@ def test_what_lies_by_the_documents_is_not_run(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_reader_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apart.sys, "executable", "/bin/false")
+    monkeypatch.setattr(sandbox.sys, "executable", "/bin/false")
     with ReaderSandbox(max_seconds=60, max_memory_bytes=2**31) as reader:
         with pytest.raises(DataError, match="does not start"):
             reader.read("markdown", b"text", 100)
@@ -402,8 +402,8 @@ def test_a_reader_s_memory_is_bounded() -> None:
 
 
 def test_a_parser_s_own_fault_is_the_document_s_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apart, "read_document", lambda *_: 1 / 0)
-    assert apart._answer({"kind": "pdf", "max_chars": 9}, b"") == {
+    monkeypatch.setattr(sandbox, "read_document", lambda *_: 1 / 0)
+    assert sandbox._answer({"kind": "pdf", "max_chars": 9}, b"") == {
         "reason": "cannot be read: it makes its parser fail (ZeroDivisionError)"
     }
 
