@@ -75,7 +75,7 @@ class JudgeCosts(SealCallback):
     def _say(module: SealModule) -> None:
         of_ranks = f" (rank 0 of {module.trainer.world_size})" if module.trainer.world_size > 1 else ""
         for judge in judges_of(module):
-            if (counts := judge.counts) is not None and counts.num_asked:
+            if (counts := judge.counts) is not None and counts.num_questions:
                 module.print(f"{type(judge).__name__}{of_ranks}: {in_words(counts)}")
 
 
@@ -89,12 +89,12 @@ def _total(ranks: Sequence[JudgeCounts]) -> JudgeCounts:
 
 def in_words(counts: JudgeCounts) -> str:
     """What a judge was asked, in a line."""
-    asked = counts.num_asked - counts.num_cached
-    words = [f"{counts.num_asked} questions, {counts.num_cached} of them from the cache"]
+    asked = counts.num_questions - counts.num_cached
+    words = [f"{counts.num_questions} questions, {counts.num_cached} of them from the cache"]
     undecided = f"{counts.num_undecided} undecided"
     if counts.num_undecided:
         why = "; ".join(f"{count} × {reason}" for reason, count in counts.reasons)
-        undecided += f" ({counts.num_undecided / max(counts.num_asked, 1):.1%}; unscored, not wrong): {why}"
+        undecided += f" ({counts.num_undecided / max(counts.num_questions, 1):.1%}; unscored, not wrong): {why}"
     words.append(undecided)
     if counts.num_requests:
         words.append(f"{counts.num_requests} requests for {asked} questions")

@@ -105,7 +105,7 @@ def round_summary(round_index: int, candidates: Sequence[Candidate], buffer: Seq
         for what, of in (("failed", kinds), ("unscored", unscored))
         if of
     )
-    refused = Counter(kind for c in candidates for kind in c.attempts[0].edit.refused)
+    refused = Counter(kind for c in candidates for kind in c.attempts[0].edit.rejected)
     again = ", ".join(f"{kind} {count}" for kind, count in refused.most_common())
     return (
         f"Round {round_index}: {len(attempts)} attempts ({ended}{failed}); {len(buffer)} of {len(candidates)} edits kept"
@@ -141,7 +141,7 @@ def round_metrics(candidates: Sequence[Candidate], buffer: Sequence[BufferRow]) 
     log_probs = [edit.log_prob for edit in edits if edit.log_prob is not None]
     if log_probs:
         metrics["edit_log_prob_mean"] = sum(log_probs) / len(log_probs)
-    num_refused = sum(len(edit.refused) for edit in edits)
+    num_refused = sum(len(edit.rejected) for edit in edits)
     if edits:
         malformed = sum(c.attempts[0].status is AttemptStatus.MALFORMED for c in candidates)
         metrics["valid_sample_rate"] = 1 - (malformed + num_refused) / (len(edits) + num_refused)

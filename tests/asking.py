@@ -20,10 +20,10 @@ class AskingDomain(ToyDomain):
     def question_prompt(self, task: ToyTask, num_questions: int) -> Prompt:
         return f"{task.context}\nQuestion:"
 
-    def written_questions(self, task: ToyTask, text: str) -> Sequence[tuple[str, str]]:
+    def parse_questions(self, task: ToyTask, text: str) -> Sequence[tuple[str, str]]:
         return [(text, COLOURS[len(text) % 6])] if int(task.key[-1]) % 2 == 0 else []
 
-    def asking(self, task: ToyTask, questions: Sequence[tuple[str, str]]) -> Task:
+    def with_questions(self, task: ToyTask, questions: Sequence[tuple[str, str]]) -> Task:
         return replace(task, value=questions[0][1])
 
 

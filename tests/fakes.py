@@ -153,7 +153,7 @@ class ToyDomain(Domain[ToyTask]):
     def in_context_exam(self, task: ToyTask) -> Sequence[ExamPrompt]:
         return [self._question(task, f"{task.context}\n")]
 
-    def answered(self, task: ToyTask, answers: Mapping[tuple[str, str], str]) -> Sequence[AnsweredQuestion]:
+    def answered_questions(self, task: ToyTask, answers: Mapping[tuple[str, str], str]) -> Sequence[AnsweredQuestion]:
         answer = answers["colour", "identity"].strip()
         return [
             AnsweredQuestion(

@@ -190,7 +190,7 @@ def test_free_edits_of_a_tiny_model_are_malformed_and_the_run_says_so(
     assert "not JSON" in printed.out
     assert "the buffer of round 0 is empty" in printed.err
     stored = AttemptStore(RunDir(tmp_path / "run").round(0)).all()
-    assert [a.edit.refused for a in stored] == [("not JSON",)] * 4
+    assert [a.edit.rejected for a in stored] == [("not JSON",)] * 4
 
 
 def test_a_task_that_gives_no_sequence_is_said(

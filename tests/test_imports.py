@@ -37,19 +37,7 @@ ROOMS = (
 """Every room imports only rooms that stand before it."""
 LEVEL = {name: level for level, name in enumerate(ROOMS)}
 
-_PLAIN = (
-    "attempts",
-    "bounds",
-    "edits",
-    "errors",
-    "exam_records",
-    "interfaces",
-    "judgements",
-    "plans",
-    "rank_phases",
-    "requests",
-    "seeds",
-)
+_PLAIN = ("attempts", "errors", "exam_records", "interfaces", "plans", "requests", "seeds")
 STANDARD_LIBRARY_ONLY = {"core", *(f"core.{name}" for name in _PLAIN)}
 
 HEAVY = {"torch", "torchmetrics", "transformers", "lightning", "peft", "safetensors", "tensorboard", "accelerate"}

@@ -136,7 +136,7 @@ def _check(module: SealModule) -> None:
             f"model.inner_loop: {type(module.inner_loop).__name__} is not allowed here: what comes out is a LoRA adapter. "
             "Take seal_lightning.inner_loop.BatchedInnerLoop"
         )
-    if module.reward.examiners or not module.reward.needs:
+    if module.reward.exam_builders or not module.reward.needs:
         raise ConfigError(
             f"model.reward: {type(module.reward).__name__} is not allowed here: edits are chosen by the answers to questions "
             "on their passage. Take seal_lightning.scoring.rewards.GainReward, LikelihoodReward or AccuracyReward"

@@ -30,8 +30,7 @@ from seal_lightning.adapt.bases import checked_adapter, pretrained
 from seal_lightning.adapt.folder import AdaptedFolder
 from seal_lightning.adapt.probe import PROBE_FILE
 from seal_lightning.adapt.side_effects import Elsewhere, paired_scores
-from seal_lightning.core.bounds import require
-from seal_lightning.core.errors import ConfigError, RunError, SealError, shown
+from seal_lightning.core.errors import ConfigError, RunError, SealError, require, shown
 from seal_lightning.models.lora import applied
 
 if TYPE_CHECKING:

@@ -71,7 +71,7 @@ def own_questions(
             batch = passages[start : start + PASSAGES_AT_ONCE]
             if any(passage.task_id not in known for passage in batch):
                 seeds = {passage.task_id: derive_seed(seed, "questions", passage.task_id) for passage in batch}
-                for passage, paper in zip(batch, examiner.papers(batch, seeds), strict=True):
+                for passage, paper in zip(batch, examiner.build(batch, seeds), strict=True):
                     if passage.task_id not in known:
                         known[passage.task_id] = paper.questions
                         work.questions.append(WrittenQuestions(task_id=passage.task_id, questions=paper.questions))
@@ -80,6 +80,6 @@ def own_questions(
 
 
 def _asking(domain: AnyDomain, passage: Passage, questions: Sequence[tuple[str, str]]) -> Passage:
-    asking = domain.asking(passage, questions)
+    asking = domain.with_questions(passage, questions)
     assert isinstance(asking, Passage)
     return asking

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from seal_lightning.attempts.exam_runner import DomainCache, ExamRun, ExamRunner, grade_exams, paper_scores
-from seal_lightning.core import Adapter, Attempt, AuxiliaryExam, ExamPaper, ExamScores, Task
-from seal_lightning.core.interfaces import Examiner, Grader
+from seal_lightning.core import Adapter, Attempt, AuxiliaryExam, ExamRequest, ExamScores, Task
+from seal_lightning.core.interfaces import ExamBuilder, Grader
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedExam:
     """An auxiliary exam of one task, before any attempt."""
 
-    paper: ExamPaper
+    paper: ExamRequest
     before: ExamScores | None = None
 
     @property
@@ -33,13 +33,13 @@ class AuxiliaryExams:
     Args:
         exams: runs exams on the model.
         cache: the domain's exams.
-        examiners: by name, write the exams.
+        exam_builders: by name, write the exams.
     """
 
-    def __init__(self, exams: ExamRunner, cache: DomainCache, examiners: Mapping[str, Examiner]) -> None:
+    def __init__(self, exams: ExamRunner, cache: DomainCache, exam_builders: Mapping[str, ExamBuilder]) -> None:
         self.exams = exams
         self.cache = cache
-        self.examiners = examiners
+        self.exam_builders = exam_builders
 
     def prepare(
         self,
@@ -57,7 +57,7 @@ class AuxiliaryExams:
             grader: grades answers.
         """
         prepared: dict[str, dict[str, PreparedExam]] = {task.task_id: {} for task in tasks}
-        for name, examiner in self.examiners.items():
+        for name, examiner in self.exam_builders.items():
             known = {task_id: exams[name] for task_id, exams in stored.items() if name in exams}
             papers = self._papers(examiner, tasks, {task.task_id: seeds[name, task.task_id] for task in tasks}, known)
             before = self._before(examiner, tasks, papers, known, grader)
@@ -67,29 +67,31 @@ class AuxiliaryExams:
 
     @staticmethod
     def _papers(
-        examiner: Examiner, tasks: Sequence[Task], seeds: Mapping[str, int], known: Mapping[str, AuxiliaryExam]
-    ) -> Sequence[ExamPaper]:
-        if examiner.one_paper:
-            return examiner.papers(tasks, seeds)
-        stored: dict[str, ExamPaper] = {}
+        examiner: ExamBuilder, tasks: Sequence[Task], seeds: Mapping[str, int], known: Mapping[str, AuxiliaryExam]
+    ) -> Sequence[ExamRequest]:
+        if examiner.same_for_all_tasks:
+            return examiner.build(tasks, seeds)
+        stored: dict[str, ExamRequest] = {}
         for task in tasks:
             if (exam := known.get(task.task_id)) is not None and exam.failure is not None:
-                stored[task.task_id] = ExamPaper(failure=exam.failure)
+                stored[task.task_id] = ExamRequest(failure=exam.failure)
             elif exam is not None and exam.questions:
-                stored[task.task_id] = examiner.paper_again(task, exam.questions)
+                stored[task.task_id] = examiner.rebuild(task, exam.questions)
         # Where one paper is missing the whole batch is written, as for edits, so that a resumed run writes the same ones.
-        written = examiner.papers(tasks, seeds) if len(stored) < len(tasks) else [stored[t.task_id] for t in tasks]
+        written = examiner.build(tasks, seeds) if len(stored) < len(tasks) else [stored[t.task_id] for t in tasks]
         return [stored.get(task.task_id, paper) for task, paper in zip(tasks, written, strict=True)]
 
     def _before(
         self,
-        examiner: Examiner,
+        examiner: ExamBuilder,
         tasks: Sequence[Task],
-        papers: Sequence[ExamPaper],
+        papers: Sequence[ExamRequest],
         known: Mapping[str, AuxiliaryExam],
         grader: Grader,
     ) -> list[ExamScores | None]:
-        if examiner.one_paper:  # measured in a separate call, so that its scores do not depend on the tasks beside it
+        if (
+            examiner.same_for_all_tasks
+        ):  # measured in a separate call, so that its scores do not depend on the tasks beside it
             stored = (exam.before for exam in known.values() if exam.before is not None)
             scores = next(stored, None) or self._unadapted(examiner, papers[:1], grader)[0]
             return [scores] * len(tasks)
@@ -99,7 +101,9 @@ class AuxiliaryExams:
         measured = self._unadapted(examiner, papers, grader)
         return [scores if scores is not None else new for scores, new in zip(old, measured, strict=True)]
 
-    def _unadapted(self, examiner: Examiner, papers: Sequence[ExamPaper], grader: Grader) -> list[ExamScores | None]:
+    def _unadapted(
+        self, examiner: ExamBuilder, papers: Sequence[ExamRequest], grader: Grader
+    ) -> list[ExamScores | None]:
         requests = [self.requests(examiner, paper, None) for paper in papers]
         answers = self.exams.run([one for of_paper in requests for one in of_paper])
         scores = iter(grade_exams(answers, grader))
@@ -108,7 +112,7 @@ class AuxiliaryExams:
             for paper, of_paper in zip(papers, requests, strict=True)
         ]
 
-    def requests(self, examiner: Examiner, paper: ExamPaper, adapter: Adapter | None) -> list[ExamRun]:
+    def requests(self, examiner: ExamBuilder, paper: ExamRequest, adapter: Adapter | None) -> list[ExamRun]:
         """Return one exam request per task of a paper."""
         return [
             ExamRun(task=task, prompts=self.cache.exam(task), adapter=adapter, needs=examiner.needs)

@@ -16,7 +16,7 @@ from seal_lightning.core import (
     Attempt,
     AttemptStatus,
     AuxiliaryExam,
-    ExamPaper,
+    ExamRequest,
     ExamScores,
     Measurement,
     PlanSummary,
@@ -43,7 +43,7 @@ class Draft:
     """Whether there is nothing to judge."""
     own: ExamAnswers | None = None
     """The task's own exam, where the reward needs it."""
-    auxiliary: Mapping[str, tuple[ExamPaper, Sequence[ExamAnswers]]] = field(default_factory=dict)
+    auxiliary: Mapping[str, tuple[ExamRequest, Sequence[ExamAnswers]]] = field(default_factory=dict)
     """By examiner."""
 
     @property
@@ -179,7 +179,7 @@ class DraftMaker:
         if needs:
             yield ExamRun(task=task, prompts=self.cache.exam(task), adapter=adapter, needs=needs)
         for name, exam in auxiliary.get(task.task_id, {}).items():
-            yield from self.auxiliary.requests(self.reward.examiners[name], exam.paper, adapter)
+            yield from self.auxiliary.requests(self.reward.exam_builders[name], exam.paper, adapter)
 
 
 def in_chunks(items: Sequence[ItemT], size: int) -> Iterator[Sequence[ItemT]]:

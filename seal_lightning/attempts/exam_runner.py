@@ -12,8 +12,8 @@ from seal_lightning.core import (
     AdaptationPlan,
     Adapter,
     AnsweredQuestion,
-    ExamPaper,
     ExamPrompt,
+    ExamRequest,
     ExamScores,
     GenerationRequest,
     Measurement,
@@ -192,7 +192,9 @@ class ExamRunner:
         texts: dict[int, dict[tuple[str, str], str]] = {i: {} for i in writing}
         for (i, prompt, _), completion in zip(prompts, completions, strict=True):
             texts[i][prompt.question_id, prompt.view] = completion.text
-        return [self.domain.answered(one.task, texts[i]) if i in texts else () for i, one in enumerate(requests)]
+        return [
+            self.domain.answered_questions(one.task, texts[i]) if i in texts else () for i, one in enumerate(requests)
+        ]
 
 
 def grade_exams(exams: Sequence[ExamAnswers], grader: Grader) -> list[ExamScores]:
@@ -217,7 +219,7 @@ def grade_answers(answered: Sequence[AnsweredQuestion], grader: Grader) -> Seque
     return [exact_verdict(answer) if answer.exact else next(graded) for answer in answered]
 
 
-def paper_scores(paper: ExamPaper, scores: Sequence[ExamScores]) -> ExamScores | None:
+def paper_scores(paper: ExamRequest, scores: Sequence[ExamScores]) -> ExamScores | None:
     """Return the scores of a paper's tasks as those of one exam; None for an empty paper."""
     if len(paper.tasks) == 1:
         return scores[0]

@@ -57,7 +57,7 @@ class AttemptRunner:
     def __post_init__(self) -> None:
         self._cache = DomainCache(self.domain)
         self._exams = ExamRunner(self.domain, self.engine)
-        self._auxiliary = AuxiliaryExams(self._exams, self._cache, self.reward.examiners)
+        self._auxiliary = AuxiliaryExams(self._exams, self._cache, self.reward.exam_builders)
         self._drafts = DraftMaker(
             self._cache, self.inner_loop, self._exams, self._auxiliary, self.reward, self.time_split
         )
@@ -148,12 +148,12 @@ class AttemptRunner:
 
         ``attempts`` are earlier ones of the same round; the exams they store are used again.
         """
-        if not self.reward.examiners or not tasks:
+        if not self.reward.exam_builders or not tasks:
             return {}
         seeds = {
             (name, task.task_id): derive_seed(self.seed, round_name, task.task_id, "exam", name)
             for task in tasks
-            for name in self.reward.examiners
+            for name in self.reward.exam_builders
         }
         with self.time_split.spent("examine"):
             return self._auxiliary.prepare(tasks, seeds, stored_exams(attempts), self.grader)

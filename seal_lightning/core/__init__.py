@@ -1,20 +1,30 @@
-"""The records that travel through SEAL; read its files and you know the system.
+"""The records of SEAL. Read these files first: every other module passes such records on.
 
     task ─ propose ─▶ self-edit ─ plan ─▶ adaptation plan ─ adapt ─▶ adapter ─ examine ─▶ attempt ─ filter ─▶ buffer
 
-Every record is frozen and keyword-only, knows no tensor and no model, and (adapters aside) survives a round trip through
-JSON. Section numbers refer to the paper, arXiv 2506.10943.
+Every record is frozen and keyword-only, holds no tensor and no model, and (except adapters) can be saved as JSON and
+read back. Section numbers refer to the paper, arXiv 2506.10943.
 """
 
-from seal_lightning.core.attempts import Attempt, AttemptStatus, BufferRow, Candidate, PlanSummary, Trial
-from seal_lightning.core.edits import JSON, ChatMessage, FinishReason, Prompt, SelfEdit, Task
+from seal_lightning.core.attempts import (
+    Attempt,
+    AttemptStatus,
+    BufferRow,
+    Candidate,
+    PlanSummary,
+    RankPhase,
+    Trial,
+)
 from seal_lightning.core.exam_records import (
     AnsweredQuestion,
     AuxiliaryExam,
     ConditionNames,
-    ExamPaper,
     ExamPrompt,
+    ExamRequest,
     ExamScores,
+    JudgeCounts,
+    Judgement,
+    JudgeQuestion,
     Measurement,
     QuestionScore,
     Rating,
@@ -22,20 +32,24 @@ from seal_lightning.core.exam_records import (
     Verdict,
     VerdictStatus,
 )
-from seal_lightning.core.judgements import JudgeCounts, Judgement, JudgeQuestion
 from seal_lightning.core.plans import (
+    JSON,
     AdaptationPlan,
     Adapted,
     Adapter,
     AdapterSpec,
     AnchorSpec,
+    ChatMessage,
     Diverged,
+    FinishReason,
     OptimizerSpec,
+    Prompt,
     Segment,
+    SelfEdit,
+    Task,
     TrainingSequence,
     WholeModel,
 )
-from seal_lightning.core.rank_phases import RankPhase
 from seal_lightning.core.requests import (
     Choice,
     ChoiceScoreRequest,
@@ -45,8 +59,8 @@ from seal_lightning.core.requests import (
     SamplingSpec,
     ScoreRequest,
     TextSchema,
-    filled_in,
-    joined_literals,
+    fill_choices,
+    merge_literals,
 )
 
 __all__ = [
@@ -68,8 +82,8 @@ __all__ = [
     "Completion",
     "ConditionNames",
     "Diverged",
-    "ExamPaper",
     "ExamPrompt",
+    "ExamRequest",
     "ExamScores",
     "FinishReason",
     "FreeText",
@@ -96,6 +110,6 @@ __all__ = [
     "Verdict",
     "VerdictStatus",
     "WholeModel",
-    "filled_in",
-    "joined_literals",
+    "fill_choices",
+    "merge_literals",
 ]

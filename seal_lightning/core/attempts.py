@@ -1,35 +1,35 @@
-"""One edit tried: the trial, the attempt that is stored, the candidate a filter sees, the buffer's row."""
+"""Records that a run stores: attempts at an edit, rows of the ReST-EM buffer, and a rank's statistics per phase."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Literal
 
-from seal_lightning.core.bounds import mean
-from seal_lightning.core.edits import Prompt, SelfEdit, Task
-from seal_lightning.core.exam_records import AuxiliaryExam, ExamScores, Rating
-from seal_lightning.core.plans import AdaptationPlan
+from seal_lightning.core.exam_records import AuxiliaryExam, ExamScores, Rating, mean
+from seal_lightning.core.plans import AdaptationPlan, Prompt, SelfEdit, Task
 from seal_lightning.core.seeds import attempt_id
 
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d+)?(?:e[-+]?\d+)?|\b(?:nan|inf)\b)")
 
 
 class AttemptStatus(StrEnum):
-    """How an attempt ended."""
+    """Outcome of an attempt."""
 
     SCORED = "scored"
     UNSCORED = "unscored"
-    """Well formed, but it has no reward: the grader could score none of the answers, a judge was down; see ``failure``."""
+    """Adapted, but without a reward: the grader could score no answer, or a judge was down; see ``failure``."""
     MALFORMED = "malformed"
-    """The edit has no meaning as a plan; nothing was trained."""
+    """The edit means no plan; nothing was trained."""
     DIVERGED = "diverged"
     """The inner loop failed; see ``failure``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanSummary:
-    """The size of an adaptation plan, small enough to be stored with every attempt."""
+    """Size of an adaptation plan, small enough to be stored with every attempt."""
 
     num_sequences: int
     num_steps: int
@@ -42,7 +42,7 @@ class PlanSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One edit that is to be tried once."""
+    """One edit to be tried once: the input of an attempt."""
 
     task: Task
     edit: SelfEdit
@@ -50,13 +50,13 @@ class Trial:
     repeat: int
     seed: int
     plan: AdaptationPlan | None = None
-    """The plan to train, where it is not the domain's plan of the edit (a sweep over settings)."""
+    """Plan to use instead of the domain's (a sweep over settings)."""
     custom_id: str | None = None
-    """The attempt's id, where it is not made of round, task, edit and repeat."""
+    """Attempt id to use instead of the one derived from round, task, edit and repeat."""
 
     @property
     def attempt_id(self) -> str:
-        """The id of the attempt that comes of this trial."""
+        """The id of the attempt at this trial."""
         return self.custom_id or attempt_id(self.round, self.task.task_id, self.edit.edit_index, self.repeat)
 
 
@@ -68,47 +68,57 @@ class Attempt:
     """``r{round}-{task id}-e{edit index}-s{repeat}``, see :func:`seal_lightning.core.seeds.attempt_id`."""
     round: int
     repeat: int
-    """0 … repeats−1: the inner loop's seed differs, the edit does not."""
+    """0 … repeats−1: repeats of an edit differ in the inner loop's seed only."""
     seed: int
-    """Seeds the inner loop."""
+    """Seed of the inner loop."""
     edit: SelfEdit
     status: AttemptStatus
     failure: str | None = None
     plan: PlanSummary | None = None
     before: ExamScores | None = None
-    """The task's exam without adaptation, shared by all attempts at it in a round."""
+    """The task's exam without adaptation, shared by all its attempts in a round."""
     after: ExamScores | None = None
     auxiliary_exams: dict[str, AuxiliaryExam] = field(default_factory=dict)
-    """What else the reward had the adapted model asked, by name: questions of its own, a probe of what it knew."""
+    """Other exams that the reward needs, by name: the policy's own questions, or a probe of earlier knowledge."""
     ratings: dict[str, Rating] = field(default_factory=dict)
-    """What raters made of the edit itself, by name."""
+    """Raters' marks for the edit itself, by name."""
     final_loss: float | None = None
     reward: float | None = None
     reward_breakdown: dict[str, float] = field(default_factory=dict)
     adapt_seconds: float = 0.0
     examine_seconds: float = 0.0
-    """Of exams and judging, where many were done together by equal shares."""
+    """Time of exams and judging; of a batch, an equal share."""
 
     @property
     def unadapted(self) -> Attempt:
-        """As if nothing had been learned: every exam after is the one before."""
-        further = {name: replace(exam, after=exam.before) for name, exam in self.auxiliary_exams.items()}
-        return replace(self, after=self.before, auxiliary_exams=further)
+        """The same attempt with every exam's scores after adaptation replaced by those before."""
+        auxiliary = {name: replace(exam, after=exam.before) for name, exam in self.auxiliary_exams.items()}
+        return replace(self, after=self.before, auxiliary_exams=auxiliary)
 
     @property
     def task_id(self) -> str:
-        """The task the edit is about."""
+        """The task of the edit."""
         return self.edit.task_id
 
     @property
     def failure_kind(self) -> str | None:
-        """What stands before the failure's first colon; numbers become ``#``, or each loss would be a kind of its own."""
+        """The failure up to its first colon, with numbers replaced by ``#`` so that equal failures can be counted."""
         return None if self.failure is None else _NUMBER.sub("#", self.failure.split(":", 1)[0])[:80]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One edit with its repeats, as a reward filter sees it (the reward's mean over inner seeds, §3.2)."""
+    """One edit with all its repeats, the input of a reward filter (reward = mean over inner seeds, §3.2).
+
+    Example:
+        >>> edit = SelfEdit(task_id="t", edit_index=0, text="Water boils at 100 °C.")
+        >>> first, second = (
+        ...     Attempt(attempt_id=f"r0-t-e0-s{i}", round=0, repeat=i, seed=i, edit=edit, status="scored", reward=reward)
+        ...     for i, reward in enumerate((0.25, 0.75))
+        ... )
+        >>> Candidate(task_id="t", edit_index=0, attempts=(first, second)).reward
+        0.5
+    """
 
     task_id: str
     edit_index: int
@@ -131,7 +141,35 @@ class BufferRow:
     prompt: Prompt
     text: str
     token_ids: tuple[int, ...]
-    """What the M-step trains on, see :attr:`SelfEdit.token_ids`."""
+    """Tokens that the M-step trains on, see :attr:`SelfEdit.token_ids`."""
     reward: float
     chosen: tuple[bool, ...] | None = None
     """See :attr:`SelfEdit.chosen`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankPhase:
+    """Time and memory of one rank in one E-step or M-step, since the phase began or was resumed.
+
+    Validation belongs to the M-step before it.
+    """
+
+    rank: int
+    host: str
+    phase: Literal["e_step", "m_step"]
+    seconds: float
+    split: Mapping[str, float]
+    """Seconds by activity (:data:`seal_lightning.distributed.timers.ACTIVITIES`, and ``other``); the sum is ``seconds``."""
+    num_attempts: int = 0
+    """Attempts stored by this rank."""
+    num_tokens: int = 0
+    """Tokens trained on in its inner loops, all epochs together."""
+    gpu_memory_bytes: int | None = None
+    """Peak of torch's allocations; None without a CUDA device."""
+    gpu_utilisation: float | None = None
+    """Per cent, the mean over samples at attempts and steps; None without ``nvidia-ml-py``."""
+
+    @property
+    def busy_seconds(self) -> float:
+        """Seconds not spent waiting for other ranks."""
+        return self.seconds - self.split.get("idle", 0.0)

@@ -1,10 +1,10 @@
-"""Errors a user can meet. Every message says what happened, where, the value, what is allowed and how to go on."""
+"""Errors that a user can meet. A message says what is wrong, where, and how to fix it."""
 
 from __future__ import annotations
 
 
 class SealError(Exception):
-    """The base of all errors this package raises on purpose; the command line prints it without a traceback."""
+    """Base of all errors that this package raises on purpose; the command line prints it without a traceback."""
 
     exit_code = 1
 
@@ -18,7 +18,7 @@ class DataError(SealError):
 
 
 class ModelError(SealError):
-    """A model or tokenizer cannot be had or cannot do what is asked of it."""
+    """A model or tokenizer cannot be loaded, or lacks a required ability."""
 
 
 class RunError(SealError):
@@ -26,11 +26,11 @@ class RunError(SealError):
 
 
 class RankLost(SealError):
-    """Another process of the run failed or gives no sign of life."""
+    """Another process of the run failed or stopped responding."""
 
 
 class StopRequested(SealError):
-    """The run was told to stop by a signal and ended in good order."""
+    """A signal stopped the run, which saved its state and ended in good order."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         self.exit_code = exit_code
@@ -38,7 +38,7 @@ class StopRequested(SealError):
 
 
 class MalformedEdit(SealError):
-    """A self-edit that has no meaning as an adaptation plan. Counted by kind, never shown as a crash."""
+    """A self-edit that means no adaptation plan. Counted by kind, never shown as a crash."""
 
     def __init__(self, kind: str, detail: str = "") -> None:
         self.kind = kind
@@ -46,6 +46,12 @@ class MalformedEdit(SealError):
 
 
 def shown(value: object, limit: int = 120) -> str:
-    """A value for an error message: its repr with control characters escaped, cut to ``limit`` characters."""
+    """Return a value's repr for an error message: control characters escaped, cut to ``limit`` characters."""
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def require(allowed: bool, field_name: str, value: object, requirement: str) -> None:
+    """Raise :class:`ConfigError` unless ``allowed``: "``field_name``: ``value`` is not allowed; it must be …"."""
+    if not allowed:
+        raise ConfigError(f"{field_name}: {shown(value)} is not allowed; it must be {requirement}")

@@ -1,17 +1,22 @@
-"""Questions, verdicts and scores."""
+"""Exam prompts, answers, verdicts, judgements and scores."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from seal_lightning.core.bounds import mean
-from seal_lightning.core.edits import Prompt, Task
+from seal_lightning.core.errors import require
+from seal_lightning.core.plans import Prompt, Task
+
+
+def mean(values: list[float]) -> float | None:
+    """Return the mean, or None for an empty list."""
+    return sum(values) / len(values) if values else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExamPrompt:
-    """One question as it is put to a model. Several views (ARC's transformed grids) may serve one question."""
+    """One question as a model gets it. Several views (ARC's transformed grids) may serve one question."""
 
     question_id: str
     prompt: Prompt
@@ -24,28 +29,28 @@ class ExamPrompt:
 
 @dataclass(frozen=True, kw_only=True)
 class AnsweredQuestion:
-    """A question, its gold answers and a model's answer, as a grader sees them."""
+    """A question, its gold answers and a model's answer, as a grader gets them."""
 
     question_id: str
     question: str
     gold_answers: tuple[str, ...]
-    """Matching any of them is right; with none the answer cannot be scored."""
+    """An answer that matches any of them is correct; without any the answer cannot be scored."""
     answer: str
     further_answers: tuple[str, ...] = ()
-    """Where a question allows several attempts: those after the first. One right attempt is enough."""
+    """Second and later answers, where a question allows several. One correct answer is enough."""
     exact: bool = False
-    """Right is only what equals a gold answer as it is written (a grid); no grader is asked."""
+    """Correct only if literally equal to a gold answer (a grid); no grader decides."""
     partial_credit: float | None = None
-    """How nearly right the answer is, in [0, 1], where the domain can tell (the share of a grid's cells)."""
+    """Share of the answer that is correct, in [0, 1], where the domain can tell (the share of a grid's cells)."""
     num_views: int = 1
-    """From how many views of the question the answer was made."""
+    """Views of the question from which the answer was made."""
     num_invalid: int = 0
-    """In how many of them the model's text was no answer at all."""
+    """Views in which the model's text could not be parsed as an answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConditionNames:
-    """What a domain calls the ways in which a held-out task is met."""
+    """A domain's names for the conditions under which a held-out task is evaluated."""
 
     unadapted: str = "no adaptation"
     in_context: str = "context in the prompt (a reference)"
@@ -55,7 +60,7 @@ class ConditionNames:
 
 
 class VerdictStatus(StrEnum):
-    """A grader's finding. ``UNSCORED`` is no kind of wrong: it is shown and left out of every mean."""
+    """A grader's finding. ``UNSCORED`` does not mean wrong: it is reported, and excluded from every mean."""
 
     CORRECT = "correct"
     WRONG = "wrong"
@@ -64,7 +69,7 @@ class VerdictStatus(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """A grader's finding on one answer, with what led to it."""
+    """A grader's finding on one answer, with its reason."""
 
     question_id: str
     status: VerdictStatus
@@ -72,8 +77,58 @@ class Verdict:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JudgeQuestion:
+    """One closed question to a judge, for instance whether an answer is correct, or how good a text is."""
+
+    instruction: str
+    """The decision to take and its rules; written by us, and the only text that a judge may obey."""
+    material: tuple[tuple[str, str], ...]
+    """(Name, text) of the material to judge, in order. Texts are data: a model wrote them and may address the judge."""
+    options: tuple[str, ...]
+    """≥ 2 different answers, none empty, of which the judge takes one: yes and no, or the marks 1 to 5."""
+
+    def __post_init__(self) -> None:
+        distinct = len(set(self.options)) == len(self.options) >= 2 and all(self.options)
+        require(distinct, "judge's options", self.options, "at least 2 different answers, none empty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """A judge's decision, or the reason why it is missing."""
+
+    option: str | None
+    """One of the question's; None where the judge did not decide (server down, invalid reply), which is not a verdict."""
+    reason: str = ""
+    """The judge's reason for its decision if it gives one; otherwise why the decision is missing."""
+    outage: bool = False
+    """Whether the decision is missing because of the judge and not the question: server unreachable, key refused."""
+    probabilities: tuple[float, ...] | None = None
+    """Of the options, in order, summing to 1; None where a judge does not report them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeCounts:
+    """Questions to a judge in this process, and their cost."""
+
+    num_questions: int = 0
+    """Questions of all calls, duplicates within a call counted once; includes those answered from the cache."""
+    num_cached: int = 0
+    num_undecided: int = 0
+    num_requests: int = 0
+    """Requests to a server, retries included."""
+    num_unmetered: int = 0
+    """Replies that did not report their tokens; excluded from the sums of tokens and costs."""
+    num_input_tokens: int = 0
+    num_output_tokens: int = 0
+    cost: float | None = None
+    """In the currency of the configured prices; None without prices."""
+    reasons: tuple[tuple[str, int], ...] = ()
+    """(Reason, count) of missing decisions; the most frequent first."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class QuestionScore:
-    """What was measured on one question. None means: was not measured."""
+    """Measurements on one question. None means: not measured."""
 
     question_id: str
     log_prob: float | None = None
@@ -83,7 +138,7 @@ class QuestionScore:
     further_answers: tuple[str, ...] = ()
     verdict: Verdict | None = None
     exact_match: float | None = None
-    """0 or 1, after SQuAD normalisation; of an answer that is right only as it is written, whether the verdict is right."""
+    """0 or 1, after SQuAD normalisation; for an ``exact`` question, whether the verdict is correct."""
     f1: float | None = None
     """Token overlap in [0, 1], after SQuAD normalisation."""
     partial_credit: float | None = None
@@ -95,7 +150,7 @@ class QuestionScore:
 
 @dataclass(frozen=True, kw_only=True)
 class ExamScores:
-    """What was measured on one task's questions."""
+    """Measurements on one task's questions."""
 
     questions: tuple[QuestionScore, ...]
 
@@ -111,8 +166,8 @@ class ExamScores:
         return mean([float(s is VerdictStatus.CORRECT) for s in verdicts if s is not VerdictStatus.UNSCORED])
 
     @property
-    def why_unscored(self) -> str | None:
-        """Why the first answer that could not be scored was not; None if all were."""
+    def unscored_reason(self) -> str | None:
+        """Reason of the first answer that could not be scored; None if all were."""
         verdicts = [q.verdict for q in self.questions if q.verdict is not None]
         return next((v.reason or None for v in verdicts if v.status is VerdictStatus.UNSCORED), None)
 
@@ -141,7 +196,7 @@ class ExamScores:
 
     @property
     def num_invalid(self) -> int:
-        """Texts of the model, over all views, that were no answer at all."""
+        """Texts, over all questions and views, that could not be parsed as an answer."""
         return sum(q.num_invalid for q in self.questions)
 
     @property
@@ -151,41 +206,41 @@ class ExamScores:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExamPaper:
-    """What is asked at one task beside its own questions: other tasks, or the same one with other questions."""
+class ExamRequest:
+    """An auxiliary exam to run for one task besides its own: other tasks, or the same task with other questions."""
 
     tasks: tuple[Task, ...] = ()
-    """Sat one after the other; their scores are those of one exam."""
+    """Evaluated one after the other; their scores form one exam."""
     questions: tuple[tuple[str, str], ...] = ()
-    """(Question, answer), where they were written in the run: they are stored, so that they need not be written again."""
+    """(Question, answer) pairs that were written during the run: they are stored, so that a resumed run reuses them."""
     failure: str | None = None
-    """Why there is none: attempts at this task are then unscored."""
+    """Reason why the exam could not be built; attempts at this task are then unscored."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuxiliaryExam:
-    """An exam beside the task's own, as it is stored with every attempt."""
+    """The result of an auxiliary exam, as it is stored with every attempt."""
 
     before: ExamScores | None = None
     after: ExamScores | None = None
     questions: tuple[tuple[str, str], ...] = ()
-    """See :attr:`ExamPaper.questions`."""
+    """See :attr:`ExamRequest.questions`."""
     failure: str | None = None
-    """See :attr:`ExamPaper.failure`."""
+    """See :attr:`ExamRequest.failure`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rating:
-    """What a rater made of an edit."""
+    """A rater's marks for an edit."""
 
     marks: dict[str, float] = field(default_factory=dict)
     """By criterion."""
     failure: str | None = None
-    """Why a criterion has no mark; the edit is then unscored."""
+    """Reason why a criterion has no mark; the edit is then unscored."""
 
 
 class Measurement(StrEnum):
-    """What a reward needs to see of an exam; nothing else is measured."""
+    """A measurement that a reward needs of an exam; nothing else is measured."""
 
     LIKELIHOOD = "likelihood"
     ANSWERS = "answers"
@@ -193,9 +248,9 @@ class Measurement(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class RewardScore:
-    """A reward and what it is made of. A value of None means: could not be scored."""
+    """A reward and its parts. A value of None means: could not be scored."""
 
     value: float | None
     breakdown: dict[str, float] = field(default_factory=dict)
     reason: str | None = None
-    """Why it could not be scored, where that is known."""
+    """Reason why it could not be scored, if known."""

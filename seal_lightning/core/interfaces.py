@@ -1,14 +1,14 @@
-"""The seams: what a domain, writer, engine, inner loop, grader and reward must do, and nothing about how.
+"""Interfaces of the exchangeable parts: domain, writer, engine, inner loop, grader, judge, rater and reward.
 
-A newcomer of any kind is a subclass, named by ``class_path`` in YAML. ``tests/conformance`` runs every
-implementation of a seam through the same checks. (Reward filters are Lightning callbacks and live in ``callbacks/``.)
+To add one, write a subclass and name it by ``class_path`` in YAML. ``tests/conformance`` runs every implementation of an
+interface through the same checks. (Reward filters are Lightning callbacks and live in ``callbacks/``.)
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from seal_lightning.core import (
     AdaptationPlan,
@@ -20,8 +20,8 @@ from seal_lightning.core import (
     Completion,
     ConditionNames,
     Diverged,
-    ExamPaper,
     ExamPrompt,
+    ExamRequest,
     GenerationRequest,
     JudgeCounts,
     Judgement,
@@ -39,258 +39,268 @@ from seal_lightning.core import (
 )
 from seal_lightning.core.errors import ConfigError
 
-if TYPE_CHECKING:
-    from seal_lightning.models.language_model import LanguageModel
-
 TaskT = TypeVar("TaskT", bound=Task)
+
+AnyLanguageModel = Any
+"""A :class:`seal_lightning.models.language_model.LanguageModel`; core imports no torch, so its type is not named here."""
 
 
 class TaskSource(ABC):
-    """Where tasks come from."""
+    """A source of tasks."""
 
     @abstractmethod
     def load(self) -> Sequence[Task]:
-        """All tasks, in a stable order. Raises :class:`DataError` on a missing or empty data set or an invalid record."""
+        """Return all tasks, in a stable order. Raises :class:`DataError` for a missing or empty data set or a bad record."""
 
 
 class Domain(ABC, Generic[TaskT]):
-    """What tasks, edits and answers mean. Methods are pure: same task, same result."""
+    """The meaning of tasks, edits and answers. Methods are pure: same task, same result."""
 
     @abstractmethod
     def edit_prompt(self, task: TaskT) -> Prompt:
-        """The prompt that asks for a self-edit."""
+        """Return the prompt for a self-edit."""
 
     @abstractmethod
     def edit_stop(self) -> tuple[str, ...]:
-        """Strings at which a self-edit ends."""
+        """Return the strings at which a self-edit ends."""
 
     def edit_schema(self, task: TaskT) -> TextSchema | None:
-        """With a schema, edits are written by constrained decoding: its choices are the policy's. None: free text."""
+        """Return the schema for edits by constrained decoding, whose choices the policy makes; None: free text."""
         return None
 
     @abstractmethod
     def plan(self, task: TaskT, edit: SelfEdit) -> AdaptationPlan:
-        """What an edit means. Raises :class:`MalformedEdit`."""
+        """Return the plan that an edit means. Raises :class:`MalformedEdit`."""
 
     @abstractmethod
     def plan_without_edit(self, task: TaskT) -> AdaptationPlan:
-        """Adaptation on the context alone, in a fixed way: the passage only (Table 2), test-time training (§4.2).
+        """Return the plan for the context alone: the passage only (Table 2), test-time training (§4.2).
 
         Raises :class:`MalformedEdit` where the context gives nothing to train on.
         """
 
     @abstractmethod
     def exam(self, task: TaskT) -> Sequence[ExamPrompt]:
-        """The task's questions as the adapted model is asked them: without the context, or with it (demonstrations)."""
+        """Return the questions for the adapted model: without the context, or with it (ARC's demonstrations)."""
 
     @abstractmethod
     def in_context_exam(self, task: TaskT) -> Sequence[ExamPrompt]:
-        """The same questions with the context in the prompt: a reference, not a ceiling. Empty where :meth:`exam` has it."""
+        """Return the same questions with the context in the prompt: a reference, not an upper bound.
+
+        Empty where :meth:`exam` already has the context.
+        """
 
     @abstractmethod
-    def answered(self, task: TaskT, answers: Mapping[tuple[str, str], str]) -> Sequence[AnsweredQuestion]:
-        """One answer a question, to be graded, from the answers by (question id, view): views are inverted and voted on."""
+    def answered_questions(self, task: TaskT, answers: Mapping[tuple[str, str], str]) -> Sequence[AnsweredQuestion]:
+        """Return one answer per question for the grader, from the answers by (question id, view).
+
+        Answers to transformed views are transformed back and voted on.
+        """
 
     def adapter_specs(self) -> Sequence[AdapterSpec]:
-        """Every adapter that a plan may have, so that one the model has no place for is told before anything is computed."""
+        """Return every adapter that a plan may have, so that one that does not fit the model is reported at the start."""
         return ()
 
     def context_text(self, task: TaskT) -> str:
-        """What is to be learned, as a reader of a report sees it; empty where a domain has no text of it."""
+        """Return the text to be learned, for reports; empty where a domain has no such text."""
         return ""
 
     def question_prompt(self, task: TaskT, num_questions: int) -> Prompt:
-        """The prompt that asks for questions on the context, each with its answer; for rewards without labels.
+        """Return the prompt for questions on the context, each with its answer; for rewards without labels.
 
-        Raises :class:`ConfigError` where a domain has no such questions.
+        Raises :class:`ConfigError` where a domain does not support such questions.
         """
-        raise ConfigError(f"{type(self).__name__} cannot be asked for questions of its own: take another model.reward")
+        raise ConfigError(
+            f"{type(self).__name__} does not support the policy's own questions: take another model.reward"
+        )
 
     def question_stop(self) -> tuple[str, ...]:
-        """Strings at which the text with the questions ends."""
+        """Return the strings at which the text with the questions ends."""
         return ()
 
-    def written_questions(self, task: TaskT, text: str) -> Sequence[tuple[str, str]]:
-        """The (question, answer) pairs of such a text that can be asked; none of a text that has none."""
+    def parse_questions(self, task: TaskT, text: str) -> Sequence[tuple[str, str]]:
+        """Return the valid (question, answer) pairs of a text written for :meth:`question_prompt`; may be empty."""
         return ()
 
-    def asking(self, task: TaskT, questions: Sequence[tuple[str, str]]) -> Task:
-        """The same context examined by these questions instead of its own."""
-        raise ConfigError(f"{type(self).__name__} cannot be asked questions of its own: take another model.reward")
+    def with_questions(self, task: TaskT, questions: Sequence[tuple[str, str]]) -> Task:
+        """Return the task with these questions instead of its own. Raises :class:`ConfigError` as :meth:`question_prompt`."""
+        raise ConfigError(
+            f"{type(self).__name__} does not support the policy's own questions: take another model.reward"
+        )
 
     @property
     def condition_names(self) -> ConditionNames:
-        """What a reader of a table calls the conditions of a test."""
+        """Names of the conditions of a test, for tables."""
         return ConditionNames()
 
 
 class Writer(ABC):
-    """Who writes self-edits. The policy is one writer; files and other models are others."""
+    """A source of self-edits: the policy, a file, or another model."""
 
     def bind(self, domain: AnyDomain, engine: Engine, sampling: SamplingSpec | None = None) -> None:  # noqa: B027
-        """Use the run's domain, the engine that asks the policy as it then is, and how the policy's edits are sampled.
+        """Use the run's domain, the engine of the current policy, and the policy's sampling settings.
 
         Called once, before anything else.
         """
 
     num_edits: int | None = None
-    """How many edits a task this writer gives, whatever a test asks of others; None: as many as are asked for."""
+    """Fixed number of edits per task, overriding a test's own number; None: as many as requested."""
 
     def check(self, tasks: Sequence[Task], num_edits: int) -> None:  # noqa: B027
-        """Raise :class:`DataError` where edits of these tasks cannot be written; asked before anything is computed."""
+        """Raise :class:`DataError` where edits of these tasks cannot be written; called before anything is computed."""
 
     @abstractmethod
     def write(self, tasks: Sequence[Task], num_edits: int, seeds: Mapping[tuple[str, int], int]) -> Sequence[SelfEdit]:
-        """``num_edits`` edits for each task, task by task. ``seeds`` are by (task id, edit index)."""
+        """Return ``num_edits`` edits for each task, task by task. ``seeds`` are by (task id, edit index)."""
 
 
 class Engine(ABC):
-    """Text and log-probabilities of the policy and of its adapted copies; adapters may be mixed in one call."""
+    """Generates texts and scores log-probabilities with the policy and its adapted copies; one call may mix adapters."""
 
     def check(self, largest_rank: int) -> None:  # noqa: B027 - many need nothing
-        """Raise :class:`ConfigError` where it cannot ask what a run will ask; called before anything is computed.
+        """Raise :class:`ConfigError` where the engine cannot serve the run; called before anything is computed.
 
-        ``largest_rank`` is of the LoRA that makes the pretrained model what is asked: rounds merged, and an adapted copy's.
+        ``largest_rank`` is of the LoRA that turns the pretrained model into an adapted one: merged rounds and the adapter.
         """
 
     @abstractmethod
-    def bind(self, language_model: LanguageModel) -> None:
+    def bind(self, language_model: AnyLanguageModel) -> None:
         """Use this model from now on. Called once, before anything else."""
 
     @abstractmethod
     def generate(self, requests: Sequence[GenerationRequest]) -> Sequence[Completion]:
-        """One completion a request, in order."""
+        """Return one completion per request, in order."""
 
     @abstractmethod
     def score(self, requests: Sequence[ScoreRequest]) -> Sequence[Sequence[float]]:
-        """The log-probability (nats) of each target token, request by request, in order."""
+        """Return the log-probability (nats) of each target token, request by request, in order."""
 
     def score_choices(self, requests: Sequence[ChoiceScoreRequest]) -> Sequence[float]:
-        """The log-probability (nats) of given choices of a schema, request by request, in order.
+        """Return the log-probability (nats) of given choices of a schema, request by request, in order.
 
-        Raises :class:`ConfigError` where an engine does no constrained decoding.
+        Raises :class:`ConfigError` where an engine does not support constrained decoding.
         """
         raise ConfigError(f"{type(self).__name__} cannot score the choices of a schema; use another engine")
 
 
 class InnerLoop(ABC):
-    """Plan to adapted weights: θ' = SFT(θ, SE) of §3.1, for many plans at once. The base weights end as they were."""
+    """Trains adapters: θ' = SFT(θ, SE) of §3.1, for many plans at once. The base weights are restored at the end."""
 
     max_results: int | None = None
-    """How many results should be kept at once, where each is large; None: as many as are made."""
+    """Number of results to keep in memory at once, where each is large; None: no limit."""
 
     uses_adapter_spec = True
-    """Whether a plan's adapter means anything here."""
+    """Whether a plan's adapter is used here."""
 
     uses_anchor = False
-    """Whether a plan's anchor is held to; where it is not, a run that sets one is refused."""
+    """Whether a plan's anchor is used; where it is not, a run that sets one is rejected."""
 
     @abstractmethod
-    def bind(self, language_model: LanguageModel) -> None:
+    def bind(self, language_model: AnyLanguageModel) -> None:
         """Use this model from now on. Called once, before anything else."""
 
     @abstractmethod
     def adapt(self, plans: Sequence[AdaptationPlan], seeds: Sequence[int]) -> Sequence[Adapted | Diverged]:
-        """One result a plan, in order. A plan that fails fails alone."""
+        """Return one result per plan, in order. A plan that fails does not affect the others."""
 
 
 class Grader(ABC):
-    """Answers to verdicts."""
+    """Grades answers."""
 
     in_background = False
     """As :attr:`Judge.in_background`; such a grader judges one chunk of attempts while the next is adapted."""
 
     @abstractmethod
     def grade(self, answered: Sequence[AnsweredQuestion]) -> Sequence[Verdict]:
-        """One verdict an answer, in order; what cannot be scored is ``UNSCORED`` with a reason, never wrong."""
+        """Return one verdict per answer, in order; one that cannot be scored is ``UNSCORED`` with a reason, not wrong."""
 
 
 class Judge(ABC):
-    """Decides closed questions about texts: whether an answer is right, how good an edit is."""
+    """Decides closed questions about texts: whether an answer is correct, how good an edit is."""
 
     in_background = False
-    """Whether it may be asked from another thread while the model trains: a remote one waits, a local one computes."""
+    """Whether it may be called from another thread while the model trains: a remote judge waits, a local one computes."""
 
     def check(self) -> None:  # noqa: B027 - many need nothing
-        """Raise :class:`ConfigError` where it cannot be asked at all (no key); called before anything is computed."""
+        """Raise :class:`ConfigError` where it cannot be called at all (missing key); called before anything is computed."""
 
     @property
     def counts(self) -> JudgeCounts | None:
-        """What it was asked so far; None where a judge does not count."""
+        """Questions and costs so far; None where a judge does not count."""
         return None
 
     @abstractmethod
     def decide(self, questions: Sequence[JudgeQuestion]) -> Sequence[Judgement]:
-        """One judgement a question, in order. What cannot be decided has no option and says why; it is never a "no".
+        """Return one judgement per question, in order. An undecided one has no option and a reason; it is never a "no".
 
-        Raises :class:`RunError` where so much is undecided that the run makes no sense.
+        Raises :class:`RunError` where too much is undecided for the run to make sense.
         """
 
 
 class Rater(ABC):
-    """Edits to marks, by reading them: nothing is adapted for it."""
+    """Rates edits by reading them, without adaptation."""
 
     in_background = False
     """As :attr:`Judge.in_background`."""
 
     @abstractmethod
     def rate(self, contexts: Sequence[str], edits: Sequence[str]) -> Sequence[Rating]:
-        """One rating an edit, in order; ``contexts`` are the texts that they were written about."""
+        """Return one rating per edit, in order; ``contexts`` are the texts that the edits are about."""
 
 
-class Examiner(ABC):
-    """Sets an exam beside the task's own, for a reward that wants more of the adapted model than its answers to that."""
+class ExamBuilder(ABC):
+    """Builds an auxiliary exam per task, for a reward that needs more than the answers to the task's own exam."""
 
-    one_paper = False
-    """Whether all tasks have the same paper; the model without adaptation then sits it once a round."""
+    same_for_all_tasks = False
+    """Whether all tasks have the same exam; the model without adaptation is then evaluated on it once per round."""
 
     @property
     @abstractmethod
     def needs(self) -> frozenset[Measurement]:
-        """What must be measured of it."""
+        """Measurements of this exam that the reward needs."""
 
     @abstractmethod
     def bind(self, domain: AnyDomain, engine: Engine) -> None:
-        """Use the run's domain, and the engine that asks the policy as it then is. Called once, before anything else."""
+        """Use the run's domain, and the engine of the current policy. Called once, before anything else."""
 
     def check(self, tasks: Sequence[Task]) -> None:  # noqa: B027 - most exams go with any tasks
-        """Raise :class:`DataError` where the exam does not go with the tasks of a run; asked before anything is computed."""
+        """Raise :class:`DataError` where the exam does not suit the run's tasks; called before anything is computed."""
 
     @abstractmethod
-    def papers(self, tasks: Sequence[Task], seeds: Mapping[str, int]) -> Sequence[ExamPaper]:
-        """One paper a task, in order; ``seeds`` are by task id."""
+    def build(self, tasks: Sequence[Task], seeds: Mapping[str, int]) -> Sequence[ExamRequest]:
+        """Return one exam per task, in order; ``seeds`` are by task id."""
 
-    def paper_again(self, task: Task, questions: tuple[tuple[str, str], ...]) -> ExamPaper:
-        """The paper with these stored questions; asked of papers that have ``questions``."""
-        return ExamPaper(tasks=(task,), questions=questions)
+    def rebuild(self, task: Task, questions: tuple[tuple[str, str], ...]) -> ExamRequest:
+        """Return the exam with these stored questions; called only for exams that have ``questions``."""
+        return ExamRequest(tasks=(task,), questions=questions)
 
 
 class Reward(ABC):
-    """Scores to a number: r(SE, τ, θ) of §3.1. Where it needs nothing of the adapted model, nothing is adapted."""
+    """Computes an attempt's reward: r(SE, τ, θ) of §3.1. If it needs nothing of the adapted model, nothing is adapted."""
 
     @property
     @abstractmethod
     def needs(self) -> frozenset[Measurement]:
-        """What must be measured of the task's own exam."""
+        """Measurements of the task's own exam that the reward needs."""
 
     @property
-    def examiners(self) -> Mapping[str, Examiner]:
-        """Who sets exams beside it, by a name that no other of the run has."""
+    def exam_builders(self) -> Mapping[str, ExamBuilder]:
+        """Builders of the auxiliary exams, by names that are unique in the run."""
         return {}
 
     @property
     def raters(self) -> Mapping[str, Rater]:
-        """Who rates the edit itself, by a name that no other of the run has."""
+        """Raters of the edit itself, by names that are unique in the run."""
         return {}
 
     @property
     def adapts(self) -> bool:
-        """Whether anything is asked of the adapted model."""
-        return bool(self.needs or self.examiners)
+        """Whether the adapted model is evaluated at all."""
+        return bool(self.needs or self.exam_builders)
 
     @abstractmethod
     def score(self, attempt: Attempt) -> RewardScore:
-        """The attempt's reward, from its exams before and after, ``auxiliary_exams`` and ``ratings``."""
+        """Return the attempt's reward, from its exams before and after, ``auxiliary_exams`` and ``ratings``."""
 
 
 AnyDomain = Domain[Any]

@@ -1,38 +1,100 @@
-"""What an edit means, the adaptation plan, and what an inner loop makes of it."""
+"""Tasks, self-edits, the adaptation plans that edits mean, and the results of the inner loop."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
 
-from seal_lightning.core.bounds import require
+from seal_lightning.core.errors import require
+
+JSON = Any
+"""A value that ``json.dumps`` takes. (Spelt out, the type refers to itself, which pydantic cannot follow in an alias.)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A context and the questions that examine what was learned from it: the pair (C, τ) of §3.1. Domains subclass it."""
+
+    task_id: str
+    """Unique within a data set and stable between runs: seeds and attempt ids are derived from it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatMessage:
+    """One turn of a chat."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+Prompt = str | tuple[ChatMessage, ...]
+"""Plain text that a base model continues, or chat turns that are put through the model's chat template."""
+
+
+class FinishReason(StrEnum):
+    """Reason why a completion ended."""
+
+    STOP = "stop"
+    """The model chose an end token, or wrote one of the stop strings."""
+    LENGTH = "length"
+    """``max_new_tokens`` were written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfEdit:
+    """Text that a writer wrote about a task: finetuning data and update directives (SE of §3.1)."""
+
+    task_id: str
+    edit_index: int
+    """0 … k−1 among the edits of its task and round."""
+    text: str
+    token_ids: tuple[int, ...] = ()
+    """Tokens that the policy chose, including the stop token if it chose to stop; empty when a file or another model
+    wrote the edit. The M-step trains on exactly these."""
+    chosen: tuple[bool, ...] | None = None
+    """Mask over ``token_ids`` of an edit by constrained decoding: tokens that the policy chose are trained. None: all."""
+    log_prob: float | None = None
+    """Log-probability (nats, ≤ 0) of the policy's choices among those allowed, at temperature 1, by constrained decoding."""
+    finish_reason: FinishReason | None = None
+    seed: int = 0
+    rejected: tuple[str, ...] = ()
+    """Kinds of the malformed edits that were sampled in its place before, in order."""
+    directives: dict[str, JSON] = field(default_factory=dict)
+    """Update directives by name, as a schema's choices were filled in."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """A piece of a training sequence. Segments are tokenised apart, so a loss mask is never searched for."""
+    """A piece of a training sequence. Segments are tokenised separately, so the loss mask is known by construction."""
 
     text: str
     trained: bool = True
     """Whether the loss counts this segment's tokens."""
     role: Literal["system", "user", "assistant"] | None = None
     """With roles (all segments of a sequence have one, or none has), segments are the turns of a chat. A trained answer's
-    end token is trained too; what else the chat template writes is trained where all segments are."""
+    end token is trained too; the rest of the chat template's text is trained only where all segments are."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSequence:
-    """One sequence of the inner loop's data: the segments' tokens, joined."""
+    """One sequence of the inner loop's data: the concatenated tokens of its segments."""
 
     segments: tuple[Segment, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterSpec:
-    """A LoRA adapter, in the terms of :class:`peft.LoraConfig`."""
+    """A LoRA adapter, in the terms of :class:`peft.LoraConfig`.
+
+    Example:
+        >>> spec = AdapterSpec(rank=16, alpha=32, target_modules=("q_proj", "v_proj"))
+        >>> spec.alpha / spec.rank  # scale of the update
+        2.0
+    """
 
     rank: int = 32
     """≥ 1."""
@@ -57,22 +119,31 @@ class AdapterSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSpec:
-    """AdamW with a schedule: how the inner loop, or the M-step, trains."""
+    """AdamW with a learning-rate schedule, for the inner loop or the M-step.
+
+    Example:
+        >>> OptimizerSpec(learning_rate=1e-4, num_epochs=3, schedule="cosine").max_grad_norm
+        1.0
+        >>> OptimizerSpec(learning_rate=0)
+        Traceback (most recent call last):
+        ...
+        seal_lightning.core.errors.ConfigError: optimizer.learning_rate: 0 is not allowed; it must be above 0 and finite
+    """
 
     learning_rate: float = 1e-3
     """> 0, the peak of the schedule."""
     num_epochs: int = 10
     """≥ 1, passes over the sequences."""
     batch_size: int = 1
-    """≥ 1, sequences an optimiser step; the loss is the mean over the batch's trained tokens."""
+    """≥ 1, sequences per optimiser step; the loss is the mean over the batch's trained tokens."""
     max_steps: int | None = None
-    """When given, exactly so many optimiser steps, whatever ``num_epochs`` says."""
+    """Exact number of optimiser steps, whatever ``num_epochs`` says; None: see :attr:`AdaptationPlan.num_steps`."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Decay from the peak to zero over all steps."""
     warmup_steps: int = 0
     """≥ 0, steps over which the rate rises from zero to the peak."""
     warmup_ratio: float = 0.0
-    """In [0, 1): without ``warmup_steps``, the share of all steps that warms up, rounded up."""
+    """In [0, 1): share of all steps that warm up, rounded up; ignored with ``warmup_steps``."""
     weight_decay: float = 0.0
     max_grad_norm: float | None = 1.0
     """Clip the gradient's 2-norm; None never clips."""
@@ -91,7 +162,7 @@ class OptimizerSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class AnchorSpec:
-    """Texts on which an adapted model is held to what it said before: the step's loss is that of the batch + weight · KL.
+    """Texts on which an adapted model must keep its predictions: the step's loss becomes that of the batch + weight · KL.
 
     KL(before ‖ adapted) over the vocabulary, in nats, is the mean over the trained tokens of the step's anchor texts.
     """
@@ -101,7 +172,7 @@ class AnchorSpec:
     weight: float = 1.0
     """> 0."""
     batch_size: int | None = None
-    """≥ 1, anchor texts an optimiser step, in turn; None takes all of them in every step."""
+    """≥ 1, anchor texts per optimiser step, in turn; None takes all of them in every step."""
 
     def __post_init__(self) -> None:
         require(len(self.sequences) > 0, "anchor.sequences", self.sequences, "at least one text")
@@ -112,17 +183,17 @@ class AnchorSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptationPlan:
-    """What a self-edit means: the data, the adapter and the optimiser of one inner-loop run. One type for every domain."""
+    """The meaning of a self-edit: data, adapter and optimiser of one inner-loop run. One type for every domain."""
 
     sequences: tuple[TrainingSequence, ...]
     adapter: AdapterSpec
     optimizer: OptimizerSpec
     dropped_sequences: int = 0
-    """How many sequences of the edit were over the domain's cap and left out."""
+    """Sequences of the edit over the domain's cap, which were discarded."""
     anchor: AnchorSpec | None = None
-    """What the adapted model is to say as before; only for inner loops that say they hold to it."""
+    """Texts on which predictions are kept; only for inner loops with ``uses_anchor``."""
     steps_per_epoch: int | None = None
-    """When given, each epoch's sequences are spread evenly over so many steps, instead of batches of ``batch_size``."""
+    """Steps over which each epoch's sequences are spread evenly; None: batches of ``batch_size``."""
 
     def __post_init__(self) -> None:
         steps = self.steps_per_epoch
@@ -130,13 +201,13 @@ class AdaptationPlan:
 
     @property
     def num_steps(self) -> int:
-        """Optimiser steps this plan takes: ⌈sequences / batch⌉ or ``steps_per_epoch`` an epoch, or ``max_steps``."""
+        """Optimiser steps of this plan: ⌈sequences / batch⌉ or ``steps_per_epoch`` per epoch, or ``max_steps``."""
         if self.optimizer.max_steps is not None:
             return self.optimizer.max_steps
         return self.optimizer.num_epochs * self.num_batches(len(self.sequences))
 
     def num_batches(self, num_sequences: int) -> int:
-        """Steps in which so many sequences are gone through once."""
+        """Return the steps of one pass over so many sequences."""
         return self.steps_per_epoch or -(-num_sequences // self.optimizer.batch_size)
 
 
@@ -145,20 +216,20 @@ class Adapter:
 
 
 class WholeModel(Adapter, ABC):
-    """Adapted weights that replace the model's own: of these, one at a time can be asked."""
+    """Adapted weights that replace the model's own, so only one such adapter can be applied at a time."""
 
     @abstractmethod
     def installed(self) -> AbstractContextManager[None]:
-        """Inside this block the model has these weights; behind it, its own again."""
+        """Return a context manager inside which the model has these weights; on exit it has its own again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adapted:
-    """An inner-loop run that ended well."""
+    """The result of an inner-loop run that succeeded."""
 
     adapter: Adapter
     losses: tuple[float, ...]
-    """One per optimiser step, the batch's loss before the step; with an anchor, its term included."""
+    """One per optimiser step: the batch's loss before the step, including the anchor's term."""
     num_tokens: int
     """Tokens pushed through the model in training, all epochs together; no pads."""
     seconds: float
@@ -166,7 +237,7 @@ class Adapted:
 
 @dataclass(frozen=True, kw_only=True)
 class Diverged:
-    """An inner-loop run that failed alone: its loss or gradient became NaN or infinite, or it did not fit."""
+    """The result of an inner-loop run that failed: its loss or gradient became NaN or infinite, or memory ran out."""
 
     reason: str
     step: int

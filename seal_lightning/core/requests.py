@@ -1,4 +1,4 @@
-"""What is asked of a model, and what it answers."""
+"""Requests to an engine for texts and log-probabilities, and its completions."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from seal_lightning.core.bounds import require
-from seal_lightning.core.edits import FinishReason, Prompt
-from seal_lightning.core.plans import Adapter
+from seal_lightning.core.errors import require
+from seal_lightning.core.plans import Adapter, FinishReason, Prompt
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSpec:
-    """How tokens are chosen."""
+    """Settings for sampling tokens.
+
+    Example:
+        >>> SamplingSpec(temperature=0.7, max_new_tokens=64, stop=("###",)).top_p
+        0.95
+    """
 
     temperature: float = 1.0
     """0 is greedy."""
     choice_temperature: float | None = None
-    """Of a schema's choices while edits are tried; None is as ``temperature``. High ones explore: they try settings that the
-    model would rarely choose. An M-step then learns at temperature 1 from what a flatter distribution chose."""
+    """Temperature of a schema's choices in training attempts; None: ``temperature``. High values explore settings that
+    the model would rarely choose. The M-step then trains, at temperature 1, on choices from a flatter distribution."""
     top_p: float = 0.95
     """In (0, 1]: sample from the smallest set of tokens whose probabilities sum to at least this."""
     max_new_tokens: int = 8192
@@ -37,7 +41,12 @@ class SamplingSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A place in a text that is one of several things."""
+    """A slot in a text that takes one of several options.
+
+    Example:
+        >>> Choice(name="size", options=("small", "large")).options
+        ('small', 'large')
+    """
 
     name: str
     options: tuple[str, ...]
@@ -50,82 +59,90 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class FreeText:
-    """The end of a text: the model writes it freely, up to a stop string or its end token."""
+    """The end of a text, which the model writes freely up to a stop string or its end token."""
 
     choice: str | None = None
-    """The name of a choice before it on which it depends; None: it is always written."""
-    openings: tuple[tuple[str, str], ...] = ()
-    """With a choice: (option, what is given before the free text). After an option that is not here the text is over."""
+    """Name of an earlier choice on which it depends; None: it is always written."""
+    prefixes: tuple[tuple[str, str], ...] = ()
+    """With a choice: (option, literal text before the free text). After any other option the text ends."""
 
     def __post_init__(self) -> None:
-        depends = bool(self.openings) if self.choice is not None else not self.openings
-        require(depends, "free text's openings", self.openings, "options of a choice, or none without a choice")
+        depends = bool(self.prefixes) if self.choice is not None else not self.prefixes
+        require(depends, "free text's prefixes", self.prefixes, "options of a choice, or none without a choice")
 
-    def opening(self, choices: Mapping[str, str]) -> str | None:
-        """What is given before the free text after these choices; None where none is written."""
-        return "" if self.choice is None else dict(self.openings).get(choices[self.choice])
+    def prefix(self, choices: Mapping[str, str]) -> str | None:
+        """Return the literal text before the free text after these choices; None where no free text follows."""
+        return "" if self.choice is None else dict(self.prefixes).get(choices[self.choice])
 
 
 TextSchema = tuple[str | Choice | FreeText, ...]
-"""A text with choices in it: literal texts, choices between them that the model makes by its own probabilities, and at most
-one free text, at the end."""
+"""A text with slots: literal texts, choices that the model makes by its own probabilities, and at most one free text, at the
+end. For example ``("Size: ", Choice(name="size", options=("small", "large")), "\\n", FreeText())``."""
 
 
-def filled_in(schema: TextSchema, choices: Mapping[str, str]) -> TextSchema:
-    """The schema with these of its choices made: literals in their place, and a free text that depends on them settled.
+def fill_choices(schema: TextSchema, choices: Mapping[str, str]) -> TextSchema:
+    """Return the schema with these choices made: literals in their slots, and a free text that depends on them settled.
 
-    They stay parts of their own, which are tokenised apart: the same choices are the same tokens, whoever made them.
+    The literals stay separate parts and are tokenised separately: the same choices give the same tokens.
 
     Args:
         schema: the schema.
-        choices: options by the choice's name; a choice that is not in it stays open.
+        choices: options by the choice's name; other choices stay open.
+
+    Example:
+        >>> ending = FreeText(choice="size", prefixes=(("L", " It "),))
+        >>> schema = ("size ", Choice(name="size", options=("S", "L")), "!", ending)
+        >>> fill_choices(schema, {"size": "S"})
+        ('size ', 'S', '!')
+        >>> fill_choices(schema, {"size": "L"})
+        ('size ', 'L', '!', ' It ', FreeText(choice=None, prefixes=()))
     """
     parts: list[str | Choice | FreeText] = []
     for part in schema:
         if isinstance(part, Choice) and part.name in choices:
             parts.append(choices[part.name])
         elif isinstance(part, FreeText) and part.choice in choices:
-            opening = part.opening(choices)
-            parts += [] if opening is None else [opening, FreeText()]
+            prefix = part.prefix(choices)
+            parts += [] if prefix is None else [prefix, FreeText()]
         else:
             parts.append(part)
     return tuple(part for part in parts if part != "")
 
 
-def joined_literals(parts: Sequence[str | Choice | FreeText]) -> TextSchema:
-    """Neighbouring literals as one: they are tokenised together."""
-    joined: list[str | Choice | FreeText] = []
+def merge_literals(parts: Sequence[str | Choice | FreeText]) -> TextSchema:
+    """Return the parts with neighbouring literals concatenated, so that they are tokenised together."""
+    merged: list[str | Choice | FreeText] = []
     for part in parts:
-        if isinstance(part, str) and joined and isinstance(joined[-1], str):
-            joined[-1] += part
+        if isinstance(part, str) and merged and isinstance(merged[-1], str):
+            merged[-1] += part
         elif part != "":
-            joined.append(part)
-    return tuple(joined)
+            merged.append(part)
+    return tuple(merged)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
-    """One completion that is asked for."""
+    """A request for one completion."""
 
     prompt: Prompt
     sampling: SamplingSpec
     adapter: Adapter | None = None
     seed: int = 0
-    """Seeds this request's own generator: its neighbours in a batch change nothing but rounding."""
+    """Seeds this request's own generator, so its neighbours in a batch change nothing but rounding."""
     schema: TextSchema | None = None
-    """Constrained decoding: the completion is this text, its choices filled in. Of ``sampling`` their temperature counts, and
-    all of it for the free text that may end it."""
+    """Constrained decoding: the completion is this text with its choices filled in. ``sampling`` gives the choices'
+    temperature, and applies in full to the free text at the end, if any."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Completion:
-    """What a model wrote."""
+    """A text that a model wrote."""
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
     chosen: tuple[bool, ...] | None = None
-    """With a schema: for each token, whether the model chose it among several, or wrote it freely (and it was not given).
+    """With a schema: mask of the tokens that the model chose among options or wrote freely; the others are literals.
     None: it chose all."""
     choices: dict[str, str] | None = None
     """With a schema: the option taken, by the choice's name."""
@@ -135,7 +152,7 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRequest:
-    """A target whose log-probability after a prompt is asked for."""
+    """A request for the log-probability of a target after a prompt."""
 
     prompt: Prompt
     target: str
@@ -144,7 +161,7 @@ class ScoreRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ChoiceScoreRequest:
-    """Choices whose log-probability after a prompt is asked for, see :attr:`Completion.log_prob`."""
+    """A request for the log-probability of a schema's choices after a prompt, see :attr:`Completion.log_prob`."""
 
     prompt: Prompt
     schema: TextSchema

@@ -95,7 +95,7 @@ def measurements(chosen: Collection[MeasurementName] | None) -> frozenset[Measur
 def asked_questions(domain: AnyDomain, task: Task) -> Sequence[AnsweredQuestion]:
     """A task's questions with their gold answers, and blanks for answers; none of a task that asks none."""
     blanks = {(prompt.question_id, prompt.view): "" for prompt in domain.exam(task)}
-    return domain.answered(task, blanks) if blanks else ()
+    return domain.answered_questions(task, blanks) if blanks else ()
 
 
 def is_finite(scores: ExamScores | None) -> bool:

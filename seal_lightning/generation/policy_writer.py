@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from seal_lightning.core import GenerationRequest, SamplingSpec, SelfEdit, Task, filled_in
+from seal_lightning.core import GenerationRequest, SamplingSpec, SelfEdit, Task, fill_choices
 from seal_lightning.core.errors import MalformedEdit
 from seal_lightning.core.interfaces import AnyDomain, Engine, Writer
 from seal_lightning.core.seeds import derive_seed
@@ -48,7 +48,7 @@ class PolicyWriter(Writer):
             again = self._written([slots[i] for i in refused], seeded)
             num_tokens += sum(len(edit.token_ids) for edit in again)
             for (i, kind), edit in zip(refused.items(), again, strict=True):
-                edits[i] = replace(edit, seed=requests[i].seed, refused=(*edits[i].refused, kind))
+                edits[i] = replace(edit, seed=requests[i].seed, rejected=(*edits[i].rejected, kind))
             open_slots = list(refused)
         self.tokens_per_second = num_tokens / (time.perf_counter() - start)
         return edits
@@ -63,7 +63,7 @@ class PolicyWriter(Writer):
         requests = []
         for task, made, seed in zip(tasks, choices, seeds, strict=True):
             request = self._request(task)
-            schema = None if request.schema is None else filled_in(request.schema, made)
+            schema = None if request.schema is None else fill_choices(request.schema, made)
             requests.append(replace(request, schema=schema, seed=seed))
         edits = self._written([(task, index) for index, task in enumerate(tasks)], requests)
         return [replace(e, directives={**made, **e.directives}) for e, made in zip(edits, choices, strict=True)]

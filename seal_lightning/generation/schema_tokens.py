@@ -52,7 +52,7 @@ class SchemaTokens:
         self._check_free_text(before)
         self._end_id = language_model.eos_ids[0]
         texts = {text for part in self.parts for text in ([part] if isinstance(part, str) else part.options)}
-        texts |= {opening for _, opening in (self.free_text.openings if self.free_text else ())}
+        texts |= {opening for _, opening in (self.free_text.prefixes if self.free_text else ())}
         self._ids = {text: tuple(language_model.encode_text(text)) for text in texts}
         self.start = self._first_place()
 
@@ -68,7 +68,7 @@ class SchemaTokens:
     def max_opening_tokens(self) -> int:
         """Tokens of the longest opening of the free text."""
         return max(
-            (len(self._ids[opening]) for _, opening in (self.free_text.openings if self.free_text else ())), default=0
+            (len(self._ids[opening]) for _, opening in (self.free_text.prefixes if self.free_text else ())), default=0
         )
 
     @property
@@ -88,7 +88,7 @@ class SchemaTokens:
             return
         choices = {part.name: part.options for part in self.parts if isinstance(part, Choice)}
         options = choices.get(self.free_text.choice, ())
-        if unknown := [option for option, _ in self.free_text.openings if option not in options]:
+        if unknown := [option for option, _ in self.free_text.prefixes if option not in options]:
             raise ConfigError(
                 f"a text schema's free text depends on {shown(unknown[0])}, which is no option of a choice "
                 f"{shown(self.free_text.choice)} before it"

@@ -172,7 +172,7 @@ class TransformersEngine(Engine):
     def _opened(self, row: SlotRow, filled: Completion) -> OpenedText | None:
         """The filled-in text that free text follows; None where the text is over."""
         free_text = row.schema.free_text
-        opening = None if free_text is None else free_text.opening(filled.choices or {})
+        opening = None if free_text is None else free_text.prefix(filled.choices or {})
         return None if opening is None else OpenedText.of(filled, opening, self.language_model)
 
     def _free_text_row(self, request: GenerationRequest, row: SlotRow, opened: OpenedText) -> _Row:

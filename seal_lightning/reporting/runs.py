@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from seal_lightning.core import Attempt, AttemptStatus, BufferRow, Prompt, RankPhase
-from seal_lightning.core.bounds import mean
 from seal_lightning.core.errors import RunError
 from seal_lightning.core.estimates import Estimate, clustered
+from seal_lightning.core.exam_records import mean
 from seal_lightning.reporting.result_files import StoredResult, read_result, test_files
 from seal_lightning.storage.attempt_store import journals
 from seal_lightning.storage.json_records import RecordFile

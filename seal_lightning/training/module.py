@@ -208,7 +208,7 @@ class SealModule(EvaluationSteps):
         self.held_out_runner = replace(self.runner, writer=held_out_writer)
         for writer in self.test_writers.values():
             writer.bind(self.domain, self.engine, exploiting)
-        for examiner in self.reward.examiners.values():
+        for examiner in self.reward.exam_builders.values():
             examiner.bind(self.domain, self.engine)
 
     def _learner(self, policy: Policy) -> LanguageModel:
@@ -258,7 +258,7 @@ class SealModule(EvaluationSteps):
         """
         names = ("train", "validation", "test")
         self.check_fit(*names)
-        for examiner in self.reward.examiners.values():
+        for examiner in self.reward.exam_builders.values():
             examiner.check([task for name in names for task in self.trainer.datamodule.tasks(name)])  # type: ignore[attr-defined]
 
     def training_step(self, batch: TaskBatch | RowBatch, batch_idx: int) -> dict[str, Tensor] | None:

@@ -87,7 +87,7 @@ class Benchmark:
         self.edits = self.module.runner.propose(self.tasks, options.edits, 0)
         self.writing_seconds = clock() - start
         for reward in self.rewards.values():
-            for examiner in reward.examiners.values():
+            for examiner in reward.exam_builders.values():
                 examiner.bind(domain, self.module.engine)
 
     def measured(self, name: str) -> tuple[dict[str, float], list[Attempt]]:

@@ -38,7 +38,7 @@ def test_every_judge_is_found_once_however_deep() -> None:
 
 def test_what_is_said() -> None:
     counts = JudgeCounts(
-        num_asked=40,
+        num_questions=40,
         num_cached=10,
         num_undecided=2,
         num_requests=33,
@@ -53,6 +53,6 @@ def test_what_is_said() -> None:
         assert part in words
     for part in ("33 requests for 30 questions", "3000 tokens in, 60 out", "1 replies without", "cost 0.5000"):
         assert part in words
-    assert _total([counts, counts]).num_asked == 80
+    assert _total([counts, counts]).num_questions == 80
     assert _total([counts, counts]).cost == 1.0
     assert _total([JudgeCounts()]).cost is None

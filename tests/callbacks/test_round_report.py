@@ -27,7 +27,7 @@ def candidate(edit: SelfEdit, num_repeats: int) -> Candidate:
 def test_log_probabilities_and_retries_are_means_over_edits() -> None:
     """Not over attempts: an edit with more repeats weighs no more."""
     edits = [
-        SelfEdit(task_id="t", edit_index=0, text="a", log_prob=-1.0, refused=("not JSON", "not JSON")),
+        SelfEdit(task_id="t", edit_index=0, text="a", log_prob=-1.0, rejected=("not JSON", "not JSON")),
         SelfEdit(task_id="t", edit_index=1, text="b", log_prob=-4.0),
         SelfEdit(task_id="t", edit_index=2, text="c"),
     ]

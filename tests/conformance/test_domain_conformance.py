@@ -18,7 +18,7 @@ from seal_lightning.core import (
     Prompt,
     SelfEdit,
     Task,
-    filled_in,
+    fill_choices,
 )
 from seal_lightning.core.errors import MalformedEdit
 from seal_lightning.core.interfaces import AnyDomain, Domain
@@ -189,7 +189,7 @@ def test_methods_are_pure(case: Case, domain: AnyDomain) -> None:
             list(of.in_context_exam(case.task)),
             of.edit_schema(case.task),
             of.condition_names,
-            list(of.answered(case.task, right_answers(exam))),
+            list(of.answered_questions(case.task, right_answers(exam))),
         ]
 
     first = everything(domain)
@@ -233,7 +233,7 @@ def test_all_that_a_schema_can_produce_is_a_plan(case: Case, domain: AnyDomain) 
     if schema is None:
         return
     drawn = configurations(schema, {}, limit=12)
-    texts = {"".join(part for part in filled_in(schema, one.choices) if isinstance(part, str)) for one in drawn}
+    texts = {"".join(part for part in fill_choices(schema, one.choices) if isinstance(part, str)) for one in drawn}
     assert len(texts) == 12
     for text in texts:
         edit = SelfEdit(task_id=case.task.task_id, edit_index=0, text=text)
@@ -337,7 +337,7 @@ def test_one_exam_has_the_context(case: Case, domain: AnyDomain) -> None:
 
 def test_every_answer_reaches_its_question(case: Case, domain: AnyDomain) -> None:
     exam = list(domain.exam(case.task))
-    answered = domain.answered(case.task, right_answers(exam))
+    answered = domain.answered_questions(case.task, right_answers(exam))
     assert [a.question_id for a in answered] == [e.question_id for e in exam if e.view == "identity"]
     for one in answered:
         assert one.question.strip()
@@ -353,6 +353,6 @@ def test_every_answer_reaches_its_question(case: Case, domain: AnyDomain) -> Non
 def test_any_text_is_an_answer(case: Case, domain: AnyDomain, text: str) -> None:
     """If no right one."""
     exam = list(domain.exam(case.task))
-    for one in domain.answered(case.task, dict.fromkeys(right_answers(exam), text)):
+    for one in domain.answered_questions(case.task, dict.fromkeys(right_answers(exam), text)):
         assert one.answer not in one.gold_answers
         assert 0 <= one.num_invalid <= one.num_views

@@ -114,7 +114,7 @@ def test_the_second_time_is_the_first(judge: Judge) -> None:
     assert judge.decide(MIXED) == first
     again = judge.counts
     assert again is not None
-    assert (again.num_asked, again.num_cached) == (2 * len(MIXED), len(MIXED))
+    assert (again.num_questions, again.num_cached) == (2 * len(MIXED), len(MIXED))
     assert again.num_requests == counts.num_requests
 
 

@@ -119,12 +119,12 @@ def decides(case: Case, reward: Reward) -> frozenset[Measurement]:
 
 def asked_for(reward: Reward) -> frozenset[Measurement]:
     """Of any exam."""
-    return reward.needs.union(*(examiner.needs for examiner in reward.examiners.values()))
+    return reward.needs.union(*(examiner.needs for examiner in reward.exam_builders.values()))
 
 
 def score(reward: Reward, tried: Attempt) -> RewardScore:
     """With all further exams that it asks for gone as the task's own, and the edit rated."""
-    further = {name: AuxiliaryExam(before=tried.before, after=tried.after) for name in reward.examiners}
+    further = {name: AuxiliaryExam(before=tried.before, after=tried.after) for name in reward.exam_builders}
     ratings = {name: Rating(marks=dict.fromkeys(rater.criteria, 3.0)) for name, rater in reward.raters.items()}  # type: ignore[attr-defined]
     return reward.score(replace(tried, auxiliary_exams=further, ratings=ratings))
 
@@ -188,17 +188,17 @@ def test_it_says_what_it_needs(case: Case, reward: Reward) -> None:
 
 def test_what_measures_for_it_is_the_same_each_time(reward: Reward) -> None:
     """It is bound once."""
-    for named, again in ((reward.examiners, reward.examiners), (reward.raters, reward.raters)):
+    for named, again in ((reward.exam_builders, reward.exam_builders), (reward.raters, reward.raters)):
         assert named == again
         assert all(named[name] is again[name] for name in named)
 
 
 @pytest.mark.parametrize("without", ["auxiliary_exams", "ratings"])
 def test_none_without_what_others_measure(reward: Reward, without: str) -> None:
-    asked = reward.examiners if without == "auxiliary_exams" else reward.raters
+    asked = reward.exam_builders if without == "auxiliary_exams" else reward.raters
     scored = reward.score(attempt(exam(1, 4, -3.0, ALL), exam(3, 4, -1.0, ALL)))
     assert_plain(scored)
-    assert (scored.value is None) == bool(reward.examiners or reward.raters)
+    assert (scored.value is None) == bool(reward.exam_builders or reward.raters)
     if asked:
         assert score(reward, measured(ALL)).value is not None
 

@@ -16,7 +16,7 @@ from seal_lightning.core import (
     SamplingSpec,
     Task,
     TextSchema,
-    filled_in,
+    fill_choices,
 )
 from seal_lightning.core.errors import ConfigError, DataError
 from seal_lightning.core.interfaces import Domain
@@ -32,7 +32,7 @@ SCHEMA: TextSchema = (
     ", size: ",
     SIZE,
     "!",
-    FreeText(choice="form", openings=(("list", "\n1."), ("story", "\nOnce"))),
+    FreeText(choice="form", prefixes=(("list", "\n1."), ("story", "\nOnce"))),
 )
 SAMPLED = SamplingSpec(temperature=1.0, top_p=1.0, max_new_tokens=7)
 
@@ -110,12 +110,12 @@ def test_only_choices_have_a_log_probability(engine: TransformersEngine) -> None
 
 def test_a_stop_string_ends_the_free_text_only(engine: TransformersEngine) -> None:
     """It stands in the literals too."""
-    whole = engine.generate([asked(seed, filled_in(SCHEMA, {"form": "story"})) for seed in range(6)])
+    whole = engine.generate([asked(seed, fill_choices(SCHEMA, {"form": "story"})) for seed in range(6)])
     for seed, completion in enumerate(whole):
         free = completion.text.split("\nOnce", 1)[1]
         if len(free) < 2:
             continue
-        stopped = asked(seed, filled_in(SCHEMA, {"form": "story"}), replace(SAMPLED, stop=(free[1], "form")))
+        stopped = asked(seed, fill_choices(SCHEMA, {"form": "story"}), replace(SAMPLED, stop=(free[1], "form")))
         (cut,) = engine.generate([stopped])
         assert cut.text == completion.text[: -len(free)] + free[: free.find(free[1])]
         assert cut.finish_reason is FinishReason.STOP
@@ -134,8 +134,8 @@ def test_choices_have_a_temperature_of_their_own(engine: TransformersEngine) -> 
     ("schema", "message"),
     [
         ((FORM, FreeText(), "end"), "free text before its end"),
-        ((FORM, FreeText(choice="form", openings=(("poem", "x"),))), "'poem'"),
-        ((FORM, FreeText(choice="size", openings=(("1", "x"),))), "'size'"),
+        ((FORM, FreeText(choice="form", prefixes=(("poem", "x"),))), "'poem'"),
+        ((FORM, FreeText(choice="size", prefixes=(("1", "x"),))), "'size'"),
     ],
 )
 def test_free_text_that_cannot_be_reached_is_refused(
@@ -148,13 +148,13 @@ def test_free_text_that_cannot_be_reached_is_refused(
 def test_a_free_text_that_has_no_room_is_refused(tiny: LanguageModel, engine: TransformersEngine) -> None:
     long = " red" * tiny.max_length
     with pytest.raises(DataError, match="do not fit the model's context"):
-        engine.generate([asked(schema=(FORM, FreeText(choice="form", openings=(("list", long),))))])
+        engine.generate([asked(schema=(FORM, FreeText(choice="form", prefixes=(("list", long),))))])
 
 
 def test_choices_can_be_made_beforehand() -> None:
-    assert filled_in(SCHEMA, {}) == SCHEMA
-    assert filled_in(SCHEMA, {"size": "12"})[2:] == (", size: ", "12", "!", SCHEMA[-1])
-    assert filled_in(SCHEMA, {"form": "list", "size": "1"}) == (
+    assert fill_choices(SCHEMA, {}) == SCHEMA
+    assert fill_choices(SCHEMA, {"size": "12"})[2:] == (", size: ", "12", "!", SCHEMA[-1])
+    assert fill_choices(SCHEMA, {"form": "list", "size": "1"}) == (
         "form: ",
         "list",
         ", size: ",
@@ -163,13 +163,13 @@ def test_choices_can_be_made_beforehand() -> None:
         "\n1.",
         FreeText(),
     )
-    assert filled_in(SCHEMA, {"form": "none", "size": "1"}) == ("form: ", "none", ", size: ", "1", "!")
+    assert fill_choices(SCHEMA, {"form": "none", "size": "1"}) == ("form: ", "none", ", size: ", "1", "!")
 
 
 def test_choices_made_beforehand_are_the_same_tokens(engine: TransformersEngine) -> None:
     sampling = SamplingSpec(temperature=0.0, choice_temperature=5.0, max_new_tokens=6)
     free = engine.generate([asked(seed, sampling=sampling) for seed in range(12)])
-    made = engine.generate([asked(0, filled_in(SCHEMA, c.choices or {}), sampling) for c in free])
+    made = engine.generate([asked(0, fill_choices(SCHEMA, c.choices or {}), sampling) for c in free])
     assert [c.token_ids for c in made] == [c.token_ids for c in free]
     assert len({c.text for c in free}) > 3
 

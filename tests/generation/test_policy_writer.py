@@ -80,7 +80,7 @@ def test_edits_come_task_by_task_with_their_seeds_and_the_domain_s_stops() -> No
     ((*requests,),) = engine.calls
     assert {r.sampling.stop for r in requests} == {("!", "\n\n")}
     assert all(r.schema is None for r in requests)
-    assert {(e.refused, e.chosen, e.log_prob) for e in edits} == {((), None, None)}
+    assert {(e.rejected, e.chosen, e.log_prob) for e in edits} == {((), None, None)}
 
 
 def test_without_retries_the_domain_is_not_asked() -> None:
@@ -99,7 +99,7 @@ def test_what_is_never_well_formed_is_tried_so_often_and_stays(num_retries: int)
     assert [len(call) for call in engine.calls] == [4] * (num_retries + 1)
     for edit, seed in zip(edits, seeds.values(), strict=True):
         assert edit.seed == seed
-        assert edit.refused == ("refused",) * num_retries
+        assert edit.rejected == ("refused",) * num_retries
         assert edit.text == str(derive_seed(seed, "retry", num_retries))
 
 
@@ -114,7 +114,7 @@ def test_only_refused_edits_are_sampled_again_and_keep_their_place() -> None:
     edits = PolicyWriter(domain, engine, SAMPLING, 3).write(TASKS, 2, seeds)
     assert [len(call) for call in engine.calls] == [4, 3, 2, 1]
     assert [(e.task_id, e.edit_index) for e in edits] == slots
-    assert [len(e.refused) for e in edits] == [0, 1, 2, 3]
+    assert [len(e.rejected) for e in edits] == [0, 1, 2, 3]
     assert [drawn[e.text] for e in edits] == [0, 1, 2, 3]
     assert [e.seed for e in edits] == list(seeds.values())
     again = PolicyWriter(domain, Echo(), SAMPLING, 3).write(TASKS[1:], 2, seeds)
@@ -127,7 +127,7 @@ def test_a_real_engine_s_retries_are_the_same_every_time(tiny: LanguageModel) ->
     writer = PolicyWriter(Picky(lambda edit: len(edit.text) % 3 == 0), engine, SAMPLING, 4)
     edits = writer.write(TASKS, 4, seeds_of(4))
     assert list(writer.write(TASKS, 4, seeds_of(4))) == list(edits)
-    assert len({len(e.refused) for e in edits}) >= 3
+    assert len({len(e.rejected) for e in edits}) >= 3
     assert writer.tokens_per_second is not None
     assert writer.tokens_per_second > 0
 
@@ -145,7 +145,7 @@ def test_a_schema_s_choices_come_with_the_edit(tiny: LanguageModel) -> None:
         assert edit.chosen is not None
         assert sum(edit.chosen) == 1
         assert len(edit.chosen) == len(edit.token_ids)
-        assert edit.refused == ()
+        assert edit.rejected == ()
     assert {edit.directives["colour"] for edit in edits} == {"red", "blue"}
 
 

@@ -19,8 +19,7 @@ from seal_lightning.adapt import removal
 from seal_lightning.adapt.comparing import comparison_lines, side_by_side
 from seal_lightning.adapt.folder import AdaptedFolder
 from seal_lightning.adapt.listing import Listed, lines_of, listed, num_bytes, shown_size
-from seal_lightning.core.bounds import require
-from seal_lightning.core.errors import ConfigError, SealError
+from seal_lightning.core.errors import ConfigError, SealError, require
 from seal_lightning.reporting.text import label
 
 _USAGE = """usage: seal adapters DIR …                                 what adapters there are, and how good

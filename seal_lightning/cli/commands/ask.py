@@ -19,8 +19,7 @@ from seal_lightning.adapt.record import Asking
 from seal_lightning.cli.commands.ask_session import Session
 from seal_lightning.cli.commands.shown_answers import print_beside
 from seal_lightning.core import SamplingSpec
-from seal_lightning.core.bounds import require
-from seal_lightning.core.errors import ConfigError, DataError, shown
+from seal_lightning.core.errors import ConfigError, DataError, require, shown
 
 MAX_LINE_BYTES = 2**20
 """Of a question on standard input."""

@@ -22,8 +22,7 @@ from rich.text import Text
 
 from seal_lightning.cli.commands.shown_attempt import attempt_lines
 from seal_lightning.core import Attempt, AttemptStatus
-from seal_lightning.core.bounds import require
-from seal_lightning.core.errors import RunError, shown
+from seal_lightning.core.errors import RunError, require, shown
 from seal_lightning.storage.attempt_store import AttemptStore, journals
 from seal_lightning.storage.json_records import to_plain
 from seal_lightning.storage.run_dir import RunDir

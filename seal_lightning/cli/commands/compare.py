@@ -11,8 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from seal_lightning.core.bounds import require
-from seal_lightning.core.errors import RunError
+from seal_lightning.core.errors import RunError, require
 from seal_lightning.reporting.paired import SCORES, SIGNIFICANT, Comparison, Side, as_json, chosen_side, compared, notes
 from seal_lightning.reporting.result_files import StoredResult, read_result, test_files
 from seal_lightning.reporting.text import label

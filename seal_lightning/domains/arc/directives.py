@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from seal_lightning.core.bounds import require
+from seal_lightning.core.errors import require
 from seal_lightning.domains.arc.augmenters import MENU
 
 Loss = Literal["all_tokens", "last_output", "all_outputs"]

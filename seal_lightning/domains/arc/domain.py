@@ -150,9 +150,9 @@ class ArcDomain(Domain[ArcTask]):
         """Empty: the exam has the demonstrations anyway."""
         return ()
 
-    def answered(self, task: ArcTask, answers: Mapping[tuple[str, str], str]) -> Sequence[AnsweredQuestion]:
+    def answered_questions(self, task: ArcTask, answers: Mapping[tuple[str, str], str]) -> Sequence[AnsweredQuestion]:
         """Two attempts a test input, by vote over the views' answers. Raises :class:`KeyError` for an answer not given."""
-        return self._exam.answered(task, answers)
+        return self._exam.answered_questions(task, answers)
 
     def context_text(self, task: ArcTask) -> str:
         """The demonstrations, one below the other."""

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, ValidationError
 
-from seal_lightning.core import Choice, TextSchema, joined_literals
+from seal_lightning.core import Choice, TextSchema, merge_literals
 from seal_lightning.domains.arc.directives import ArcDirectives, Loss
 from seal_lightning.domains.edit_json import StrictModel, malformed, read_json_edit
 
@@ -101,7 +101,7 @@ def edit_schema(schema: SchemaName, learning_rates: Sequence[float], epochs: Seq
     parts += ['}, "training": {"strategy": "', Choice(name="strategy", options=strategies)]
     parts += ['", "learning_rate": ', Choice(name="learning_rate", options=tuple(map(repr, learning_rates)))]
     parts += [', "num_train_epochs": ', Choice(name="num_train_epochs", options=tuple(map(str, epochs))), "}}"]
-    return joined_literals(parts)
+    return merge_literals(parts)
 
 
 def _parts(schema: SchemaName) -> tuple[type[_PaperData], type[_PaperTraining | _ExtendedTraining]]:

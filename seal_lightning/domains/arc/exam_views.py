@@ -83,7 +83,7 @@ class Exam:
             for view in self._views(task)
         )
 
-    def answered(self, task: ArcTask, answers: Mapping[tuple[str, str], str]) -> tuple[AnsweredQuestion, ...]:
+    def answered_questions(self, task: ArcTask, answers: Mapping[tuple[str, str], str]) -> tuple[AnsweredQuestion, ...]:
         """Each view's text decoded strictly and mapped back, then two attempts by vote; grids as digits.
 
         A text that is no grid is invalid and counted; where all are, the answer is empty, and so wrong.

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seal_lightning.core.bounds import require
-from seal_lightning.core.errors import ConfigError, shown
+from seal_lightning.core.errors import ConfigError, require, shown
 from seal_lightning.core.seeds import derive_seed
 from seal_lightning.domains.arc.augmenters import MENU
 from seal_lightning.domains.arc.grids import as_text

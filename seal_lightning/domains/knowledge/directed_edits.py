@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, create_model
 
-from seal_lightning.core import Choice, FreeText, TextSchema, joined_literals
+from seal_lightning.core import Choice, FreeText, TextSchema, merge_literals
 from seal_lightning.core.errors import ConfigError, shown
 from seal_lightning.domains.edit_json import StrictModel, leading_json, malformed
 from seal_lightning.domains.knowledge.examples import WorkedExample
@@ -134,10 +134,10 @@ class DirectedEdits(PromptFormat):
         parts.append("}")
         openings = {name: f"\n\n{one.heading}\n" for name, one in self.formats.items()}
         if len(self.menus["format"]) > 1:
-            parts.append(FreeText(choice="format", openings=tuple(openings.items())))
+            parts.append(FreeText(choice="format", prefixes=tuple(openings.items())))
         else:
             parts += [*openings.values(), FreeText()]
-        return joined_literals(parts)
+        return merge_literals(parts)
 
     def directives(self, text: str) -> UpdateDirectives:
         """What an edit's JSON says, and the text behind it.

@@ -146,7 +146,7 @@ class KnowledgeDomain(Domain[Passage]):
         """One prompt a question, with the passage before it."""
         return self._exam(task, with_passage=True)
 
-    def answered(self, task: Passage, answers: Mapping[tuple[str, str], str]) -> Sequence[AnsweredQuestion]:
+    def answered_questions(self, task: Passage, answers: Mapping[tuple[str, str], str]) -> Sequence[AnsweredQuestion]:
         """What is graded: the answers, stripped. Raises :class:`KeyError` for an answer not given."""
         return tuple(
             AnsweredQuestion(
@@ -174,11 +174,11 @@ class KnowledgeDomain(Domain[Passage]):
         """As for an edit."""
         return self.own_questions.stops(self.style)
 
-    def written_questions(self, task: Passage, text: str) -> Sequence[tuple[str, str]]:
+    def parse_questions(self, task: Passage, text: str) -> Sequence[tuple[str, str]]:
         """Those that :class:`OwnQuestions` lets pass."""
         return self.own_questions.written(task, text)
 
-    def asking(self, task: Passage, questions: Sequence[tuple[str, str]]) -> Passage:
+    def with_questions(self, task: Passage, questions: Sequence[tuple[str, str]]) -> Passage:
         """The passage with these questions."""
         return examined_by(task, questions)
 

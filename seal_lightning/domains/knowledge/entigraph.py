@@ -12,8 +12,7 @@ from random import Random
 from typing import Literal
 
 from seal_lightning.core import ChatMessage, GenerationRequest, Prompt, SamplingSpec, SelfEdit, Task
-from seal_lightning.core.bounds import require
-from seal_lightning.core.errors import ConfigError, shown
+from seal_lightning.core.errors import ConfigError, require, shown
 from seal_lightning.core.interfaces import AnyDomain, Engine, Writer
 from seal_lightning.core.seeds import derive_seed
 from seal_lightning.domains.knowledge.domain import KnowledgeDomain

@@ -10,8 +10,7 @@ import math
 from collections.abc import Sequence
 
 from seal_lightning.core import Adapter, ChoiceScoreRequest, Completion, GenerationRequest, ScoreRequest
-from seal_lightning.core.bounds import require
-from seal_lightning.core.errors import ConfigError, RunError, shown
+from seal_lightning.core.errors import ConfigError, RunError, require, shown
 from seal_lightning.core.interfaces import Engine
 from seal_lightning.generation.endpoints import api_key, check_installed, check_settings
 from seal_lightning.generation.targets import prompt_and_target

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from seal_lightning.core import AnsweredQuestion, Judgement, JudgeQuestion, Verdict, VerdictStatus
-from seal_lightning.core.bounds import require
-from seal_lightning.core.errors import ConfigError, RunError
+from seal_lightning.core.errors import ConfigError, RunError, require
 from seal_lightning.core.interfaces import Grader, Judge
 from seal_lightning.scoring.graders.address_guard import without_addresses
 from seal_lightning.scoring.graders.decoys import decoy_for

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from seal_lightning.core import JudgeCounts, Judgement, JudgeQuestion
-from seal_lightning.core.bounds import require
+from seal_lightning.core.errors import require
 from seal_lightning.core.interfaces import Judge
 from seal_lightning.distributed import interruption
 from seal_lightning.distributed.background_loop import LOOK_EVERY_S, on_main_thread

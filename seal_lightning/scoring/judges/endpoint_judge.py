@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from seal_lightning.core import Judgement, JudgeQuestion
-from seal_lightning.core.bounds import require
+from seal_lightning.core.errors import require
 from seal_lightning.distributed.background_loop import run_apart
 from seal_lightning.generation.endpoints import Refused, TryAgain, api_key, check_installed, check_settings, wait_s
 from seal_lightning.scoring.judges.cached_judge import CachedJudge, Took

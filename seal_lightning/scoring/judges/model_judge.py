@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from seal_lightning.core import Judgement, JudgeQuestion
-from seal_lightning.core.bounds import require
-from seal_lightning.core.errors import ModelError
+from seal_lightning.core.errors import ModelError, require
 from seal_lightning.distributed import interruption
 from seal_lightning.distributed.background_loop import on_main_thread
 from seal_lightning.models.language_model import LanguageModel

@@ -7,8 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from seal_lightning.core import JudgeCounts, Judgement
-from seal_lightning.core.bounds import require
-from seal_lightning.core.errors import RunError
+from seal_lightning.core.errors import RunError, require
 
 _MAX_REASONS = 100
 """Different reasons that are counted apart; a server can make up more."""
@@ -79,7 +78,7 @@ class Tally:
         """What it came to so far."""
         with self._lock:
             return JudgeCounts(
-                num_asked=self._asked,
+                num_questions=self._asked,
                 num_cached=self._cached,
                 num_undecided=self._undecided,
                 num_requests=self._requests,

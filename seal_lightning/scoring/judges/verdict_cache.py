@@ -19,8 +19,7 @@ from pathlib import Path
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from seal_lightning.core import Judgement, JudgeQuestion
-from seal_lightning.core.bounds import require
-from seal_lightning.core.errors import RunError
+from seal_lightning.core.errors import RunError, require
 from seal_lightning.storage import atomic_files
 
 FORMAT = 1

@@ -25,4 +25,4 @@ def score_of_answers(
 ) -> RewardScore:
     """As :func:`finite_score`; where graded answers give no value, with the reason why they were not scored."""
     score = finite_score(value, breakdown)
-    return score if value is not None or after is None else replace(score, reason=after.why_unscored)
+    return score if value is not None or after is None else replace(score, reason=after.unscored_reason)

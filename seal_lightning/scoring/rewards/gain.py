@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from seal_lightning.core import Attempt, ExamScores, Measurement, RewardScore, Verdict, VerdictStatus
 from seal_lightning.core.errors import ConfigError
-from seal_lightning.core.interfaces import Examiner, Reward
+from seal_lightning.core.interfaces import ExamBuilder, Reward
 from seal_lightning.scoring.rewards.finite import finite_score
 
 
@@ -39,9 +39,9 @@ class GainReward(Reward):
         return self.base.needs
 
     @property
-    def examiners(self) -> Mapping[str, Examiner]:
+    def exam_builders(self) -> Mapping[str, ExamBuilder]:
         """The other reward's."""
-        return self.base.examiners
+        return self.base.exam_builders
 
     def score(self, attempt: Attempt) -> RewardScore:
         """None when either value is.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from seal_lightning.core import Attempt, ExamPaper, GenerationRequest, Measurement, RewardScore, SamplingSpec, Task
+from seal_lightning.core import Attempt, ExamRequest, GenerationRequest, Measurement, RewardScore, SamplingSpec, Task
 from seal_lightning.core.errors import ConfigError, shown
-from seal_lightning.core.interfaces import AnyDomain, Engine, Examiner, Reward
+from seal_lightning.core.interfaces import AnyDomain, Engine, ExamBuilder, Reward
 from seal_lightning.core.seeds import derive_seed
 from seal_lightning.scoring.rewards.finite import finite_score
 from seal_lightning.scoring.rewards.likelihood import LikelihoodReward
@@ -16,7 +16,7 @@ from seal_lightning.scoring.rewards.parts import require_exam_only
 _DEFAULT_SAMPLING = SamplingSpec(temperature=0.3, top_p=0.95, max_new_tokens=256)
 
 
-class OwnQuestions(Examiner):
+class OwnQuestions(ExamBuilder):
     """Questions that the policy writes about a task's context, before and apart from its edits.
 
     Args:
@@ -42,7 +42,7 @@ class OwnQuestions(Examiner):
         self.domain = domain
         self.engine = engine
 
-    def papers(self, tasks: Sequence[Task], seeds: Mapping[str, int]) -> Sequence[ExamPaper]:
+    def build(self, tasks: Sequence[Task], seeds: Mapping[str, int]) -> Sequence[ExamRequest]:
         """The task with the policy's questions; a failure where it wrote none that can be asked."""
         found: dict[str, list[tuple[str, str]]] = {task.task_id: [] for task in tasks}
         for turn in range(self.retries + 1):
@@ -52,13 +52,13 @@ class OwnQuestions(Examiner):
             completions = self.engine.generate([self._request(task, seeds[task.task_id], turn) for task in wanting])
             for task, completion in zip(wanting, completions, strict=True):
                 found[task.task_id] = _different(
-                    [*found[task.task_id], *self.domain.written_questions(task, completion.text)]
+                    [*found[task.task_id], *self.domain.parse_questions(task, completion.text)]
                 )
         return [self._paper(task, tuple(found[task.task_id])) for task in tasks]
 
-    def paper_again(self, task: Task, questions: tuple[tuple[str, str], ...]) -> ExamPaper:
+    def rebuild(self, task: Task, questions: tuple[tuple[str, str], ...]) -> ExamRequest:
         """The task with these questions."""
-        return ExamPaper(tasks=(self.domain.asking(task, questions),), questions=questions)
+        return ExamRequest(tasks=(self.domain.with_questions(task, questions),), questions=questions)
 
     def _request(self, task: Task, seed: int, turn: int) -> GenerationRequest:
         sampling = replace(self.sampling, stop=(*self.sampling.stop, *self.domain.question_stop()))
@@ -68,10 +68,10 @@ class OwnQuestions(Examiner):
             seed=seed if turn == 0 else derive_seed(seed, "retry", turn),
         )
 
-    def _paper(self, task: Task, questions: tuple[tuple[str, str], ...]) -> ExamPaper:
+    def _paper(self, task: Task, questions: tuple[tuple[str, str], ...]) -> ExamRequest:
         if not questions:
-            return ExamPaper(failure=f"no own questions: {self.retries + 1} texts had none that can be asked")
-        return self.paper_again(task, questions[: self.num_questions])
+            return ExamRequest(failure=f"no own questions: {self.retries + 1} texts had none that can be asked")
+        return self.rebuild(task, questions[: self.num_questions])
 
 
 def _different(questions: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -129,7 +129,7 @@ class OwnQuestionsReward(Reward):
         return frozenset()
 
     @property
-    def examiners(self) -> Mapping[str, Examiner]:
+    def exam_builders(self) -> Mapping[str, ExamBuilder]:
         """Who asks."""
         return {self.name: self.questions}
 

@@ -26,7 +26,7 @@ def united(parts: Iterable[Mapping[str, PartT]]) -> dict[str, PartT]:
 
 def require_exam_only(reward: Reward, whose: str) -> None:
     """Raise :class:`ConfigError` unless a reward looks at one exam and at nothing else."""
-    if reward.examiners or reward.raters or not reward.needs:
+    if reward.exam_builders or reward.raters or not reward.needs:
         raise ConfigError(
             f"{whose}: the base {type(reward).__name__} is not allowed; it must be a reward of the exam alone, for instance "
             "LikelihoodReward or AccuracyReward. Put others beside it in a WeightedSum"

@@ -6,16 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from seal_lightning.core import Attempt, ExamPaper, Measurement, RewardScore, Task
+from seal_lightning.core import Attempt, ExamRequest, Measurement, RewardScore, Task
 from seal_lightning.core.errors import ConfigError, DataError, shown
-from seal_lightning.core.interfaces import AnyDomain, Engine, Examiner, Rater, Reward, TaskSource
+from seal_lightning.core.interfaces import AnyDomain, Engine, ExamBuilder, Rater, Reward, TaskSource
 from seal_lightning.scoring.rewards.finite import finite_score
 from seal_lightning.scoring.rewards.gain import GainReward
 from seal_lightning.scoring.rewards.likelihood import LikelihoodReward
 from seal_lightning.scoring.rewards.parts import united
 
 
-class Probe(Examiner):
+class Probe(ExamBuilder):
     """The same tasks for everyone, which nothing in the run teaches; their gold answers' likelihood is measured.
 
     Args:
@@ -23,7 +23,7 @@ class Probe(Examiner):
         max_tasks: ≥ 1, the first so many are taken.
     """
 
-    one_paper = True
+    same_for_all_tasks = True
 
     def __init__(self, source: TaskSource, max_tasks: int) -> None:
         self.source = source
@@ -39,7 +39,7 @@ class Probe(Examiner):
         tasks = tuple(self.source.load()[: self.max_tasks])
         if not any(domain.exam(task) for task in tasks):
             raise DataError(f"the probe of RetentionReward ({type(self.source).__name__}) has no question to ask")
-        self.paper = ExamPaper(tasks=tasks)
+        self.paper = ExamRequest(tasks=tasks)
 
     def check(self, tasks: Sequence[Task]) -> None:
         """Raise :class:`DataError` where a task of the run is in the probe."""
@@ -50,7 +50,7 @@ class Probe(Examiner):
                 f"instance {both[0]}; take another source, split or offset for the probe. Nothing was computed"
             )
 
-    def papers(self, tasks: Sequence[Task], seeds: Mapping[str, int]) -> Sequence[ExamPaper]:
+    def build(self, tasks: Sequence[Task], seeds: Mapping[str, int]) -> Sequence[ExamRequest]:
         """One and the same."""
         self.check(tasks)
         return [self.paper] * len(tasks)
@@ -91,7 +91,7 @@ class RetentionReward(Reward):
         self.weight = weight
         self.name = name
         self.probe = Probe(probe, max_probe_tasks)
-        self._examiners = united([self.base.examiners, {name: self.probe}])
+        self._examiners = united([self.base.exam_builders, {name: self.probe}])
 
     @property
     def needs(self) -> frozenset[Measurement]:
@@ -99,7 +99,7 @@ class RetentionReward(Reward):
         return self.base.needs
 
     @property
-    def examiners(self) -> Mapping[str, Examiner]:
+    def exam_builders(self) -> Mapping[str, ExamBuilder]:
         """The base's, and the probe."""
         return self._examiners
 

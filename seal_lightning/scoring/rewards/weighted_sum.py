@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from seal_lightning.core import Attempt, Measurement, RewardScore
 from seal_lightning.core.errors import ConfigError, shown
-from seal_lightning.core.interfaces import Examiner, Rater, Reward
+from seal_lightning.core.interfaces import ExamBuilder, Rater, Reward
 from seal_lightning.scoring.rewards.finite import finite_score
 from seal_lightning.scoring.rewards.parts import united
 
@@ -43,7 +43,7 @@ class WeightedSum(Reward):
         if len(self.terms) < len(terms):
             names = [term.name or type(term.reward).__name__ for term in terms]
             raise ConfigError(f"WeightedSum: the terms are named {shown(names)}; give each a `name` of its own")
-        self._examiners = united(term.reward.examiners for term in terms)
+        self._examiners = united(term.reward.exam_builders for term in terms)
         self._raters = united(term.reward.raters for term in terms)
 
     @property
@@ -52,7 +52,7 @@ class WeightedSum(Reward):
         return frozenset().union(*(term.reward.needs for term in self.terms.values()))
 
     @property
-    def examiners(self) -> Mapping[str, Examiner]:
+    def exam_builders(self) -> Mapping[str, ExamBuilder]:
         """Those of all terms."""
         return self._examiners
 

@@ -262,7 +262,7 @@ def test_solving_in_context_is_the_exam_itself():
     (prompt,) = domain.exam(TASK)
     assert (prompt.question_id, prompt.view, prompt.target, prompt.max_new_tokens) == ("t-0", "identity", "89", 7)
     assert domain.in_context_exam(TASK) == ()
-    (answered,) = domain.answered(TASK, {("t-0", "identity"): "89"})
+    (answered,) = domain.answered_questions(TASK, {("t-0", "identity"): "89"})
     assert answered.answer == "89"
     assert domain.condition_names.unadapted == "in context"
 

@@ -10,7 +10,7 @@ from arc_edits import write_edit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seal_lightning.core import Choice, filled_in
+from seal_lightning.core import Choice, fill_choices
 from seal_lightning.core.errors import ConfigError, MalformedEdit
 from seal_lightning.domains.arc.directives import ArcDirectives
 from seal_lightning.domains.arc.edits import (
@@ -47,7 +47,7 @@ EDITS = {"paper": PAPER, "extended": EXTENDED}
 def menu(schema, learning_rates=(1e-5, 1e-3), epochs=(1, 12)):
     """By text, the choices that it says."""
     parts = edit_schema(schema, learning_rates, epochs)
-    return {"".join(filled_in(parts, one.choices)): one.choices for one in configurations(parts, {})}
+    return {"".join(fill_choices(parts, one.choices)): one.choices for one in configurations(parts, {})}
 
 
 def refused(text, schema="paper"):
@@ -138,7 +138,7 @@ def test_numbers_survive_to_the_last_digit(learning_rate, num_epochs):
         | {f"use_{name}_augmentations": ["false"] for name in ("basic", "size", "chain", "repeat")}
         | {"strategy": ["train_using_output_tokens"]},
     )
-    assert read_edit("".join(filled_in(schema, one.choices)), "paper") == said
+    assert read_edit("".join(fill_choices(schema, one.choices)), "paper") == said
 
 
 @pytest.mark.parametrize("rate", ["5e-5", "5E-5", "0.00005", "1e-7", "1e-07", "0.1", "3e-4", "1.5e-3"])

@@ -208,7 +208,7 @@ def test_every_transform_can_be_a_view():
 @pytest.mark.parametrize("text", [GridText(), LETTERS], ids=["digits", "letters"])
 def test_the_targets_are_right(task, views, text):
     of = exam(views, text)
-    found = of.answered(task, {key: f"{target}\n" for key, target in targets(of, task).items()})
+    found = of.answered_questions(task, {key: f"{target}\n" for key, target in targets(of, task).items()})
     assert [one.question_id for one in found] == [f"t-{i}" for i in range(len(task.tests))]
     for one, test in zip(found, task.tests, strict=True):
         assert one.question == as_text(test.input)
@@ -222,7 +222,7 @@ def test_the_targets_are_right(task, views, text):
 def test_the_majority_beats_the_identity():
     of = exam(ExamViews(num_orders=0, leave_one_out=False))
     by_view = dict.fromkeys(("transpose", "rot90", "flip_ud"), GOLD) | {"identity": "9", "rot180": "9"}
-    (one,) = of.answered(THREE, answers(of, THREE, by_view))
+    (one,) = of.answered_questions(THREE, answers(of, THREE, by_view))
     assert (one.answer, one.further_answers) == (as_text(grid(GOLD)), ("9",))
     assert (one.num_views, one.num_invalid) == (6, 1)
     assert one.partial_credit == 1.0
@@ -232,7 +232,7 @@ def test_a_view_that_turns_grids_and_one_that_does_not_agree():
     """The same answer in all views is the same vote only after each is turned back."""
     of = exam(ExamViews(num_orders=0, leave_one_out=False))
     same = {key: LETTERS.encode(grid(GOLD)) for key in targets(of, THREE)}
-    (one,) = of.answered(THREE, same)
+    (one,) = of.answered_questions(THREE, same)
     assert one.num_invalid == 0
     assert one.answer == as_text(grid(GOLD))  # the identity's, in a tie of six
     assert one.further_answers == (as_text(grid("12/05/43")),)  # the transposed view's
@@ -242,7 +242,7 @@ def test_ties_are_the_identitys_then_the_firsts():
     of = exam(ExamViews(num_orders=0, leave_one_out=False))
 
     def attempts(**by_view):
-        (one,) = of.answered(THREE, answers(of, THREE, by_view))
+        (one,) = of.answered_questions(THREE, answers(of, THREE, by_view))
         return (one.answer, *one.further_answers)
 
     assert attempts(rot180="3", flip_lr="2", identity="1", rot90="4") == ("1", "2")
@@ -254,12 +254,12 @@ def test_ties_are_the_identitys_then_the_firsts():
 def test_the_second_attempt_counts():
     of = exam(ExamViews(num_orders=0, leave_one_out=False))
     by_view = dict.fromkeys(("transpose", "rot90", "flip_ud"), "9") | {"identity": GOLD, "rot180": "8"}
-    (one,) = of.answered(THREE, answers(of, THREE, by_view))
+    (one,) = of.answered_questions(THREE, answers(of, THREE, by_view))
     assert (one.answer, one.further_answers) == ("9", (as_text(grid(GOLD)),))
     assert exact_verdict(one).status is VerdictStatus.CORRECT
     assert one.partial_credit == 1.0
     third = by_view | {"identity": "8", "flip_lr": GOLD}
-    (one,) = of.answered(THREE, answers(of, THREE, third))
+    (one,) = of.answered_questions(THREE, answers(of, THREE, third))
     assert one.further_answers == ("8",)
     assert exact_verdict(one).status is VerdictStatus.WRONG
 
@@ -267,7 +267,7 @@ def test_the_second_attempt_counts():
 @pytest.mark.parametrize("text", ["", "?", "a b", "b\n", "1 0 4\n2 5 3", "\ud800", "a" * 10_000])
 def test_nothing_that_decodes_is_wrong(text):
     of = exam(text=GridText())
-    (one,) = of.answered(THREE, dict.fromkeys(targets(of, THREE), text))
+    (one,) = of.answered_questions(THREE, dict.fromkeys(targets(of, THREE), text))
     assert (one.answer, one.further_answers, one.partial_credit) == ("", (), 0.0)
     assert one.num_invalid == one.num_views == len(of.prompts(THREE))
     verdict = exact_verdict(one)
@@ -276,10 +276,10 @@ def test_nothing_that_decodes_is_wrong(text):
 
 def test_the_better_attempts_cells_are_the_credit():
     of = exam(ExamViews(num_orders=0, leave_one_out=False))
-    (one,) = of.answered(THREE, answers(of, THREE, {"identity": "104/999", "transpose": "104/259"}))
+    (one,) = of.answered_questions(THREE, answers(of, THREE, {"identity": "104/999", "transpose": "104/259"}))
     assert one.answer == as_text(grid("104/999"))
     assert one.partial_credit == pytest.approx(5 / 6)
-    (one,) = of.answered(THREE, answers(of, THREE, {"identity": "104", "transpose": "9"}))
+    (one,) = of.answered_questions(THREE, answers(of, THREE, {"identity": "104", "transpose": "9"}))
     assert one.partial_credit == pytest.approx(1 / 2)
 
 
@@ -290,7 +290,7 @@ def test_an_unpublished_output_has_no_target_and_no_score():
     assert all(known)
     assert set(unknown) == {""}
     guesses = {(p.question_id, p.view): p.target or LETTERS.encode(grid("3")) for p in of.prompts(task)}
-    first, second = of.answered(task, guesses)
+    first, second = of.answered_questions(task, guesses)
     assert exact_verdict(first).status is VerdictStatus.CORRECT
     assert (second.answer, second.gold_answers, second.partial_credit) == ("3", (), None)
     assert exact_verdict(second).status is VerdictStatus.UNSCORED
@@ -301,7 +301,7 @@ def test_an_answer_that_was_not_given_is_an_error():
     given = targets(of, THREE)
     given.popitem()
     with pytest.raises(KeyError):
-        of.answered(THREE, given)
+        of.answered_questions(THREE, given)
 
 
 @given(st.data())
@@ -309,7 +309,7 @@ def test_an_answer_that_was_not_given_is_an_error():
 def test_any_answers_give_at_most_two_attempts(data):
     of = exam(ExamViews(num_orders=0, leave_one_out=False), GridText())
     wild = st.sampled_from(["0", "1", "01\n10", "", "?", "104\n253"]) | st.text(max_size=5)
-    (one,) = of.answered(THREE, {key: data.draw(wild) for key in targets(of, THREE)})
+    (one,) = of.answered_questions(THREE, {key: data.draw(wild) for key in targets(of, THREE)})
     assert 0 <= one.num_invalid <= one.num_views == 6
     assert (one.answer == "") == (one.num_invalid == 6)
     assert len(one.further_answers) <= 1

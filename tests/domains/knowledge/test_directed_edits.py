@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from jsonargparse import ArgumentParser
 
-from seal_lightning.core import AdapterSpec, Choice, FreeText, OptimizerSpec, filled_in
+from seal_lightning.core import AdapterSpec, Choice, FreeText, OptimizerSpec, fill_choices
 from seal_lightning.core.errors import ConfigError, MalformedEdit
 from seal_lightning.domains.knowledge import DirectedEdits, Implications, KnowledgeDomain, Rewrites, SelfQA
 
@@ -48,7 +48,7 @@ def test_the_schema_fills_in_to_what_is_read_back(domain, passage, edit):
         "layers": ("top", "all"),
     }
     chosen = {"format": "versions", "learning_rate": "0.001", "num_epochs": "4", "passage_weight": "3", "layers": "all"}
-    *given, free = filled_in(schema, chosen)
+    *given, free = fill_choices(schema, chosen)
     opened = "".join(given)
     assert isinstance(free, FreeText)
     assert json.loads(opened.split("\n\n")[0]) == SAID | {
@@ -58,7 +58,7 @@ def test_the_schema_fills_in_to_what_is_read_back(domain, passage, edit):
     assert texts(plan) == ["a", "b", *[passage.context] * 3]
     assert plan.adapter == AdapterSpec(rank=4, layers=(0, 1, 2, 3))
     assert plan.optimizer == replace(OPTIMIZER, learning_rate=1e-3, num_epochs=4)
-    bare = "".join(filled_in(schema, chosen | {"format": "none"}))
+    bare = "".join(fill_choices(schema, chosen | {"format": "none"}))
     assert texts(domain.plan(passage, edit(bare))) == [passage.context] * 3
 
 

@@ -163,12 +163,12 @@ def test_exam_wording(passage):
 
 def test_answered(passage):
     answers = {("q-b", "identity"): "\t1788 \n", ("q-a", "identity"): " ", ("q-a", "rotated"): "x"}
-    first, second = KnowledgeDomain().answered(passage, answers)
+    first, second = KnowledgeDomain().answered_questions(passage, answers)
     assert (first.question_id, first.question) == ("q-a", "What did the mill grind?")
     assert (first.answer, first.gold_answers) == ("", ("rye", "Rye"))
     assert second.answer == "1788"
     with pytest.raises(KeyError):
-        KnowledgeDomain().answered(passage, {})
+        KnowledgeDomain().answered_questions(passage, {})
 
 
 def test_edit_prompt_and_stop(passage, examples_path):

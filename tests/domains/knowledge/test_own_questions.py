@@ -18,7 +18,7 @@ PASSAGE = Passage.named(
 
 def written(text: str, **settings: object) -> list[tuple[str, str]]:
     domain = KnowledgeDomain(own_questions=OwnQuestions(**settings))  # type: ignore[arg-type]
-    return list(domain.written_questions(PASSAGE, text))
+    return list(domain.parse_questions(PASSAGE, text))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_only_own_questions_need_its_examples() -> None:
 
 def test_the_exam_asks_them_instead() -> None:
     domain = KnowledgeDomain()
-    task = domain.asking(PASSAGE, [("How heavy?", "8 tonnes"), ("Who?", "Torquil Imrayson")])
+    task = domain.with_questions(PASSAGE, [("How heavy?", "8 tonnes"), ("Who?", "Torquil Imrayson")])
     assert (task.task_id, task.context) == (PASSAGE.task_id, PASSAGE.context)
     prompts = domain.exam(task)
     assert [(p.question_id, p.target) for p in prompts] == [("own-1", " 8 tonnes"), ("own-2", " Torquil Imrayson")]

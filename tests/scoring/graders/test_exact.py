@@ -238,8 +238,8 @@ def test_only_what_is_not_exact_goes_to_the_grader() -> None:
     """And each verdict reaches its question."""
 
     class Mixed(ArcDomain):
-        def answered(self, task: ArcTask, answers: Mapping[tuple[str, str], str]) -> list[AnsweredQuestion]:
-            first, second = super().answered(task, answers)
+        def answered_questions(self, task: ArcTask, answers: Mapping[tuple[str, str], str]) -> list[AnsweredQuestion]:
+            first, second = super().answered_questions(task, answers)
             return [replace(first, exact=False), second]
 
     class Judge(Grader):

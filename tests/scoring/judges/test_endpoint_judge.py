@@ -85,7 +85,7 @@ def test_the_second_time_costs_nothing(tmp_path: Path) -> None:
         assert again.decide(questions(5)) == first
         assert len(server.requests) == 5
     counts = again.counts
-    assert (counts.num_asked, counts.num_cached, counts.num_requests, counts.num_input_tokens) == (5, 5, 0, 0)
+    assert (counts.num_questions, counts.num_cached, counts.num_requests, counts.num_input_tokens) == (5, 5, 0, 0)
 
 
 def test_equal_questions_count_once(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_equal_questions_count_once(tmp_path: Path) -> None:
         asked = judge(server.url, tmp_path)
         asked.decide([QUESTION] * 3)
         asked.decide([QUESTION] * 3)
-    assert (asked.counts.num_asked, asked.counts.num_cached) == (2, 1)
+    assert (asked.counts.num_questions, asked.counts.num_cached) == (2, 1)
 
 
 def test_equal_questions_are_asked_once(tmp_path: Path) -> None:
@@ -378,7 +378,7 @@ def test_two_threads_together_ask_no_more_at_a_time(tmp_path: Path) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-    assert asked.counts.num_asked == 16
+    assert asked.counts.num_questions == 16
     assert most[0] == 2
 
 

@@ -120,10 +120,10 @@ class AskingDomain(ToyDomain):
     def question_stop(self) -> tuple[str, ...]:
         return ("END",)
 
-    def written_questions(self, task: ToyTask, text: str) -> Sequence[tuple[str, str]]:
+    def parse_questions(self, task: ToyTask, text: str) -> Sequence[tuple[str, str]]:
         return [(q, a) for line in text.split("\n") if "?" in line for q, a in [line.split("?", 1)]]
 
-    def asking(self, task: ToyTask, questions: Sequence[tuple[str, str]]) -> Task:
+    def with_questions(self, task: ToyTask, questions: Sequence[tuple[str, str]]) -> Task:
         return replace(task, value="/".join(answer for _, answer in questions))
 
 
@@ -156,7 +156,7 @@ def test_tasks_with_too_few_questions_are_asked_again_with_another_seed() -> Non
     engine = Scripted(["a?1\nb?2\nc?3\nd?4", "A  x?1", "none"], ["a X?9\ny?2\nw?1", "nothing"], ["z?3", ""])
     questions = asking(engine)
     tasks = ToyTasks(3).load()
-    papers = questions.papers(tasks, {task.task_id: i for i, task in enumerate(tasks)})
+    papers = questions.build(tasks, {task.task_id: i for i, task in enumerate(tasks)})
     assert [paper.questions for paper in papers] == [
         (("a", "1"), ("b", "2"), ("c", "3")),
         (("A  x", "1"), ("y", "2"), ("z", "3")),
@@ -171,7 +171,7 @@ def test_tasks_with_too_few_questions_are_asked_again_with_another_seed() -> Non
     assert len({request.seed for request in (*first, *second, *third)}) == 7
     assert first[0].sampling.stop == ("STOP", "END")
     assert first[0].adapter is None
-    assert questions.paper_again(tasks[0], papers[0].questions) == papers[0]
+    assert questions.rebuild(tasks[0], papers[0].questions) == papers[0]
 
 
 def test_own_questions_are_scored_instead_of_the_gold_ones() -> None:
@@ -183,7 +183,7 @@ def test_own_questions_are_scored_instead_of_the_gold_ones() -> None:
     assert GainReward(OwnQuestionsReward()).score(tried).value == 3.5
     assert OwnQuestionsReward(GainReward(LikelihoodReward())).score(tried).value == 3.5
     assert OwnQuestionsReward().needs == frozenset()
-    assert OwnQuestionsReward(AccuracyReward()).examiners["own questions"].needs == {Measurement.ANSWERS}
+    assert OwnQuestionsReward(AccuracyReward()).exam_builders["own questions"].needs == {Measurement.ANSWERS}
 
 
 def test_without_own_questions_it_says_why() -> None:
@@ -211,8 +211,8 @@ def test_what_own_questions_refuse(make: object) -> None:
 def test_a_domain_without_questions_says_so() -> None:
     questions = OwnQuestionsReward().questions
     questions.bind(ToyDomain(), Scripted([""]))
-    with pytest.raises(ConfigError, match="ToyDomain cannot be asked for questions of its own"):
-        questions.papers(ToyTasks(1).load(), {"stone-0": 1})
+    with pytest.raises(ConfigError, match="ToyDomain does not support the policy's own questions"):
+        questions.build(ToyTasks(1).load(), {"stone-0": 1})
 
 
 # --- retention
@@ -247,7 +247,7 @@ def test_a_probe_is_one_paper_that_the_run_must_not_teach() -> None:
     reward = RetentionReward(ToyTasks(9, offset=4), max_probe_tasks=3)
     probe = reward.probe
     probe.bind(ToyDomain(), Scripted())
-    first, second = probe.papers(ToyTasks(2).load(), {})
+    first, second = probe.build(ToyTasks(2).load(), {})
     assert first is second
     assert [task.task_id for task in first.tasks] == ["stone-4", "stone-5", "stone-6"]
     with pytest.raises(DataError, match=r"1 of the probe's 3 tasks .* for instance stone-4"):
@@ -305,7 +305,7 @@ def test_the_gain_of_a_sum_is_the_sum_of_gains() -> None:
     for reward in (gain_of_sum, sum_of_gains):
         parts = reward.score(tried).breakdown
         assert parts["after"] - parts["before"] == 7.5  # what the filter Improves looks at
-        assert list(reward.examiners) == ["own questions"]
+        assert list(reward.exam_builders) == ["own questions"]
 
 
 def test_a_sum_with_a_rating_is_unscored_where_the_judge_was_down() -> None:
