@@ -186,7 +186,7 @@ class Stones(Domain[Task]):
     def edit_schema(self, task: Task) -> TextSchema:
         return SCHEMA
 
-    plan = plan_without_edit = exam = in_context_exam = answered = None  # type: ignore[assignment]
+    plan = plan_without_edit = exam = in_context_exam = answered_questions = None  # type: ignore[assignment]
 
 
 STONES = Stones.__new__(type("AllStones", (Stones,), {"__abstractmethods__": frozenset()}))

@@ -60,7 +60,7 @@ def test_the_second_run_costs_nothing(
     assert_key_is_nowhere(tmp_path, key)
     assert _scalar(tmp_path / "first", "judge/requests") > 0
     assert _scalar(tmp_path / "second", "judge/requests") == 0
-    assert _scalar(tmp_path / "second", "judge/cached") == _scalar(tmp_path / "second", "judge/asked") > 0
+    assert _scalar(tmp_path / "second", "judge/cached") == _scalar(tmp_path / "second", "judge/questions") > 0
 
 
 def test_an_outage_ends_the_run_which_goes_on_when_the_judge_is_back(
