@@ -16,10 +16,10 @@ import torch
 import yaml
 from children import Child, end_all, ranks, wait_until
 from fakes import write_tiny_model
+from faults.test_signals import settings_of, write
 from hosts import Host, ended
 from injected import acknowledged
 from test_end_to_end import assert_same_run, attempts, config, final_loras, fit
-from test_signals import settings_of, write
 
 from seal_lightning.cli.main import main
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from children import end_all, ranks, wait_until
+from faults.test_signals import settings_of, write
 from hosts import Host, ended
 from injected import acknowledged
 from test_end_to_end import attempts, buffer, final_loras
-from test_signals import settings_of, write
 
 PORT = 29_400
 STATIC = ["--nnodes=2", "--master-addr=10.77.0.1", f"--master-port={PORT}"]
