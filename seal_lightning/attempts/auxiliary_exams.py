@@ -89,9 +89,7 @@ class AuxiliaryExams:
         known: Mapping[str, AuxiliaryExam],
         grader: Grader,
     ) -> list[ExamScores | None]:
-        if (
-            examiner.same_for_all_tasks
-        ):  # measured in a separate call, so that its scores do not depend on the tasks beside it
+        if examiner.same_for_all_tasks:  # in a separate call, so that scores do not depend on other tasks
             stored = (exam.before for exam in known.values() if exam.before is not None)
             scores = next(stored, None) or self._unadapted(examiner, papers[:1], grader)[0]
             return [scores] * len(tasks)
