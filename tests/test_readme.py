@@ -176,7 +176,9 @@ def test_class_paths_exist() -> None:
     for path in paths:
         module, name = path.rsplit(".", 1)
         assert hasattr(import_module(module), name), path
-    for path in re.findall(r"`(seams|types|hooks|callbacks|domains\.knowledge|domains\.arc)\.([A-Z]\w+)`", README):
+    for path in re.findall(
+        r"`(core.interfaces|core|training.hooks|callbacks|domains\.knowledge|domains\.arc)\.([A-Z]\w+)`", README
+    ):
         assert hasattr(import_module(f"seal_lightning.{path[0]}"), path[1]), path
 
 
