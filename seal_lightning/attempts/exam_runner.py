@@ -29,8 +29,7 @@ from seal_lightning.core import (
 from seal_lightning.core.errors import MalformedEdit, RunError
 from seal_lightning.core.interfaces import AnyDomain, Engine, Grader
 from seal_lightning.models.out_of_memory import is_out_of_memory
-from seal_lightning.scoring.graders.agreement import exact_match_and_f1
-from seal_lightning.scoring.graders.exact import exact_verdict
+from seal_lightning.scoring.graders.agreement import exact_match_and_f1, exact_verdict
 
 ValueT = TypeVar("ValueT")
 

@@ -9,7 +9,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from seal_lightning.scoring.graders.normalize import alike, words
+from seal_lightning.scoring.graders.answer_words import alike, words
 
 WORDINGS: Mapping[str, Sequence[str]] = {
     "judge": (

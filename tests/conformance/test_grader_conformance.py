@@ -11,7 +11,7 @@ from rules_judge import RulesJudge
 
 from seal_lightning.core import AnsweredQuestion, VerdictStatus
 from seal_lightning.core.interfaces import Grader
-from seal_lightning.scoring.graders import JudgeGrader, LearnedGrader, LocalRules
+from seal_lightning.scoring.graders import JudgeGrader, LocalRules
 
 GRADERS: dict[str, Callable[[], Grader]] = {
     "local rules": LocalRules,
@@ -19,9 +19,7 @@ GRADERS: dict[str, Callable[[], Grader]] = {
     "local rules, short-sighted": lambda: LocalRules(max_chars=8),
     "judge": lambda: JudgeGrader(RulesJudge()),
     "judge that tells probabilities": lambda: JudgeGrader(RulesJudge(tells=True), num_decoys=2),
-    "learned": LearnedGrader,
 }
-NEEDS_A_DOWNLOAD = {"learned"}
 
 ODD = {
     "empty": "",
@@ -49,9 +47,7 @@ def test_every_grader_of_the_package_is_held_to_this() -> None:
     assert not missing, f"add a line to GRADERS for {sorted(kind.__qualname__ for kind in missing)}"
 
 
-@pytest.fixture(
-    params=[pytest.param(name, marks=[pytest.mark.slow] * (name in NEEDS_A_DOWNLOAD)) for name in GRADERS], ids=str
-)
+@pytest.fixture(params=GRADERS)
 def grader(request: pytest.FixtureRequest) -> Grader:
     return GRADERS[request.param]()
 

@@ -44,8 +44,8 @@ JUDGES: dict[str, Make] = {
     "model": lambda folder, url, settings: ModelJudge(
         Pretrained(source=str(folder)), device="cpu", max_chars=100, **settings
     ),
-    "model, base style, short passes": lambda folder, url, settings: ModelJudge(
-        Pretrained(source=str(folder)), style="base", device="cpu", max_tokens_per_pass=1, max_chars=100, **settings
+    "model, base style, small batches": lambda folder, url, settings: ModelJudge(
+        Pretrained(source=str(folder)), style="base", device="cpu", max_batch_size=1, max_chars=100, **settings
     ),
     "endpoint": lambda folder, url, settings: EndpointJudge("m", url, api_key_env=None, max_chars=10_000, **settings),
 }

@@ -83,7 +83,7 @@ def test_what_stays_ends_the_run(server: CompletionsServer, tiny: LanguageModel,
     settings = {"timeout_s": 0.3 if kind == "hangs" else 20.0, "num_tries": 2, "adapter_dir": str(tmp_path)}
     engine = engine_of(server, tiny, max_difference=None, **settings)
     server.faults[COMPLETE] = [*faults("500", 0), *faults(kind, 99)[:-1]]
-    with pytest.raises(RunError, match=r"gave no usable answer to /completions in 2 tries .*seal fit --resume RUN"):
+    with pytest.raises(RunError, match=r"gave no usable answer in 2 tries .*seal fit --resume RUN"):
         engine.score(asked(adapters_of(tiny)[:1])[1])
     assert server.adapters == {}
     assert list(tmp_path.iterdir()) == []
@@ -93,7 +93,7 @@ def test_what_stays_ends_the_run(server: CompletionsServer, tiny: LanguageModel,
 def test_nobody_listens(tiny: LanguageModel) -> None:
     engine = VllmEngine("base", "http://127.0.0.1:9/v1", num_tries=2)
     engine.bind(tiny)
-    with pytest.raises(RunError, match=r"no connection.*Start the server again and go on with"):
+    with pytest.raises(RunError, match=r"no connection.*start the server again and resume with"):
         engine.generate(asked([None])[0])
 
 
@@ -115,12 +115,12 @@ def test_a_server_that_was_started_again_no_longer_has_the_policy(
     engine.generate(asked([None])[0])
     tiny_pretrained = server.base if server._peft is None else server._peft.unload()
     server._peft, server.adapters, server.base = None, {}, tiny_pretrained
-    with pytest.raises(RunError, match=r"was it started again\?.*seal fit --resume RUN"):
+    with pytest.raises(RunError, match=r"was it restarted\?.*seal fit --resume RUN"):
         engine.generate(asked([None])[0])
 
 
 @pytest.mark.parametrize(
-    ("status", "words"), [(400, "refuses what it is asked: HTTP 400: 'no such field'"), (302, "HTTP 302")]
+    ("status", "words"), [(400, "refuses a request: HTTP 400: 'no such field'"), (302, "HTTP 302")]
 )
 def test_what_would_be_refused_again_is_asked_once(
     server: CompletionsServer, tiny: LanguageModel, status: int, words: str

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from seal_lightning.adapt.ask.models import AdaptedModels
 from seal_lightning.adapt.ask.sources import AdapterSource, adapter_source, base_name, check_names, common_base
 from seal_lightning.core.errors import ConfigError, require
-from seal_lightning.generation.endpoints import check_installed
+from seal_lightning.generation.openai_client import check_installed
 
 TOKEN_ENV = "SEAL_SERVE_TOKEN"  # noqa: S105 (a name)
 BASE = "base"

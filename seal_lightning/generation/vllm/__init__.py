@@ -1,0 +1,1 @@
+"""Engine that generates and scores on a vLLM server."""

@@ -1,7 +1,7 @@
-"""The engine for scale: a vLLM server writes and scores, and this process trains.
+"""The engine for scale: a vLLM server generates and scores, and this process trains.
 
-The server has the pretrained model; the policy is that and its merged LoRAs, so it is asked through an adapter which is
-their sum, and an adapted copy of the policy through the sum of those and its own.
+The server has the pretrained model. The policy is that model and its merged LoRAs, so requests to it go through an adapter
+that is their sum; requests to an adapted copy go through the sum of those and its own.
 """
 
 from __future__ import annotations
@@ -12,13 +12,17 @@ from collections.abc import Sequence
 from seal_lightning.core import Adapter, ChoiceScoreRequest, Completion, GenerationRequest, ScoreRequest
 from seal_lightning.core.errors import ConfigError, RunError, require, shown
 from seal_lightning.core.interfaces import Engine
-from seal_lightning.generation.endpoints import api_key, check_installed, check_settings
+from seal_lightning.generation.openai_client import api_key, check_endpoint, check_installed
 from seal_lightning.generation.targets import prompt_and_target
 from seal_lightning.generation.transformers_engine import TransformersEngine
 from seal_lightning.generation.vllm.adapters import LORA_RANKS, VllmAdapters, check_rank
-from seal_lightning.generation.vllm.client import VllmClient
-from seal_lightning.generation.vllm.reply import choice_of, log_probs_of
-from seal_lightning.generation.vllm.requests import completion_of, generation_body, score_body
+from seal_lightning.generation.vllm.completions import (
+    choice_of,
+    completion_of,
+    generation_body,
+    log_probs_of,
+    score_body,
+)
 from seal_lightning.generation.vllm.session import Reader, VllmSession
 from seal_lightning.models.language_model import LanguageModel
 from seal_lightning.models.lora import LoraAdapter
@@ -30,27 +34,30 @@ _PROBE = ScoreRequest(
 
 
 class VllmEngine(Engine):
-    """Asks a vLLM server that has the pretrained model. Not run against a real vLLM yet: see docs/vllm.md.
+    """Engine that asks a vLLM server with the pretrained model. Not run against a real vLLM yet: see docs/vllm.md.
 
-    What a server cannot do exactly, constrained decoding and models whose weights no LoRA tells (full finetuning), the
-    bound model answers in this process.
+    Requests that a server cannot serve exactly, constrained decoding and models whose weights are not a LoRA (full
+    finetuning), are computed by the bound model in this process.
 
     Args:
         model: the pretrained model's name at the server.
         base_url: ``http(s)://HOST[:PORT]/PATH``, with its ``/v1``.
-        api_key_env: the environment variable that has the key; None for a server that asks for none. The key is never
-            stored, shown or logged.
-        adapter_dir: a folder that this process and the server see, for adapters on their way; None is a temporary one of
-            this machine.
-        adapter_dir_at_server: the same folder as the server sees it; None is by the same path.
+        api_key_env: the environment variable with the key; None for a server without one. The key is never stored, shown
+            or logged.
+        adapter_dir: a folder that this process and the server see, for adapters; None is a temporary one of this machine.
+        adapter_dir_at_server: the same folder as the server sees it; None is the same path.
         max_lora_rank: the server's ``--max-lora-rank``, one of vLLM's steps: at least rounds · policy rank + the edit's rank.
         max_adapters: ≥ 1, adapters loaded at a time beside the policy's.
         max_concurrent: ≥ 1, requests in flight.
-        timeout_s: > 0, seconds of one request.
-        num_tries: ≥ 1, how often a request is sent where that may help, with growing waits.
-        max_difference: > 0, nats: how far the server's log-probabilities of a text may be from the bound model's, in the
-            mean; looked at whenever the policy has changed. None does not look.
-        in_process: answers what the server cannot; :class:`TransformersEngine` by default.
+        timeout_s: > 0, seconds to wait for the server in one request.
+        num_tries: ≥ 1, of one request where a retry may help, with growing waits.
+        max_difference: > 0, nats: the largest mean distance of the server's log-probabilities of a text from the bound
+            model's, checked whenever the policy has changed. None does not check.
+        in_process: computes what the server cannot; :class:`TransformersEngine` by default.
+
+    Example:
+        >>> engine = VllmEngine("Qwen/Qwen2.5-7B", max_lora_rank=64)
+        >>> engine.check(largest_rank=32)
     """
 
     def __init__(
@@ -76,7 +83,7 @@ class VllmEngine(Engine):
         require(num_tries >= 1, "engine.num_tries", num_tries, "at least 1")
         close = max_difference is None or 0 < max_difference < math.inf
         require(close, "engine.max_difference", max_difference, "null, or above 0, in nats")
-        check_settings(base_url, api_key_env, "engine")
+        check_endpoint(base_url, api_key_env, "engine")
         self.model = model
         self.base_url = base_url
         self.api_key_env = api_key_env
@@ -93,47 +100,45 @@ class VllmEngine(Engine):
         self._max_length = 0
 
     def check(self, largest_rank: int) -> None:
-        """Raise :class:`ConfigError` where a package or the key is missing, or the rank is above the server's."""
-        instead = "engine seal_lightning.generation.TransformersEngine"
-        check_installed(("httpx2", "tenacity"), type(self).__name__, "vllm", instead)
+        """Raise :class:`ConfigError` where the package or the key is missing, or the rank is above the server's."""
+        check_installed(("openai",), "VllmEngine", "vllm", "engine seal_lightning.generation.TransformersEngine")
         api_key(self.api_key_env, "engine")
         check_rank(largest_rank, self.max_lora_rank)
 
     def bind(self, language_model: LanguageModel) -> None:
-        """Ask the server for this model from now on; the server is met at the first request."""
+        """Ask the server for this model from now on; it is contacted at the first request."""
         self.language_model = language_model
         self.in_process.bind(language_model)
         self._end_session()
 
     def generate(self, requests: Sequence[GenerationRequest]) -> Sequence[Completion]:
-        """One completion a request, in order; those with a schema are written in this process.
+        """Return one completion per request, in order; those with a schema are generated in this process.
 
-        Raises :class:`RunError` where the server is away: the run ends and can go on; :class:`ConfigError` where it is not
-        what the settings say.
+        Raises :class:`RunError` where the server is down: the run ends and can be resumed; :class:`ConfigError` where it does
+        not match the settings.
         """
-        whole = self.language_model.merged is None
-        here = [i for i, request in enumerate(requests) if whole or request.schema is not None]
-        there = [i for i, request in enumerate(requests) if not whole and request.schema is None]
-        found: dict[int, Completion] = {}
-        if here:
-            found |= zip(here, self.in_process.generate([requests[i] for i in here]), strict=True)
-        if there:
-            found |= zip(there, self._written([requests[i] for i in there]), strict=True)
-        return [found[i] for i in range(len(requests))]
+        local = [self.language_model.merged is None or request.schema is not None for request in requests]
+        here = [request for request, is_local in zip(requests, local, strict=True) if is_local]
+        there = [request for request, is_local in zip(requests, local, strict=True) if not is_local]
+        from_here = iter(self.in_process.generate(here) if here else [])
+        from_there = iter(self._generated(there) if there else [])
+        return [next(from_here if is_local else from_there) for is_local in local]
 
-    def _written(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
-        session = self._met()
+    def _generated(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
+        session = self._connected()
         bodies = [generation_body(request, self.language_model, self._max_length) for request in requests]
         choices = session.answers([_lora(request.adapter) for request in requests], bodies, [choice_of] * len(bodies))
         completions = []
         for request, body, choice in zip(requests, bodies, choices, strict=True):
             if choice is None:
-                raise RunError("engine: the server computed a NaN where text was asked for; what is stored is kept")
+                raise RunError(
+                    "engine: the server computed a NaN while generating; resume with `seal fit --resume RUN`"
+                )
             completions.append(completion_of(choice, request.sampling, body, self.language_model))
         return completions
 
     def score(self, requests: Sequence[ScoreRequest]) -> Sequence[Sequence[float]]:
-        """The log-probability of each target token after its prompt; NaN where the server computes one.
+        """Return the log-probability of each target token after its prompt; NaN where the server computes one.
 
         Raises what :meth:`generate` does, and :class:`DataError` for a prompt and target that leave no room for one token
         more in the context.
@@ -142,38 +147,36 @@ class VllmEngine(Engine):
             return self.in_process.score(requests)
         if not requests:
             return []
-        session = self._met()
+        session = self._connected()
         sequences = [self._with_target(request) for request in requests]
-        asked = [i for i, (_, num_targets) in enumerate(sequences) if num_targets]
+        scored = [i for i, (_, num_targets) in enumerate(sequences) if num_targets]
         found = session.answers(
-            [_lora(requests[i].adapter) for i in asked],
-            [score_body(sequences[i][0]) for i in asked],
-            [_score_reader(*sequences[i]) for i in asked],
+            [_lora(requests[i].adapter) for i in scored],
+            [score_body(sequences[i][0]) for i in scored],
+            [_score_reader(*sequences[i]) for i in scored],
         )
         scores: dict[int, list[float]] = {}
-        for i, log_probs in zip(asked, found, strict=True):
+        for i, log_probs in zip(scored, found, strict=True):
             scores[i] = [math.nan] * sequences[i][1] if log_probs is None else log_probs
         return [scores.get(i, []) for i in range(len(requests))]
 
     def score_choices(self, requests: Sequence[ChoiceScoreRequest]) -> Sequence[float]:
-        """The log-probability of given choices, request by request, in order; computed in this process."""
+        """Return the log-probability of given choices, request by request, in order; computed in this process."""
         return self.in_process.score_choices(requests) if requests else []
 
-    def _met(self) -> VllmSession:
-        """The server, once it is known to be what the settings say, with the policy's adapter as the policy now is."""
+    def _connected(self) -> VllmSession:
+        """Return the session with the policy's current adapter, once the server matches the settings."""
         if self._session is None:
             self.check(0)
             self._session = self._new_session()
-            told = self._session.meet()
-            own = self.language_model.max_length
-            self._max_length = own if told is None else min(own, told)
+            own, served = self.language_model.max_length, self._session.context_length()
+            self._max_length = own if served is None else min(own, served)
         assert self.language_model.merged is not None
         if self._session.follow(self.language_model.merged) and self.max_difference is not None:
             self._compare(self._session, self.max_difference)
         return self._session
 
     def _new_session(self) -> VllmSession:
-        key = api_key(self.api_key_env, "engine")
         model = self.language_model.model
         adapters = VllmAdapters(
             self.adapter_dir,
@@ -182,11 +185,16 @@ class VllmEngine(Engine):
             base_model=model.config.name_or_path or self.model,
             dtype=model.dtype,
         )
-
-        def connect() -> VllmClient:
-            return VllmClient(self.base_url, key, self.timeout_s, self.num_tries, self.max_concurrent)
-
-        return VllmSession(connect, adapters, self.model, self.max_adapters, (self.base_url, key))
+        return VllmSession(
+            base_url=self.base_url,
+            key=api_key(self.api_key_env, "engine"),
+            timeout_s=self.timeout_s,
+            num_tries=self.num_tries,
+            adapters=adapters,
+            model=self.model,
+            max_adapters=self.max_adapters,
+            max_concurrent=self.max_concurrent,
+        )
 
     def _end_session(self) -> None:
         if self._session is not None:
@@ -204,30 +212,19 @@ class VllmEngine(Engine):
             return
         self._end_session()
         raise ConfigError(
-            f"engine.model: the server's {shown(self.model)} is not what is trained here: its log-probabilities of a text "
-            f"differ by {difference:.3g} nats in the mean; allowed are {max_difference:g} (engine.max_difference). Serve the "
-            "model that model.pretrained names, in its precision (a model.student is asked through the same server)"
+            f"engine.model: the server's {shown(self.model)} is not the model that is trained here: its log-probabilities of "
+            f"a text differ by {difference:.3g} nats in the mean, and engine.max_difference is {max_difference:g}. Serve the "
+            "model of model.pretrained, in its precision (model.student uses the same server)"
         )
 
     def _with_target(self, request: ScoreRequest) -> tuple[list[int], int]:
-        """Ids of prompt and target, and how many are the target's; the server writes one token behind them."""
+        """Return the ids of prompt and target, and the number of target tokens; the server writes one token behind them."""
         prompt, target = prompt_and_target(request, self.language_model, self._max_length - 1)
         return [*prompt, *target], len(target)
 
 
 def _score_reader(ids: list[int], num_targets: int) -> Reader[list[float]]:
-    """Raises :class:`ConfigError` where the server tells no log-probabilities of prompts."""
-
-    def read(body: bytes) -> list[float]:
-        found = log_probs_of(choice_of(body), ids, num_targets)
-        if found is None:
-            raise ConfigError(
-                "engine: the server tells no prompt_logprobs, which answers are scored by; vLLM does (without --disable-log"
-                "probs or a proxy that drops fields)"
-            )
-        return found
-
-    return read
+    return lambda body: log_probs_of(choice_of(body), ids, num_targets)
 
 
 def _lora(adapter: Adapter | None) -> LoraAdapter | None:

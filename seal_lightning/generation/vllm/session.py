@@ -1,58 +1,73 @@
-"""A vLLM server that was met: what it has of ours, and everything that is sent to it."""
+"""Session with a vLLM server: the policy's adapter on it, and all requests to it."""
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 import weakref
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from seal_lightning.core.errors import ConfigError, RunError, SealError, shown
 from seal_lightning.distributed.background_loop import run_apart
-from seal_lightning.generation.endpoints import Refused
-from seal_lightning.generation.vllm.adapters import LoadedAdapter, VllmAdapters, unload_at_exit
-from seal_lightning.generation.vllm.client import NotFinite, VllmClient, together
-from seal_lightning.generation.vllm.reply import ServedModel, models_of
+from seal_lightning.generation.openai_client import OpenAIClient, RequestFailed
+from seal_lightning.generation.vllm.adapters import VllmAdapters, unload_at_exit
+from seal_lightning.generation.vllm.completions import ServedModel, models_of
 from seal_lightning.models.lora import LoraAdapter
 
 T = TypeVar("T")
-Reader = Callable[[bytes], T]
+Reader = Callable[[str], T]
+_NAN_IN_JSON = "not JSON compliant"
+"""Part of the error of a server that cannot write a NaN."""
 
 
 class VllmSession:
     """One server, from the first request to the last.
 
     Args:
-        connect: makes a client of it.
-        adapters: gets adapters to it.
-        model: the pretrained model's name there.
+        base_url: of the server.
+        key: sent as a bearer token.
+        timeout_s: seconds of one request.
+        num_tries: ≥ 1, of one request.
+        adapters: puts adapters on the server.
+        model: the pretrained model's name at the server.
         max_adapters: ≥ 1, adapters loaded at a time beside the policy's.
-        leaving: the URL and the key with which adapters are unloaded when the process ends.
+        max_concurrent: ≥ 1, requests in flight.
     """
 
     def __init__(
         self,
-        connect: Callable[[], VllmClient],
+        *,
+        base_url: str,
+        key: str,
+        timeout_s: float,
+        num_tries: int,
         adapters: VllmAdapters,
         model: str,
         max_adapters: int,
-        leaving: tuple[str, str],
+        max_concurrent: int,
     ) -> None:
-        self.connect = connect
+        self.base_url = base_url
         self.adapters = adapters
         self.model = model
         self.max_adapters = max_adapters
+        self.max_concurrent = max_concurrent
+        self._num_tries = num_tries
+        self._key = key
+        self._timeout_s = timeout_s
         self._merged: tuple[LoraAdapter, ...] | None = None
-        self._held: list[LoadedAdapter] = []
-        """The policy's adapter, while it has one."""
-        self.end: Callable[[], object] = weakref.finalize(self, _leave, *leaving, self._held, adapters)
-        """Leaves nothing at the server; called at the process's end, if not before."""
+        self._held: list[Path] = []
+        """The folder of the policy's adapter, while it has one."""
+        self.end: Callable[[], object] = weakref.finalize(self, _clean_up, base_url, key, self._held, adapters)
+        """Unloads the policy's adapter; called at the end of the process, if not before."""
 
-    def meet(self) -> int | None:
-        """The server's context in tokens, where it tells. Raises :class:`ConfigError` where it has no such model."""
+    def context_length(self) -> int | None:
+        """Return the model's context at the server in tokens, where stated. Raises :class:`ConfigError` for no model."""
         served: list[ServedModel] = []
 
-        async def look(client: VllmClient) -> None:
-            served.extend(await client.ask("GET", "/models", None, models_of))
+        async def look(client: OpenAIClient) -> None:
+            served.extend(await client.request("get", "/models", models_of))
 
         self._run(look)
         found = next((one for one in served if one.id == self.model), None)
@@ -62,92 +77,109 @@ class VllmSession:
         return found.max_model_len
 
     def follow(self, merged: tuple[LoraAdapter, ...]) -> bool:
-        """Let the server have the policy with these LoRAs merged; whether it was another one before."""
+        """Put the policy with these merged LoRAs on the server; return whether the policy changed."""
         if merged == self._merged:
             return False
         self._merged = None
 
-        async def go(client: VllmClient) -> None:
+        async def replace_adapter(client: OpenAIClient) -> None:
             while self._held:
                 await self.adapters.unload(client, self._held.pop())
             if merged:
-                self._held.append(await self.adapters.load(client, self.adapters.sum_of(merged)))
+                self._held.append(await self.adapters.load(client, self.adapters.merged(merged)))
 
-        self._run(go)
+        self._run(replace_adapter)
         self._merged = merged
         return True
 
     def answers(
         self, adapters: Sequence[LoraAdapter | None], bodies: Sequence[dict[str, Any]], readers: Sequence[Reader[T]]
     ) -> list[T | None]:
-        """What the readers make of the completions, in order; None where the server could not write a NaN.
+        """Return the completions as the readers parse them, in order; None where the server could not write a NaN.
 
         Args:
-            adapters: of the policy that is followed, for each request; None is the policy itself.
-            bodies: of the requests, but for the ``model``.
+            adapters: of the followed policy, for each request; None is the policy itself.
+            bodies: of the requests, without their ``model``.
             readers: of the replies.
         """
         merged = self._merged
         assert merged is not None, "follow a policy first"
         found: dict[int, T | None] = {}
         distinct = list({id(adapter): adapter for adapter in adapters if adapter is not None}.values())
-        for adapter in distinct:
-            self.adapters.check((*merged, adapter))
+        sums = {id(adapter): self.adapters.merged((*merged, adapter)) for adapter in distinct}
 
-        async def ask(client: VllmClient, names: dict[int, str]) -> None:
-            places = [i for i, adapter in enumerate(adapters) if id(adapter) in names]
-            work = [_answer(client, {"model": names[id(adapters[i])], **bodies[i]}, readers[i]) for i in places]
-            found.update(zip(places, await together(work), strict=True))
+        async def ask(client: OpenAIClient, free: asyncio.Semaphore, names: dict[int, str]) -> None:
+            async def answer(i: int) -> None:
+                async with free:
+                    found[i] = await _answer(client, {"model": names[id(adapters[i])], **bodies[i]}, readers[i])
 
-        async def ask_all(client: VllmClient) -> None:
-            await ask(client, {id(None): self._held[0].name if self._held else self.model})
+            await _together([answer(i) for i, adapter in enumerate(adapters) if id(adapter) in names])
+
+        async def ask_all(client: OpenAIClient) -> None:
+            free = asyncio.Semaphore(self.max_concurrent)
+            await ask(client, free, {id(None): self._held[0].name if self._held else self.model})
             for start in range(0, len(distinct), self.max_adapters):
-                part = distinct[start : start + self.max_adapters]
-                sums = [self.adapters.sum_of((*merged, adapter)) for adapter in part]
-                async with self.adapters.loaded(client, sums) as names:
-                    await ask(client, {id(adapter): name for adapter, name in zip(part, names, strict=True)})
+                ids = [id(adapter) for adapter in distinct[start : start + self.max_adapters]]
+                async with self.adapters.loaded(client, [sums[one] for one in ids]) as names:
+                    await ask(client, free, dict(zip(ids, names, strict=True)))
 
         self._run(ask_all)
         return [found[i] for i in range(len(bodies))]
 
-    def _run(self, work: Callable[[VllmClient], Coroutine[Any, Any, None]]) -> None:
+    def _run(self, work: Callable[[OpenAIClient], Coroutine[Any, Any, None]]) -> None:
         async def connected() -> None:
-            async with self.connect().open() as client:
+            client = OpenAIClient(self.base_url, self._key, self._timeout_s, self._num_tries - 1)
+            async with client.open():
                 await work(client)
 
         try:
             run_apart(connected(), "seal-vllm")
-        except Refused as error:
-            raise _explained(error, self.model) from error
+        except RequestFailed as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error: RequestFailed) -> SealError:
+        """Return an error that says what to do about a failed request."""
+        if error.is_temporary:
+            return RunError(
+                f"engine.base_url: the server {self.base_url} gave no usable answer in {self._num_tries} tries ({error}). No "
+                "attempt is scored by that; start the server again and resume with `seal fit --resume RUN`"
+            )
+        if error.status in (401, 403):
+            return ConfigError(f"engine.api_key_env: the server does not take the key: {error}")
+        if error.status == 404:
+            return RunError(
+                f"engine: the server no longer has {shown(self.model)} or a loaded adapter ({error}); was it restarted? "
+                "Resume with `seal fit --resume RUN`"
+            )
+        if "context length" in str(error) or "max_model_len" in str(error):
+            return ConfigError(f"engine: a request exceeds the server's context: {error}. Raise its --max-model-len")
+        return ConfigError(f"engine.base_url: the server refuses a request: {error}. It must be vLLM")
 
 
-async def _answer(client: VllmClient, body: dict[str, Any], read: Reader[T]) -> T | None:
+async def _answer(client: OpenAIClient, body: dict[str, Any], read: Reader[T]) -> T | None:
     try:
-        return await client.ask("POST", "/completions", body, read)
-    except NotFinite:
-        return None
+        return await client.request("post", "/completions", read, body)
+    except RequestFailed as error:
+        if _NAN_IN_JSON in str(error):
+            return None
+        raise
 
 
-def _explained(error: Refused, model: str) -> SealError:
-    """What to do where a server refuses a request."""
-    words = shown(str(error), 300)
-    if error.status in (401, 403):
-        return ConfigError(f"engine.api_key_env: the server does not take the key: HTTP {error.status}: {words}")
-    if error.status == 404:
-        return RunError(
-            f"engine: the server no longer has {shown(model)} or an adapter that was loaded ({words}); was it started again? "
-            "What is stored is kept: go on with: seal fit --resume RUN"
-        )
-    if "context length" in str(error) or "max_model_len" in str(error):
-        return ConfigError(f"engine: a request does not fit the server's context: {words}. Raise its --max-model-len")
-    return ConfigError(
-        f"engine.base_url: the server refuses what it is asked: HTTP {error.status}: {words}. It must be vLLM, or know its "
-        "completions with prompts of token ids"
-    )
+async def _together(work: Sequence[Awaitable[None]]) -> None:
+    """Run all at once; the first error cancels the others."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _leave(base_url: str, key: str, held: list[LoadedAdapter], adapters: VllmAdapters) -> None:
+def _clean_up(base_url: str, key: str, held: list[Path], adapters: VllmAdapters) -> None:
     if held:
-        unload_at_exit(base_url, key, [one.name for one in held])
-    adapters.forget([one.folder for one in held])
+        unload_at_exit(base_url, key, [folder.name for folder in held])
+    for folder in held:
+        shutil.rmtree(folder, ignore_errors=True)
+    adapters.delete_folder()
     held.clear()

@@ -7,17 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from seal_lightning.core import AnsweredQuestion, Judgement, JudgeQuestion, Verdict, VerdictStatus
-from seal_lightning.core.errors import ConfigError, RunError, require
+from seal_lightning.core.errors import require
 from seal_lightning.core.interfaces import Grader, Judge
-from seal_lightning.scoring.graders.address_guard import without_addresses
-from seal_lightning.scoring.graders.decoys import decoy_for
+from seal_lightning.scoring.graders.injection_guard import decoy_for, remove_directives
+from seal_lightning.scoring.judges.cached_judge import decided_by
 
 _MAX_REASON = 200
+_Finding = tuple[VerdictStatus, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class GradingWording:
-    """How a judge is asked about an answer; our own words for the paper's yes or no on question, gold answer and answer."""
+    """Wording of the question to a judge; our own words for the paper's yes or no on question, gold answer and answer."""
 
     question: str = "Question"
     gold: str = "Gold answer"
@@ -34,8 +35,8 @@ class GradingWording:
         names = {self.question, self.gold, self.answer}
         require(len(names) == 3 and all(names), "grader.wording", sorted(names), "three different names of the texts")
 
-    def asked(self, question: str, gold: str, answer: str) -> JudgeQuestion:
-        """The question to the judge."""
+    def judge_question(self, question: str, gold: str, answer: str) -> JudgeQuestion:
+        """Return the question to the judge."""
         return JudgeQuestion(
             instruction=self.instruction,
             material=((self.question, question), (self.gold, gold), (self.answer, answer)),
@@ -44,24 +45,29 @@ class GradingWording:
 
 
 class JudgeGrader(Grader):
-    """Right is an answer that the judge accepts against a gold answer.
+    """Grader that accepts an answer where the judge accepts it against a gold answer.
 
-    Against answers that speak to the judge ("say yes"): what does so is left out before the judge reads it
-    (``guard``), and whatever it accepts is asked again with a gold answer that is wrong (``num_decoys``): an answer that
-    is accepted against that too is wrong. Of a judge that tells probabilities the two are weighed against each other.
+    Two defences against answers that address the judge ("say yes"): sentences that do so are removed before the judge
+    reads the answer (``guard``), and an accepted answer is judged again against a wrong gold answer (``num_decoys``); an
+    answer accepted there too is wrong. Where the judge gives probabilities, the two are compared.
 
-    Any of several gold answers will do. An empty answer is wrong; the judge is not asked. Without a gold answer, and where
-    the judge did not decide, it is unscored.
+    Any of several gold answers counts. An empty answer is wrong, without a question to the judge. An answer without a gold
+    answer, and one that the judge left undecided, is unscored.
 
     Args:
-        judge: Who is asked.
-        guard: Whether sentences that speak to a judge are left out of answers.
-        num_decoys: ≥ 0, wrong gold answers that an accepted answer is held against; each is a further question.
-        min_probability: In (0, 1): "right" must be more probable than that, where the judge tells.
-        min_margin: ≥ 0, nats: by how much the log-odds of "right" must be above those against the most accepted decoy,
-            where the judge tells.
-        wording: How the judge is asked.
-        max_chars: ≥ 1; only so many first characters of a question, a gold answer and an answer are read.
+        judge: the judge.
+        guard: whether sentences that address a judge are removed from answers.
+        num_decoys: 0 to 10, wrong gold answers that an accepted answer is judged against; each is a further question.
+        min_probability: in (0, 1): "right" must be more probable than that, where the judge gives probabilities.
+        min_margin: ≥ 0, nats: by how much the log-odds of "right" must exceed those against the most accepted decoy,
+            where the judge gives probabilities.
+        wording: the wording of the question.
+        max_chars: ≥ 1; characters read of a question, a gold answer and an answer.
+
+    Example:
+        >>> from seal_lightning.scoring.judges import ModelJudge
+        >>> JudgeGrader(ModelJudge(), num_decoys=2).in_background
+        False
     """
 
     def __init__(
@@ -74,14 +80,10 @@ class JudgeGrader(Grader):
         wording: GradingWording = GradingWording(),
         max_chars: int = 1000,
     ) -> None:
-        if not 0 <= num_decoys <= 10:
-            raise ConfigError(f"JudgeGrader: num_decoys is {num_decoys}; it must be from 0 to 10.")
-        if not 0 < min_probability < 1:
-            raise ConfigError(f"JudgeGrader: min_probability is {min_probability}; it must be above 0 and below 1.")
-        if not 0 <= min_margin < math.inf:
-            raise ConfigError(f"JudgeGrader: min_margin is {min_margin}; it must be at least 0, in nats.")
-        if max_chars < 1:
-            raise ConfigError(f"JudgeGrader: max_chars is {max_chars}; at least 1 character must be read.")
+        require(0 <= num_decoys <= 10, "JudgeGrader.num_decoys", num_decoys, "from 0 to 10")
+        require(0 < min_probability < 1, "JudgeGrader.min_probability", min_probability, "above 0 and below 1")
+        require(0 <= min_margin < math.inf, "JudgeGrader.min_margin", min_margin, "at least 0, in nats")
+        require(max_chars >= 1, "JudgeGrader.max_chars", max_chars, "at least 1")
         self.judge = judge
         self.guard = guard
         self.num_decoys = num_decoys
@@ -92,22 +94,17 @@ class JudgeGrader(Grader):
         self.in_background = judge.in_background
 
     def grade(self, answered: Sequence[AnsweredQuestion]) -> Sequence[Verdict]:
-        """One verdict an answer, in order. Raises :class:`RunError` where the judge leaves too much undecided."""
+        """Return one verdict per answer, in order. Raises :class:`RunError` where the judge leaves too much undecided."""
         cases = [_Case(self, one) for one in answered]
-        decided = self._decided([question for case in cases for question in case.questions])
-        decided |= self._decided([question for case in cases for question in case.doubts(decided)])
+        decided = decided_by(self.judge, [one.gold for case in cases for one in case.comparisons])
+        decided |= decided_by(self.judge, [decoy for case in cases for decoy in case.decoys(decided)])
         return [case.verdict(decided) for case in cases]
 
-    def _decided(self, questions: Sequence[JudgeQuestion]) -> dict[JudgeQuestion, Judgement]:
-        """The judge's decisions, checked: what a judge made of elsewhere says is not taken on trust."""
-        asked = list(dict.fromkeys(questions))
-        judgements = list(self.judge.decide(asked)) if asked else []
-        if len(judgements) != len(asked):
-            raise RunError(
-                f"model.grader: {type(self.judge).__name__} gave {len(judgements)} judgements on {len(asked)} questions; it "
-                "must give one a question, in order. Attempts are kept"
-            )
-        return dict(zip(asked, judgements, strict=True))
+    def accepts(self, judgement: Judgement) -> bool:
+        """Return True if this judgement alone says "right"."""
+        if judgement.probabilities is None:
+            return judgement.option == self.wording.yes
+        return judgement.probabilities[0] > self.min_probability
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,103 +116,78 @@ class _Comparison:
 
 
 class _Case:
-    """One answer on its way to a verdict."""
+    """One answer and the judge's questions about it."""
 
     def __init__(self, grader: JudgeGrader, answered: AnsweredQuestion) -> None:
         self.grader = grader
         self.question_id = answered.question_id
-        question, answer = (_read(text, grader) for text in (answered.question, answered.answer.strip()))
-        golds = [_read(gold, grader) for gold in answered.gold_answers if gold.strip()]
-        read = without_addresses(answer, question, golds) if grader.guard else answer
-        self.settled = _settled(golds, answer, read)
+        question, answer = (self._readable(text) for text in (answered.question, answered.answer.strip()))
+        golds = [self._readable(gold) for gold in answered.gold_answers if gold.strip()]
+        read = remove_directives(answer, question, golds) if grader.guard else answer
+        self.settled: _Finding | None = None
+        if not golds:
+            self.settled = VerdictStatus.UNSCORED, "no gold answer"
+        elif not read:
+            reason = "the answer only speaks to the judge" if answer else "empty answer"
+            self.settled = VerdictStatus.WRONG, reason
         self.comparisons = [] if self.settled else [self._comparison(question, gold, read) for gold in golds]
 
+    def _readable(self, text: str) -> str:
+        """Return the part that is read; lone surrogates cannot be sent."""
+        return text[: self.grader.max_chars].encode("utf-8", "replace").decode()
+
     def _comparison(self, question: str, gold: str, answer: str) -> _Comparison:
-        asked = self.grader.wording.asked
+        ask = self.grader.wording.judge_question
         decoys = [decoy_for(question, gold, answer, number) for number in range(self.grader.num_decoys)]
         return _Comparison(
-            gold=asked(question, gold, answer),
-            decoys=tuple(asked(question, decoy, answer) for decoy in dict.fromkeys(decoys)),
+            gold=ask(question, gold, answer),
+            decoys=tuple(ask(question, decoy, answer) for decoy in dict.fromkeys(decoys)),
         )
 
-    @property
-    def questions(self) -> Iterator[JudgeQuestion]:
-        """What is asked first."""
-        return (comparison.gold for comparison in self.comparisons)
-
-    def doubts(self, decided: Mapping[JudgeQuestion, Judgement]) -> Iterator[JudgeQuestion]:
-        """What is asked then: the decoys, where it depends on them."""
+    def decoys(self, decided: Mapping[JudgeQuestion, Judgement]) -> Iterator[JudgeQuestion]:
+        """Yield the decoy questions that the verdict depends on."""
         for comparison in self.comparisons:
-            if self._accepted(decided[comparison.gold]):
+            if self.grader.accepts(decided[comparison.gold]):
                 yield from comparison.decoys
 
-    def _accepted(self, judgement: Judgement) -> bool:
-        """Whether it is right as far as this judgement goes."""
-        if judgement.probabilities is None or not _tells_sense(judgement):
-            return judgement.option == self.grader.wording.yes
-        return judgement.probabilities[0] > self.grader.min_probability
-
     def verdict(self, decided: Mapping[JudgeQuestion, Judgement]) -> Verdict:
-        """Right by any gold answer; wrong only where all were decided."""
+        """Return "correct" by any gold answer, "wrong" only where all questions were decided."""
         findings = [self.settled] if self.settled else [self._finding(one, decided) for one in self.comparisons]
         order = (VerdictStatus.CORRECT, VerdictStatus.UNSCORED, VerdictStatus.WRONG)
         status, reason = min(findings, key=lambda finding: order.index(finding[0]))
         return Verdict(question_id=self.question_id, status=status, reason=reason[:_MAX_REASON])
 
-    def _finding(
-        self, comparison: _Comparison, decided: Mapping[JudgeQuestion, Judgement]
-    ) -> tuple[VerdictStatus, str]:
+    def _finding(self, comparison: _Comparison, decided: Mapping[JudgeQuestion, Judgement]) -> _Finding:
         judgement = decided[comparison.gold]
-        if judgement.option not in comparison.gold.options:
-            return VerdictStatus.UNSCORED, f"judge undecided: {judgement.reason or 'no reason given'}"
-        if not _tells_sense(judgement):
-            return VerdictStatus.UNSCORED, "judge undecided: its probabilities are none"
-        if not self._accepted(judgement):
-            return VerdictStatus.WRONG, _said("no", judgement)
-        doubts = [decided[decoy] for decoy in comparison.decoys]
-        undecided = next((doubt for doubt in doubts if doubt.option is None or not _tells_sense(doubt)), None)
-        if undecided is not None:
-            return VerdictStatus.UNSCORED, f"judge undecided: {undecided.reason or 'no reason given'}"
-        if not all(self._stands_out(judgement, doubt) for doubt in doubts):
+        if judgement.option is None:
+            return _undecided(judgement)
+        if not self.grader.accepts(judgement):
+            return VerdictStatus.WRONG, _reason("no", judgement)
+        against_decoys = [decided[decoy] for decoy in comparison.decoys]
+        if undecided := next((one for one in against_decoys if one.option is None), None):
+            return _undecided(undecided)
+        if not all(self._stands_out(judgement, other) for other in against_decoys):
             return VerdictStatus.WRONG, "judge: yes, but also against a wrong gold answer"
-        return VerdictStatus.CORRECT, _said("yes", judgement)
+        return VerdictStatus.CORRECT, _reason("yes", judgement)
 
-    def _stands_out(self, judgement: Judgement, doubt: Judgement) -> bool:
-        """Whether the answer is more right against the gold answer than against a wrong one."""
-        if judgement.probabilities is None or doubt.probabilities is None:
-            return not self._accepted(doubt)
-        return _log_odds(judgement) - _log_odds(doubt) >= self.grader.min_margin
-
-
-def _read(text: str, grader: JudgeGrader) -> str:
-    """What is read of a text; half of a surrogate pair is no text."""
-    return text[: grader.max_chars].encode("utf-8", "replace").decode()
+    def _stands_out(self, judgement: Judgement, against_decoy: Judgement) -> bool:
+        """Return True if the answer is more right against the gold answer than against a wrong one."""
+        if judgement.probabilities is None or against_decoy.probabilities is None:
+            return not self.grader.accepts(against_decoy)
+        return _log_odds(judgement.probabilities) - _log_odds(against_decoy.probabilities) >= self.grader.min_margin
 
 
-def _settled(golds: Sequence[str], answer: str, read: str) -> tuple[VerdictStatus, str] | None:
-    """What needs no judge."""
-    if not golds:
-        return VerdictStatus.UNSCORED, "no gold answer"
-    if not answer:
-        return VerdictStatus.WRONG, "empty answer"
-    if not read:
-        return VerdictStatus.WRONG, "the answer only speaks to the judge"
-    return None
+def _undecided(judgement: Judgement) -> _Finding:
+    return VerdictStatus.UNSCORED, f"judge undecided: {judgement.reason or 'no reason given'}"
 
 
-def _said(decision: str, judgement: Judgement) -> str:
-    told = "" if judgement.probabilities is None else f" (right with probability {judgement.probabilities[0]:.3f})"
-    return f"judge: {decision}{told}" + (f": {judgement.reason}" if judgement.reason else "")
+def _reason(decision: str, judgement: Judgement) -> str:
+    p = judgement.probabilities
+    shown = "" if p is None else f" (right with probability {p[0]:.3f})"
+    return f"judge: {decision}{shown}" + (f": {judgement.reason}" if judgement.reason else "")
 
 
-def _tells_sense(judgement: Judgement) -> bool:
-    """Whether the probabilities, where it gives any, are two numbers from 0 to 1."""
-    told = judgement.probabilities
-    return told is None or (len(told) == 2 and all(0 <= p <= 1 for p in told))
-
-
-def _log_odds(judgement: Judgement) -> float:
-    """Of the first option, yes."""
-    assert judgement.probabilities is not None
-    yes = min(max(judgement.probabilities[0], 1e-12), 1 - 1e-12)
+def _log_odds(probabilities: Sequence[float]) -> float:
+    """Return the log-odds of the first option, yes."""
+    yes = min(max(probabilities[0], 1e-12), 1 - 1e-12)
     return math.log(yes / (1 - yes))

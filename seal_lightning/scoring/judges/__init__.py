@@ -1,4 +1,4 @@
-"""Judges: closed questions about texts to options, or to no decision and the reason."""
+"""Judges: a closed question about texts to one of its options, or to no decision and a reason."""
 
 from seal_lightning.scoring.judges.cached_judge import CachedJudge
 from seal_lightning.scoring.judges.endpoint_judge import EndpointJudge

@@ -1,4 +1,4 @@
-"""What all judges share: each different question is decided once, kept on the disk, counted, and limited."""
+"""Base class of judges: each distinct question is judged once, cached on disk, counted, and limited."""
 
 from __future__ import annotations
 
@@ -6,35 +6,36 @@ import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from seal_lightning.core import JudgeCounts, Judgement, JudgeQuestion
-from seal_lightning.core.errors import require
+from seal_lightning.core.errors import RunError, require, shown
 from seal_lightning.core.interfaces import Judge
 from seal_lightning.distributed import interruption
 from seal_lightning.distributed.background_loop import LOOK_EVERY_S, on_main_thread
 from seal_lightning.models.wheels import cache_folder
-from seal_lightning.scoring.judges.tally import Tally
+from seal_lightning.scoring.judges.tally import JudgeTally
 from seal_lightning.scoring.judges.verdict_cache import VerdictCache
 
-Took = Callable[[JudgeQuestion, Judgement], None]
-"""To be told of each judgement as it comes; raises :class:`RunError` when no more shall be asked."""
+Report = Callable[[JudgeQuestion, Judgement], None]
+"""Receives each judgement as it comes; raises :class:`RunError` when no further question may be judged."""
 
 
 class CachedJudge(Judge):
-    """A judge that asks only what it does not know. A new one says who it is (:attr:`identity`) and how it :meth:`asks`.
+    """Judge that judges only questions missing from its cache. A subclass defines :attr:`identity` and :meth:`ask`.
 
     Args:
         tally: counts, and stops the run.
-        cache_dir: where decisions are kept; None is ``judgements`` in the package's cache folder.
-        use_cache: whether they are.
+        cache_dir: folder of cached decisions; None is ``judgements`` in the package's cache folder.
+        use_cache: whether decisions are cached.
         max_cached: decisions kept in that folder.
-        max_chars: ≥ 1, characters of a question's texts together; a longer question is not asked and is undecided.
+        max_chars: ≥ 1, characters of a question's texts together; a longer question is undecided.
     """
 
     def __init__(
         self,
-        tally: Tally,
+        tally: JudgeTally,
         cache_dir: str | None = None,
         use_cache: bool = True,
         max_cached: int = 200_000,
@@ -51,52 +52,76 @@ class CachedJudge(Judge):
     @property
     @abstractmethod
     def identity(self) -> Mapping[str, object]:
-        """All that its decisions depend on beside the question, as JSON: model, wording, settings. No secret."""
+        """All that decisions depend on beside the question, as JSON: model, wording, settings. No secret."""
 
     @abstractmethod
-    def asks(self, questions: Sequence[JudgeQuestion], took: Took) -> None:
-        """Decide these different questions and tell ``took`` of each, in any order, from this thread."""
+    def ask(self, questions: Sequence[JudgeQuestion], report: Report) -> None:
+        """Judge these distinct questions and call ``report`` once for each, in any order, from this thread."""
 
     @property
     def counts(self) -> JudgeCounts:
-        """What it was asked so far in this process."""
+        """The counts of this process so far."""
         return self.tally.counts
 
     def decide(self, questions: Sequence[JudgeQuestion]) -> Sequence[Judgement]:
-        """One judgement a question, in order; of equal questions one is asked.
+        """Return one judgement per question, in order; equal questions are judged once.
 
-        Raises :class:`RunError` when too many are undecided or too much is spent; what was decided is kept.
+        Raises :class:`RunError` when too many are undecided or too much is spent; decisions made so far are cached.
         """
+        distinct = list(dict.fromkeys(questions))
         found: dict[JudgeQuestion, Judgement] = {}
-        keys = {}
-        for question in dict.fromkeys(questions):
-            known = None
-            if self.use_cache:
-                keys[question] = self._cache.key(self.identity, question)
-                known = self._cache.get(keys[question], question)
-            if known is not None:
+        keys = {question: self._cache.key(self.identity, question) for question in distinct if self.use_cache}
+        for question, key in keys.items():
+            if (known := self._cache.get(key, question)) is not None:
                 found[question] = known
-                self.tally.cached()
+                self.tally.count_cached()
 
-        def took(question: JudgeQuestion, judgement: Judgement) -> None:
+        def report(question: JudgeQuestion, judgement: Judgement) -> None:
             found[question] = judgement
             if self.use_cache:
                 self._cache.put(keys[question], judgement)
-            self.tally.took(judgement)
+            self.tally.count(judgement)
 
-        unknown = [question for question in dict.fromkeys(questions) if question not in found]
-        if asked := [question for question in unknown if _num_chars(question) <= self.max_chars]:
+        unknown = [question for question in distinct if question not in found]
+        if short := [question for question in unknown if _num_chars(question) <= self.max_chars]:
             with _held(self.tally.turn):
-                self.asks(asked, took)
+                self.ask(short, report)
         # Last, so that a few of them among many others are seen as the small share they are.
         for question in (one for one in unknown if one not in found):
-            took(question, Judgement(option=None, reason=f"the texts have more than {self.max_chars} characters"))
+            report(question, Judgement(option=None, reason=f"the texts have more than {self.max_chars} characters"))
         return [found[question] for question in questions]
+
+
+def decided_by(judge: Judge, questions: Sequence[JudgeQuestion]) -> dict[JudgeQuestion, Judgement]:
+    """Return a judge's judgements of distinct questions, checked: a judge may come from outside the package.
+
+    A judgement with an option or probabilities that are not valid becomes undecided. Raises :class:`RunError` where the
+    number of judgements is wrong.
+    """
+    distinct = list(dict.fromkeys(questions))
+    judgements = list(judge.decide(distinct)) if distinct else []
+    if len(judgements) != len(distinct):
+        raise RunError(
+            f"{type(judge).__name__} gave {len(judgements)} judgements on {len(distinct)} questions; it must return one per "
+            "question, in order. Attempts are kept"
+        )
+    return {question: _checked(question, one) for question, one in zip(distinct, judgements, strict=True)}
+
+
+def _checked(question: JudgeQuestion, judgement: Judgement) -> Judgement:
+    p = judgement.probabilities
+    if judgement.option is not None and judgement.option not in question.options:
+        reason = f"{shown(judgement.option, 60)} is not one of the options"
+    elif p is not None and not (len(p) == len(question.options) and all(0 <= one <= 1 for one in p)):
+        reason = "its probabilities are not valid"
+    else:
+        return judgement
+    return replace(judgement, option=None, reason=judgement.reason or reason, probabilities=None)
 
 
 @contextmanager
 def _held(turn: threading.Lock) -> Iterator[None]:
-    """Wait for a lock; on the main thread, a stop of the run is heard meanwhile."""
+    """Hold a lock; while the main thread waits for it, it heeds a stop of the run."""
     while not turn.acquire(timeout=LOOK_EVERY_S):
         if on_main_thread():
             interruption.check()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from seal_lightning.core import Attempt, Judgement, JudgeQuestion, Measurement, Rating, RewardScore
-from seal_lightning.core.errors import ConfigError, RunError, shown
+from seal_lightning.core.errors import ConfigError, shown
 from seal_lightning.core.interfaces import Judge, Rater, Reward
+from seal_lightning.scoring.judges.cached_judge import decided_by
 from seal_lightning.scoring.rewards.finite import finite_score
 
 MARKS = ("1", "2", "3", "4", "5")
@@ -55,12 +56,8 @@ class Rubric(Rater):
             for context, edit in zip(contexts, edits, strict=True)
             for name in self.criteria
         ]
-        judgements = list(self.judge.decide(questions)) if questions else []
-        if len(judgements) != len(questions):
-            raise RunError(
-                f"{type(self.judge).__name__} gave {len(judgements)} judgements on {len(questions)} questions; it must give "
-                "one a question, in order. Attempts are kept"
-            )
+        decided = decided_by(self.judge, questions)
+        judgements = [decided[question] for question in questions]
         size = len(self.criteria)
         return [self._rating(judgements[i : i + size]) for i in range(0, len(judgements), size)]
 
@@ -73,7 +70,7 @@ class Rubric(Rater):
         marks: dict[str, float] = {}
         failure = None
         for name, judgement in zip(self.criteria, judgements, strict=True):
-            if judgement.option is None or judgement.option not in MARKS:
+            if judgement.option is None:
                 failure = failure or f"judge undecided: {name}: {judgement.reason or 'no reason given'}"
             elif self.expected and judgement.probabilities is not None:
                 marks[name] = sum(p * int(mark) for p, mark in zip(judgement.probabilities, MARKS, strict=True))

@@ -15,7 +15,7 @@ from seal_lightning.domains.arc.grid_text import GridText
 from seal_lightning.domains.arc.grids import as_array, as_grid, as_text, from_text
 from seal_lightning.domains.arc.task import ArcTask, Demonstration, TestPair
 from seal_lightning.domains.arc.transforms import TRANSFORMS
-from seal_lightning.scoring.graders.exact import exact_verdict
+from seal_lightning.scoring.graders.agreement import exact_verdict
 
 LETTERS = GridText(symbols="abcdefghij", cell_separator=" ", row_start=" ")
 TURNED = {  # written anew, of NumPy's own, to hold the domain's to

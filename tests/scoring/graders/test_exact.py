@@ -29,7 +29,7 @@ from seal_lightning.core import (
 from seal_lightning.core.interfaces import Grader, Reward
 from seal_lightning.domains.arc import ArcDirectives, ArcDomain, ArcTask, Demonstration, ExamViews, TestPair
 from seal_lightning.domains.arc.grids import from_text
-from seal_lightning.scoring.graders.exact import exact_verdict
+from seal_lightning.scoring.graders.agreement import exact_verdict
 from seal_lightning.scoring.rewards import PartialCreditReward, SolvedReward
 
 CORRECT, WRONG, UNSCORED = VerdictStatus.CORRECT, VerdictStatus.WRONG, VerdictStatus.UNSCORED

@@ -8,7 +8,7 @@ import pytest
 from seal_lightning.core import AnsweredQuestion, Verdict, VerdictStatus
 from seal_lightning.core.errors import ConfigError
 from seal_lightning.scoring.graders import LocalRules
-from seal_lightning.scoring.graders.normalize import alike, words
+from seal_lightning.scoring.graders.answer_words import alike, words
 
 CASES = json.loads((Path(__file__).resolve().parents[2] / "golden/local_rules.json").read_text(encoding="utf-8"))
 
@@ -110,7 +110,7 @@ def test_threshold_out_of_bounds(name, value):
 
 
 def test_max_chars_out_of_bounds():
-    with pytest.raises(ConfigError, match="max_chars is 0"):
+    with pytest.raises(ConfigError, match="max_chars: 0"):
         LocalRules(max_chars=0)
 
 

@@ -156,16 +156,6 @@ def hangs_up(handler: Handler, body: dict[str, Any]) -> None:
     handler.connection.close()
 
 
-def floods(handler: Handler, body: dict[str, Any]) -> None:
-    """Megabytes, without a length."""
-    handler.send_response(200)
-    handler.send_header("Transfer-Encoding", "chunked")
-    handler.end_headers()
-    chunk = b" " * 65536
-    for _ in range(400):
-        handler.wfile.write(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n")
-
-
 def knows_no_schema(handler: Handler, body: dict[str, Any]) -> None:
     if "response_format" in body:
         handler.send(400, b'{"error": {"message": "response_format is unknown here"}}')

@@ -14,8 +14,8 @@ import pytest
 
 from seal_lightning.core import Judgement, JudgeQuestion
 from seal_lightning.scoring.judges import CachedJudge
-from seal_lightning.scoring.judges.cached_judge import Took
-from seal_lightning.scoring.judges.tally import Tally
+from seal_lightning.scoring.judges.cached_judge import Report
+from seal_lightning.scoring.judges.tally import JudgeTally
 from seal_lightning.scoring.judges.verdict_cache import VerdictCache
 
 QUESTION = JudgeQuestion(instruction="Is it red?", material=(("Thing", "a brick"),), options=("yes", "no"))
@@ -28,16 +28,16 @@ class Counting(CachedJudge):
     """Decides yes, and counts how often it is asked."""
 
     def __init__(self, folder: Path, option: str | None = "yes") -> None:
-        super().__init__(Tally("Counting", max_unscored=1.0, min_questions=1000), str(folder))
+        super().__init__(JudgeTally("Counting", max_unscored=1.0, min_questions=1000), str(folder))
         self.option = option
         self.asked: list[JudgeQuestion] = []
 
     identity = IDENTITY
 
-    def asks(self, questions: Sequence[JudgeQuestion], took: Took) -> None:
+    def ask(self, questions: Sequence[JudgeQuestion], report: Report) -> None:
         for question in questions:
             self.asked.append(question)
-            took(question, Judgement(option=self.option, reason="down" if self.option is None else ""))
+            report(question, Judgement(option=self.option, reason="down" if self.option is None else ""))
 
 
 def stored(folder: Path) -> list[Path]:
@@ -82,11 +82,10 @@ def test_every_part_of_a_question_counts(other: JudgeQuestion) -> None:
         json.dumps({"key": KEY, "option": "maybe", "reason": ""}).encode(),
         json.dumps({"key": KEY, "option": None, "reason": "down"}).encode(),
         json.dumps({"key": KEY, "option": "yes", "reason": "", "probabilities": [0.5]}).encode(),
-        json.dumps({"key": KEY, "option": "yes", "reason": "", "probabilities": [0.9, 0.9]}).encode(),
         json.dumps({"key": KEY, "option": "yes", "reason": "", "probabilities": [float("nan"), 1]}).encode(),
         json.dumps({"key": KEY, "option": "yes", "reason": "", "more": 1}).encode(),
     ],
-    ids=range(13),
+    ids=range(12),
 )
 def test_a_damaged_entry_is_asked_again(damage: bytes, tmp_path: Path) -> None:
     judge = Counting(tmp_path)

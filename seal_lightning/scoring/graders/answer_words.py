@@ -1,7 +1,7 @@
-"""What a grader compares: the words of a text, and when two words are the same.
+"""Normalised words of a text, and when two words count as the same.
 
-The steps are SQuAD's (Rajpurkar et al., arXiv 1606.05250): lowercase, no punctuation, no articles, single spaces. Added
-here: accents are folded, and number words become digits ("twenty-one" and "21" agree).
+The steps are SQuAD's (Rajpurkar et al., arXiv 1606.05250): lowercase, no punctuation, no articles, single spaces. In
+addition, accents are folded and number words become digits ("twenty-one" and "21" agree).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FUNCTION_WORDS = frozenset(
     )
     for word in line.split()
 )
-"""Words that say little about whether an answer is right: prepositions, conjunctions, auxiliaries, pronouns."""
+"""Prepositions, conjunctions, auxiliaries and pronouns: they say little about whether an answer is right."""
 
 _UNITS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 _TEENS = ["ten", "eleven", "twelve", "thirteen", "fourteen"]
@@ -37,7 +37,7 @@ _SHORTEST_STEM = 5
 
 
 def words(text: str) -> list[str]:
-    """The words and numbers of a text, in order and normalised; empty when only punctuation and articles are left."""
+    """Return the normalised words and numbers of a text, in order; empty where only punctuation and articles remain."""
     decomposed = unicodedata.normalize("NFKD", text.lower())
     text = "".join(c for c in decomposed if not unicodedata.combining(c))
     text = _INSIDE_A_WORD.sub("", text)
@@ -46,12 +46,12 @@ def words(text: str) -> list[str]:
 
 
 def is_number(word: str) -> bool:
-    """Whether one of the :func:`words` is a number."""
+    """Return True if one of the :func:`words` is a number."""
     return word[0].isdecimal()
 
 
 def alike(word: str, other: str) -> bool:
-    """Whether two of the :func:`words` are forms of one ("variable", "variability"; "Catholic", "Catholicism").
+    """Return True if two of the :func:`words` are forms of one ("variable", "variability"; "Catholic", "Catholicism").
 
     They are when equal, or when they share at least their first 5 letters and half of the longer one. Numbers have no
     forms.
