@@ -5,8 +5,7 @@ from __future__ import annotations
 from lightning.pytorch import LightningModule, Trainer
 
 from seal_lightning.storage.attempt_store import AttemptStore
-from seal_lightning.storage.run_dir import RunDir
-from seal_lightning.storage.run_lock import RunLock
+from seal_lightning.storage.run_dir import RunDir, RunLock
 from seal_lightning.training.hooks import SealCallback
 from seal_lightning.training.loop import SelfEditLoop
 

@@ -15,7 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from seal_lightning.core import Attempt, RankPhase
 from seal_lightning.distributed import interruption
 from seal_lightning.distributed.timers import straggler, time_shares
-from seal_lightning.storage.json_records import RecordFile
+from seal_lightning.storage.journal import RecordFile
 from seal_lightning.storage.run_dir import RunDir
 from seal_lightning.training.hooks import SealCallback
 from seal_lightning.training.module import SealModule

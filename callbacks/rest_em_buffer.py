@@ -11,7 +11,7 @@ from seal_lightning.callbacks.reward_filter import RewardFilter
 from seal_lightning.core import Attempt, BufferRow, Candidate, Prompt, Task
 from seal_lightning.core.errors import ConfigError, RunError
 from seal_lightning.distributed import interruption
-from seal_lightning.storage.json_records import RecordFile
+from seal_lightning.storage.journal import RecordFile
 from seal_lightning.storage.run_dir import RunDir
 from seal_lightning.training.data_module import SealDataModule
 from seal_lightning.training.hooks import seal_callbacks

@@ -14,7 +14,7 @@ from seal_lightning.evaluation import ConditionResult, ConditionRow
 from seal_lightning.evaluation.matrix import MatrixEstimate
 from seal_lightning.evaluation.table import arm_label
 from seal_lightning.evaluation.unadapted_exams import asked_questions
-from seal_lightning.storage.json_records import to_plain
+from seal_lightning.storage.journal import to_plain
 from seal_lightning.training.module import SealModule
 
 FORMAT = 2

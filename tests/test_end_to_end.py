@@ -13,8 +13,7 @@ import yaml
 from seal_lightning.cli.main import main
 from seal_lightning.core import Attempt, BufferRow
 from seal_lightning.storage.attempt_store import journals
-from seal_lightning.storage.journal import Journal
-from seal_lightning.storage.json_records import RecordFile
+from seal_lightning.storage.journal import Journal, RecordFile
 
 TESTS = Path(__file__).resolve().parent
 

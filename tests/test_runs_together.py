@@ -23,7 +23,7 @@ from seal_lightning.distributed import interruption
 from seal_lightning.models.pretrained import Pretrained
 from seal_lightning.scoring.rewards import LikelihoodReward
 from seal_lightning.storage.checkpoint_io import AtomicCheckpointIO
-from seal_lightning.storage.run_lock import RunLock
+from seal_lightning.storage.run_dir import RunLock
 from seal_lightning.training.data_module import SealDataModule
 from seal_lightning.training.module import SealModule
 
@@ -125,7 +125,7 @@ def test_a_second_process_is_refused(tiny_folder: Path, tmp_path: Path, capsys: 
     half_written.touch()
     (run_dir / "config.yaml").write_text(yaml.safe_dump(settings))
     assert main(["fit", "--resume", str(run_dir)]) == 1
-    assert "another process is at" in capsys.readouterr().err
+    assert "is locked by another process" in capsys.readouterr().err
     assert half_written.exists()
     lock.release()
     (run_dir / "project").mkdir()
@@ -148,7 +148,7 @@ def test_no_whole_checkpoint_is_an_error_not_a_fresh_start(
         path.write_bytes(content)
     for command in (["fit", "--resume"], ["test", "--run"]):
         assert main([*command, str(run_dir)]) == 1
-        assert "none of the checkpoints" in capsys.readouterr().err
+        assert "no checkpoint in" in capsys.readouterr().err
 
 
 def test_another_way_to_write_checkpoints_is_refused(

@@ -37,7 +37,7 @@ from seal_lightning.evaluation.unadapted_exams import EVERYTHING
 from seal_lightning.models.lora import LoraAdapter, joined, save_adapter, scaled_adapter, truncated_adapter
 from seal_lightning.models.pretrained import EMBEDDED
 from seal_lightning.storage.atomic_files import placing_folder, write_bytes
-from seal_lightning.storage.json_records import RecordFile
+from seal_lightning.storage.journal import RecordFile
 
 THESE = "these documents"
 PROBE = "probe"

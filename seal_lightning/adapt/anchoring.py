@@ -19,7 +19,7 @@ from seal_lightning.core import (
 )
 from seal_lightning.core.errors import ConfigError
 from seal_lightning.core.seeds import derive_seed
-from seal_lightning.storage.json_records import RecordFile
+from seal_lightning.storage.journal import RecordFile
 from seal_lightning.training.module import SealModule
 
 OPENINGS = ("Question:", "The")

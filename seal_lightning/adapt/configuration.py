@@ -17,7 +17,7 @@ from seal_lightning.core.errors import ConfigError, shown
 from seal_lightning.domains.knowledge import KnowledgeDomain
 from seal_lightning.evaluation import ContinualSelfEdits, ContinuedPretraining
 from seal_lightning.models.pretrained import EMBEDDED
-from seal_lightning.storage.config_file import plain_yaml, read_settings
+from seal_lightning.storage.run_dir import read_settings
 from seal_lightning.training.module import SealModule
 
 RECIPES = Path(__file__).with_name("recipes")
@@ -80,7 +80,7 @@ def configured(
         parts = parser.instantiate_classes(parsed)
     except (ArgumentError, TypeError, ValueError, ArithmeticError) as error:
         raise ConfigError(f"the configuration is refused: {_reason(error)}. Nothing was computed") from error
-    settings = {name: part for name, part in plain_yaml(text.encode()).items() if name in _PARTS}
+    settings = {name: part for name, part in yaml.safe_load(text).items() if name in _PARTS}
     _check(parts["model"])
     return Configuration(module=parts["model"], spec=parts["adapt"], settings=settings)
 

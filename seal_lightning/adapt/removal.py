@@ -12,7 +12,7 @@ from pathlib import Path
 from seal_lightning.adapt.folder import AdaptedFolder
 from seal_lightning.core.errors import RunError, shown
 from seal_lightning.storage import atomic_files
-from seal_lightning.storage.run_lock import RunLock
+from seal_lightning.storage.run_dir import RunLock
 
 LM_EVAL_FILE = re.compile(r"lm_eval(-[0-9]+)?\.json")
 """Whole names of what ``seal lm_eval`` leaves in an adapted folder."""

@@ -14,8 +14,8 @@ from seal_lightning.core.errors import ConfigError, ModelError, RunError, shown
 from seal_lightning.core.names import is_url
 from seal_lightning.models.lora import LoraAdapter, load_adapter
 from seal_lightning.models.pretrained import EMBEDDED
+from seal_lightning.storage.checkpoint_io import merged_rounds
 from seal_lightning.storage.run_dir import RunDir
-from seal_lightning.storage.run_policy import merged_rounds
 from seal_lightning.training.module import SealModule
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")

@@ -16,8 +16,7 @@ from seal_lightning.core import SelfEdit
 from seal_lightning.core.errors import ConfigError, RunError, shown
 from seal_lightning.storage.atomic_files import make_folder, remove_leftovers, reporting, write_bytes
 from seal_lightning.storage.attempt_store import AttemptStore
-from seal_lightning.storage.journal import Journal
-from seal_lightning.storage.json_records import RecordFile
+from seal_lightning.storage.journal import Journal, RecordFile
 
 _MAX_NAMED = 4
 

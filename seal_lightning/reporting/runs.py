@@ -14,7 +14,7 @@ from seal_lightning.core.estimates import Estimate, clustered
 from seal_lightning.core.exam_records import mean
 from seal_lightning.reporting.result_files import StoredResult, read_result, test_files
 from seal_lightning.storage.attempt_store import journals
-from seal_lightning.storage.json_records import RecordFile
+from seal_lightning.storage.journal import RecordFile
 from seal_lightning.storage.run_dir import RunDir
 
 MAX_TESTS = 12

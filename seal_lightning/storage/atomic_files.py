@@ -1,7 +1,6 @@
-"""Files that are whole or not there: written beside their place, flushed to the disk, and renamed into it.
+"""Files that are complete or absent: written to a temporary file beside the target, flushed to the disk, and renamed.
 
-Every write of a run goes through here, and every call of the operating system through this module's ``os``, so tests can
-make each of them fail.
+Every write of a run goes through here, and every system call through this module's ``os``, so tests can make each fail.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from typing import Any
 from seal_lightning.core.errors import RunError
 
 _TEMPORARY = ".tmp"
-_how_to_go_on = ContextVar("how_to_go_on", default="`seal fit --resume RUN`")
 _OURS = re.compile(r"\..+\.\d+\.tmp")
 _BUFFER_BYTES = 1 << 20
+_how_to_go_on = ContextVar("how_to_go_on", default="`seal fit --resume RUN`")
 
 
 class ScratchFile(io.RawIOBase):
     """A temporary file that counts and hashes what is written.
 
-    A failed write is raised by :meth:`sync` and not before: torch's writer would hide it behind an error of its own.
+    :meth:`sync` raises a failed write, and not before: torch's writer would hide it behind an error of its own.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,11 +41,11 @@ class ScratchFile(io.RawIOBase):
 
     @property
     def sha256(self) -> str:
-        """Of what was written so far, in hexadecimal digits."""
+        """The digest of what was written so far, in hexadecimal digits."""
         return self._digest.hexdigest()
 
     def writable(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     def write(self, content: Any) -> int:
@@ -83,7 +82,7 @@ class ScratchFile(io.RawIOBase):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[ScratchFile]:
-    """A file to be written that takes ``path``'s place when the block ends well; otherwise ``path`` stays as it is.
+    """Yield a file that takes ``path``'s place when the block succeeds; otherwise ``path`` stays unchanged.
 
     Raises :class:`RunError` when the disk refuses.
     """
@@ -113,7 +112,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextmanager
 def placing_folder(path: Path) -> Iterator[Path]:
-    """An empty folder to be filled that becomes ``path`` when the block ends well. An older ``path`` is taken away then.
+    """Yield an empty folder that becomes ``path`` when the block succeeds; an older ``path`` is removed then.
 
     Raises :class:`RunError` when the disk refuses.
     """
@@ -124,13 +123,11 @@ def placing_folder(path: Path) -> Iterator[Path]:
             yield scratch
             for file in [*scratch.rglob("*"), scratch]:
                 sync_folder(file)
+            old = path.with_name(f".{path.name}.old.{os.getpid()}{_TEMPORARY}")
             if path.exists():
-                old = path.with_name(f".{path.name}.old.{os.getpid()}{_TEMPORARY}")
                 os.replace(path, old)
-                os.replace(scratch, path)
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                os.replace(scratch, path)
+            os.replace(scratch, path)
+            shutil.rmtree(old, ignore_errors=True)
             sync_folder(path.parent)
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -138,13 +135,13 @@ def placing_folder(path: Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, if it is there. Raises :class:`RunError` when the disk refuses."""
+    """Remove a file, if it exists. Raises :class:`RunError` when the disk refuses."""
     with reporting(path), suppress(FileNotFoundError):
         os.unlink(path)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what processes that were killed had not finished, in this folder alone."""
+    """Remove temporary files and folders of killed processes, in this folder alone."""
     for path in [path for path in folder.glob(f".*{_TEMPORARY}") if _OURS.fullmatch(path.name)]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -153,7 +150,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def append(descriptor: int, content: bytes, end: int) -> None:
-    """Write at the end of an open file and wait for the disk; what fails halfway is cut back to ``end`` bytes."""
+    """Write at the end of an open file and flush it; a partial write is cut back to ``end`` bytes."""
     try:
         _write_all(descriptor, memoryview(content))
         os.fsync(descriptor)
@@ -164,7 +161,7 @@ def append(descriptor: int, content: bytes, end: int) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, and have their entries on the disk."""
+    """Create a folder and its parents, and flush their entries to the disk."""
     if path.is_dir():
         return
     make_folder(path.parent)
@@ -184,19 +181,19 @@ def sync_folder(path: Path) -> None:
 
 @contextmanager
 def reporting(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses into a :class:`RunError` that says where and how to go on."""
+    """Turn an :class:`OSError` into a :class:`RunError` that names the file and how to go on."""
     try:
         yield
     except OSError as error:
         raise RunError(
-            f"{path} could not be written: {error.strerror or error}. All that was stored before is kept. See to the disk "
-            f"(its room, its rights), then go on with {how_to_go_on()}"
+            f"{path} could not be written: {error.strerror or error}. Stored results are kept; check the disk's free space "
+            f"and permissions, then go on with {how_to_go_on()}"
         ) from error
 
 
 @contextmanager
 def going_on_with(command: str) -> Iterator[None]:
-    """Inside this block messages name this command as the one that goes on with what was stored."""
+    """Let messages within this block name ``command`` as the one that resumes the work."""
     token = _how_to_go_on.set(command)
     try:
         yield
@@ -205,13 +202,13 @@ def going_on_with(command: str) -> Iterator[None]:
 
 
 def how_to_go_on() -> str:
-    """The command that goes on with what was stored, as a message names it."""
+    """Return the command that resumes the work, as messages name it."""
     return _how_to_go_on.get()
 
 
 @contextmanager
 def safetensors_refusals() -> Iterator[None]:
-    """What the disk refuses of a safetensors file as the :class:`OSError` it is: the library has an error of its own."""
+    """Raise an :class:`OSError` for a safetensors file that the disk refuses: the library has an error of its own."""
     from safetensors import SafetensorError
 
     try:
@@ -221,12 +218,11 @@ def safetensors_refusals() -> Iterator[None]:
 
 
 def _scratch(path: Path) -> Path:
-    """In the same folder, so that a rename never crosses file systems."""
+    """Return a temporary path in the same folder, so that a rename never crosses file systems."""
     return path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
 
 
-def _write_all(descriptor: int, data: memoryview) -> int:
+def _write_all(descriptor: int, data: memoryview) -> None:
     written = 0
     while written < len(data):
         written += os.write(descriptor, data[written:])
-    return written

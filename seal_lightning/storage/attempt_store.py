@@ -1,4 +1,4 @@
-"""Stored attempts: the E-step's only truth. What is stored is never tried again, whoever tried it."""
+"""The stored attempts of a round. Stored attempts are never recomputed, on any rank."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from seal_lightning.storage.journal import Journal
 
 
 class AttemptStore:
-    """The attempts of one round, by id; kept in a folder of journals, one a rank, or in memory only.
+    """The attempts of one round, by id; kept in a folder of journals, one per rank, or in memory only.
 
     Each rank appends to its own journal and reads everyone's, so a resumed run may have another number of ranks.
     """
@@ -27,13 +27,13 @@ class AttemptStore:
                 self._attempts.setdefault(attempt.attempt_id, attempt)
 
     def get(self, attempt_id: str) -> Attempt | None:
-        """The attempt of that id, if it was made."""
+        """Return the attempt with that id, or None."""
         return self._attempts.get(attempt_id)
 
     def add(self, attempt: Attempt) -> Attempt:
         """Store an attempt; it is on the disk when this returns. Returns it as a resume would read it.
 
-        Parts of a reward that are not finite are left out: JSON has no such numbers.
+        Parts of a reward that are not finite are dropped: JSON has no such numbers.
         """
         finite = {name: part for name, part in attempt.reward_breakdown.items() if math.isfinite(part)}
         attempt = replace(attempt, reward_breakdown=finite)
@@ -44,16 +44,16 @@ class AttemptStore:
         return attempt
 
     def restrict_to(self, ids: Collection[str]) -> bool:
-        """Know of no attempts but these; returns whether all of them are here."""
+        """Drop all attempts but these; returns whether all of them are here."""
         self._attempts = {name: self._attempts[name] for name in ids if name in self._attempts}
         return len(self._attempts) == len(ids)
 
     def added(self) -> list[Attempt]:
-        """The attempts that were added here."""
+        """Return the attempts that :meth:`add` stored."""
         return [self._attempts[name] for name in self._added]
 
     def all(self) -> list[Attempt]:
-        """All attempts this rank knows of."""
+        """Return all attempts that this rank knows of."""
         return list(self._attempts.values())
 
     def close(self) -> None:
@@ -63,6 +63,6 @@ class AttemptStore:
 
 
 def journals(folder: Path) -> list[Journal[Attempt]]:
-    """The journals of a round's folder, in the order of the ranks."""
+    """Return the journals of a round's folder, in the order of the ranks."""
     files = sorted(folder.glob("attempts.rank*.jsonl"), key=lambda path: (len(path.name), path.name))
     return [Journal(file, Attempt) for file in files]

@@ -1,11 +1,7 @@
-"""How checkpoints get to the disk and back: whole or not at all, never with a NaN, and without running what they hold."""
+"""Checkpoints on the disk: written atomically, never with a NaN, and read without running what they hold."""
 
 from __future__ import annotations
 
-import io
-import pickletools
-import re
-import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,61 +14,57 @@ from seal_lightning.core.errors import RunError, shown
 from seal_lightning.core.names import is_url
 from seal_lightning.storage.atomic_files import replacing
 from seal_lightning.storage.checkpoints import check_content, remove_checkpoint, write_manifest
+from seal_lightning.storage.run_dir import RunDir
 
 _WEIGHTS = ("state_dict", "optimizer_states", "seal")
-"""What of a Lightning checkpoint must be finite; metrics of callbacks may well be infinite."""
-_NAMED = re.compile(
-    r"collections (OrderedDict|Counter)|(__builtin__|builtins) (set|complex)"
-    r"|torch (Size|device|bool|(u?int|b?float|complex)\w+)|torch(\.cuda)? [A-Z]\w+Storage|torch\.storage UntypedStorage"
-    r"|torch\._utils _rebuild_(tensor_v2|tensor_v3|parameter)"
-)
-"""What a checkpoint may name. torch lets more through, and some of it takes any amount of memory: ``bytearray(10**12)``."""
+"""Parts of a Lightning checkpoint that must be finite; metrics of callbacks may well be infinite."""
 _PLAIN = {type(None), bool, int, float, complex, str}
 _PLAIN |= {torch.Tensor, torch.nn.Parameter, torch.Size, torch.dtype, torch.device}
-"""What such names make, and what needs none."""
-_MAX_DEPTH = 100
-_SPARE = 4
-"""How often a checkpoint may hold the same values: so many times its size."""
+"""Types that ``weights_only=True`` loads again, containers aside."""
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Checkpoints as one file and a manifest with its SHA-256; see :mod:`seal_lightning.storage.checkpoints`."""
+    """Checkpoints as one file and a manifest with its SHA-256; see :mod:`seal_lightning.storage.checkpoints`.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "a.ckpt"
+        ...     AtomicCheckpointIO().save_checkpoint({"state_dict": {"w": torch.ones(2)}}, path)
+        ...     AtomicCheckpointIO().load_checkpoint(path)["state_dict"]["w"].tolist()
+        [1.0, 1.0]
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write beside the path, flush, rename into place. Raises :class:`RunError`; an older checkpoint stays then."""
-        place = local_path(path)
-        check_savable(checkpoint, place)
-        with replacing(place) as file:
+        """Write a temporary file, flush it, rename it into place. Raises :class:`RunError`; an older checkpoint stays."""
+        target = local_path(path)
+        check_savable(checkpoint, target)
+        with replacing(target) as file:
             torch.save(checkpoint, cast(BinaryIO, file))
-            write_manifest(place, file.size, file.sha256)
+            write_manifest(target, file.size, file.sha256)
 
     def load_checkpoint(
         self, path: Any, map_location: Any | None = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """The checkpoint, as tensors and plain containers. Raises :class:`RunError`.
+        """Return the checkpoint, as tensors and plain containers. Raises :class:`RunError`.
 
         ``weights_only`` is always on, whatever the caller or the environment says.
         """
-        place = local_path(path)
+        source = local_path(path)
         try:
-            if place.exists() and not place.is_file():  # to open a pipe waits for ever
-                raise RunError(f"the checkpoint {place} cannot be read: it is no file")
-            with place.open("rb") as file:
-                check_content(place, file)
-                size = file.seek(0, io.SEEK_END)
-                check_archive(file, size)
+            with source.open("rb") as file:
+                check_content(source, file)
                 file.seek(0)
                 checkpoint: dict[str, Any] = torch.load(file, map_location=map_location, weights_only=True)
-            check_sizes(checkpoint, size)
         except OSError as error:
-            raise RunError(f"the checkpoint {place} cannot be read: {error.strerror or error}") from error
+            raise RunError(f"the checkpoint {source} cannot be read: {error.strerror or error}") from error
         except RunError:
             raise
-        except Exception as error:  # of a forged file torch raises anything, from AttributeError to struct.error
+        except Exception as error:  # a forged file makes torch raise anything, from AttributeError to struct.error
             reason = shown(" ".join(str(error).split()) or type(error).__name__, 200)
-            raise RunError(
-                f"{place} is no checkpoint of tensors and plain values ({reason}); nothing was run"
-            ) from error
+            raise RunError(f"{source} is not a checkpoint of tensors and plain values ({reason})") from error
+        if not isinstance(checkpoint, dict):
+            raise RunError(f"{source} is not a checkpoint: it holds a {type(checkpoint).__name__}")
         return checkpoint
 
     def remove_checkpoint(self, path: Any) -> None:
@@ -81,67 +73,25 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 def local_path(path: Any) -> Path:
-    """The path, of this machine or a mounted disk. Raises :class:`RunError` for a URL."""
+    """Return the path, on this machine or a mounted disk. Raises :class:`RunError` for a URL."""
     if is_url(str(path)):
-        raise RunError(f"the checkpoint {shown(str(path))} is a URL; only files on a disk are loaded. Fetch it first")
+        raise RunError(f"the checkpoint {shown(str(path))} is a URL; download it and pass the file's path")
     return Path(path)
 
 
-def check_archive(file: BinaryIO, size: int) -> None:
-    """Raise :class:`ValueError` unless it is an archive as :func:`torch.save` writes it, of names that are known."""
-    with zipfile.ZipFile(file) as archive:
-        entries = archive.infolist()
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise ValueError("it has compressed entries")
-        if sum(entry.file_size for entry in entries) > size:
-            raise ValueError("its entries are larger than the file")
-        for entry in entries:
-            if entry.filename.lower().endswith("data.pkl"):  # of those there may be two
-                for opcode, value, _ in pickletools.genops(archive.read(entry)):
-                    if opcode.name == "GLOBAL" and not _NAMED.fullmatch(str(value)):
-                        raise ValueError(f"it names {shown(value)}")
-
-
-def check_sizes(checkpoint: Any, size: int) -> None:
-    """Raise :class:`ValueError` when a checkpoint of ``size`` bytes is no mapping, or says more than so many can.
-
-    A list of ten times a list of ten times … takes no room, and to go through it takes for ever.
-    """
-    if not isinstance(checkpoint, dict):
-        raise ValueError(f"it is a {type(checkpoint).__name__}")
-    left = _SPARE * size
-    found: list[tuple[Any, int]] = [(checkpoint, 0)]
-    while found:
-        value, depth = found.pop()
-        left -= _num_bytes(value)
-        if left < 0 or depth > _MAX_DEPTH:
-            raise ValueError("its values are larger than the file, or hold each other")
-        if isinstance(value, dict):
-            found += [(item, depth + 1) for pair in value.items() for item in pair]
-        elif isinstance(value, list | tuple | set):
-            found += [(item, depth + 1) for item in value]
-
-
-def _num_bytes(value: Any) -> int:
-    """What a value says that holds no others; 1 for what is no tensor."""
-    if isinstance(value, torch.UntypedStorage):
-        return value.nbytes()
-    return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 1
-
-
 def check_savable(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Raise :class:`RunError` for what could not be loaded again, and where a weight or optimiser state is not finite."""
+    """Raise :class:`RunError` for a value that would not load again, and for weights or optimiser states not finite."""
     for key, part in checkpoint.items():
         for name, value in _leaves(part, key):
             if type(value) not in _PLAIN:
                 raise RunError(
-                    f"{path} was not written: {name} is a {type(value).__name__}; only tensors, numbers, texts and "
-                    "containers of them are loaded again. Change what that callback or module keeps as its state"
+                    f"{path} was not written: {name} is a {type(value).__name__}, and only tensors, numbers, strings and "
+                    "containers of them can be loaded again. Change the state of that callback or module"
                 )
             if key in _WEIGHTS and isinstance(value, torch.Tensor) and not value.isfinite().all():
                 raise RunError(
-                    f"{path} was not written: {name} is NaN or infinite. The checkpoints before it are as they were. "
-                    "Resume with a lower model.reinforce.learning_rate"
+                    f"{path} was not written: {name} is NaN or infinite. Earlier checkpoints are unchanged; resume with a "
+                    "lower model.reinforce.learning_rate"
                 )
 
 
@@ -155,3 +105,18 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
             yield from _leaves(item, f"{name}[{index}]")
     else:
         yield name, value
+
+
+def merged_rounds(run: RunDir) -> list[dict[str, Any]]:
+    """Return the LoRA, or the folder of whole weights, of every finished round of a run.
+
+    Raises :class:`RunError` where the run has no checkpoint with them.
+    """
+    checkpoint = run.latest_checkpoint()
+    if checkpoint is None:
+        raise RunError(f"{run.checkpoints} holds no checkpoint, so the policies of its rounds are unknown")
+    state = AtomicCheckpointIO().load_checkpoint(checkpoint).get("seal")
+    merged = state.get("merged") if isinstance(state, dict) else None
+    if not isinstance(merged, list):
+        raise RunError(f"{checkpoint} is not a checkpoint of a SEAL run: it has no list of merged rounds")
+    return merged

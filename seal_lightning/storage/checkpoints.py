@@ -1,13 +1,12 @@
-"""Which checkpoints there are: a file counts only with a manifest beside it that has its size and SHA-256.
+"""The catalogue of checkpoints: a file counts only with a manifest beside it that has its size and SHA-256.
 
-``NAME.ckpt.json`` is written before ``NAME.ckpt`` is renamed into place, and names the old content too while one is
-replaced. So at every instant the file is either whole and known, or not a checkpoint.
+``NAME.ckpt.json`` is written before ``NAME.ckpt`` is renamed into place, and lists the old content too while one is
+replaced. So at every instant the file is either complete and listed, or not a checkpoint.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from datetime import UTC, datetime
 from io import BufferedReader
@@ -21,37 +20,37 @@ from seal_lightning.storage import atomic_files
 _log = logging.getLogger(__name__)
 
 PHASES = "round*-[em]_step*.ckpt"
-"""The names of a run's own checkpoints; a callback of yours may keep others in the same folder."""
+"""The names of a run's own checkpoints; a user's callback may keep others in the same folder."""
 
 
 class Content(BaseModel):
-    """What a checkpoint file holds."""
+    """One content that a checkpoint file may have."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     number: int = Field(ge=0)
     """Counts a folder's checkpoints: the highest is the newest, whatever the clock says."""
     bytes: int = Field(ge=0)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     saved: str
-    """When, in UTC."""
+    """Time in UTC, ISO 8601."""
 
 
 class Manifest(BaseModel):
-    """What stands beside a checkpoint: the contents it may have, the newest first."""
+    """The contents that a checkpoint file may have, the newest first."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    contents: tuple[Content, ...] = Field(strict=False)
+    contents: tuple[Content, ...] = Field(min_length=1)
 
 
 def manifest_path(checkpoint: Path) -> Path:
-    """Where a checkpoint's manifest is."""
+    """Return the path of a checkpoint's manifest."""
     return checkpoint.with_name(f"{checkpoint.name}.json")
 
 
 def write_manifest(checkpoint: Path, num_bytes: int, sha256: str) -> None:
-    """Announce what the checkpoint will hold; what it holds now stays valid until it is replaced."""
+    """List the content that the checkpoint is about to have; its present content stays valid until it is replaced."""
     numbers = [content.number for path in checkpoint.parent.glob("*.ckpt") if (content := _content(path))]
     now = datetime.now(UTC).isoformat(timespec="seconds")
     new = Content(number=max(numbers, default=-1) + 1, bytes=num_bytes, sha256=sha256, saved=now)
@@ -61,50 +60,48 @@ def write_manifest(checkpoint: Path, num_bytes: int, sha256: str) -> None:
 
 
 def complete_checkpoints(folder: Path, names: str = "*.ckpt") -> list[Path]:
-    """The folder's checkpoints of such names with a manifest that fits their size, the newest last."""
+    """Return the folder's checkpoints of such names whose size is the manifest's, the newest last."""
     found = [(content.number, path) for path in folder.glob(names) if (content := _content(path)) is not None]
     return [path for _, path in sorted(found)]
 
 
 def newest_checkpoint(folder: Path, names: str = "*.ckpt") -> Path | None:
-    """The newest checkpoint whose content is what was written; older ones are gone back to with a warning.
+    """Return the newest checkpoint whose content is intact; damaged ones are skipped with a warning.
 
-    Raises :class:`RunError` when there are checkpoints and none is whole: to start anew would pass for going on.
+    Raises :class:`RunError` when there are checkpoints and none is intact: a fresh start would pass for a resume.
     """
     for path in reversed(complete_checkpoints(folder, names)):
         try:
             with path.open("rb") as file:
                 check_content(path, file)
         except (RunError, OSError) as error:
-            _log.warning("%s; looking at the checkpoint before", error)
+            _log.warning("%s; trying the checkpoint before it", error)
         else:
             return path
     if any(folder.glob(names)):
         raise RunError(
-            f"none of the checkpoints in {folder} is whole: each is damaged, or has no manifest. Put back a whole "
-            "one with its manifest, or remove them all to make the run's M-steps again (stored attempts are kept)"
+            f"no checkpoint in {folder} is intact: each is damaged or has no manifest. Restore one with its manifest, or "
+            "remove them all to repeat the run's M-steps (stored attempts are kept)"
         )
     return None
 
 
 def check_content(path: Path, file: BufferedReader) -> None:
-    """Compare an open checkpoint with its manifest. Raises :class:`RunError` when it is not what was written."""
+    """Compare an open checkpoint with its manifest. Raises :class:`RunError` when they differ."""
     manifest = _manifest(path)
     if manifest is None:
         raise RunError(
-            f"{path} has no manifest ({manifest_path(path).name}): it was not written to its end, or not by this package"
+            f"{path} has no valid manifest ({manifest_path(path).name}): its write was interrupted, or another program "
+            "wrote it"
         )
     digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest not in {content.sha256 for content in manifest.contents}:
-        raise RunError(
-            f"{path} is damaged: its SHA-256 is {digest}, its manifest says {manifest.contents[0].sha256}. Nothing was "
-            "loaded"
-        )
+        raise RunError(f"{path} is damaged: its SHA-256 is {digest}, the manifest says {manifest.contents[0].sha256}")
 
 
 def remove_checkpoint(path: Path) -> None:
-    """Remove a checkpoint: its file first, because a manifest alone is nothing."""
-    atomic_files.remove(path)
+    """Remove a checkpoint and its manifest."""
+    atomic_files.remove(path)  # first: a manifest alone is not a checkpoint
     atomic_files.remove(manifest_path(path))
 
 
@@ -116,14 +113,14 @@ def remove_incomplete(folder: Path) -> None:
 
 
 def _content(checkpoint: Path) -> Content | None:
-    """What the file holds by its manifest; None when it has none or another size."""
+    """Return the file's content by its manifest; None when it has none or another size."""
     manifest = _manifest(checkpoint)
     try:
         size = checkpoint.stat().st_size
     except OSError:
         return None
     fitting = [content for content in manifest.contents if content.bytes == size] if manifest is not None else []
-    if len(fitting) > 1:  # replaced, or about to be: only the content can tell
+    if len(fitting) > 1:  # a replacement is under way, and the sizes are equal
         with checkpoint.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         fitting = [content for content in fitting if content.sha256 == digest]
@@ -132,7 +129,6 @@ def _content(checkpoint: Path) -> Content | None:
 
 def _manifest(checkpoint: Path) -> Manifest | None:
     try:
-        manifest = Manifest.model_validate(json.loads(manifest_path(checkpoint).read_bytes()))
-    except (OSError, ValueError, RecursionError, ValidationError):
+        return Manifest.model_validate_json(manifest_path(checkpoint).read_bytes())
+    except (OSError, ValidationError):
         return None
-    return manifest if manifest.contents else None

@@ -1,26 +1,27 @@
-"""The folder of a run: where everything of it lies. Results in it are never overwritten, and nothing leads out of it."""
+"""The folder of a run and the lock on it. Results in it are never overwritten, and no link leads out of it."""
 
 from __future__ import annotations
 
 import json
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+from filelock import FileLock, Timeout
+
 from seal_lightning.core.errors import RunError, shown
 from seal_lightning.core.names import checked_name, checked_run_dir
-from seal_lightning.storage.atomic_files import remove_leftovers, write_bytes
+from seal_lightning.storage.atomic_files import how_to_go_on, make_folder, remove_leftovers, reporting, write_bytes
 from seal_lightning.storage.checkpoints import PHASES, newest_checkpoint, remove_incomplete
-from seal_lightning.storage.config_file import read_settings
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
 _PARTS = ("config*.yaml", "round_*", "search", "sweep", "checkpoints", "results", "tensorboard", ".*.tmp")
-"""What of the folder is the run's; a folder may hold other things too."""
+"""The run's own files and folders; a run directory may hold others too."""
 
 
 @dataclass(frozen=True)
@@ -31,29 +32,29 @@ class RunDir:
 
     @classmethod
     def of(cls, trainer: Trainer) -> RunDir:
-        """The trainer's run: its ``default_root_dir``."""
+        """Return the trainer's run: its ``default_root_dir``."""
         return cls(Path(trainer.default_root_dir))
 
     @classmethod
     def named(cls, path: str | Path, what: str = "--run_dir") -> RunDir:
-        """The run at a path a user named. Raises :class:`ConfigError` or :class:`RunError` unless one may be there."""
+        """Return the run at a path that a user gave. Raises :class:`ConfigError` or :class:`RunError` where none may be."""
         run = cls(checked_run_dir(path, what))
         run.check_contents()
         return run
 
     @property
     def config(self) -> Path:
-        """The whole configuration: ``config.yaml``, or the newest of ``config-2.yaml`` … that resumes with changes left."""
+        """The whole configuration: ``config.yaml``, or the newest of ``config-2.yaml`` … left by resumes with changes."""
         return self._configs()[-1] if self._configs() else self.path / "config.yaml"
 
     @property
     def next_config(self) -> Path:
-        """Where a resume with changed settings keeps them."""
+        """The path for the configuration of a resume with changed settings."""
         return self.path / f"config-{len(self._configs()) + 1}.yaml"
 
     @property
     def holds_a_run(self) -> bool:
-        """Whether anything was tried here; a start that failed before that leaves the folder free."""
+        """True once a phase has begun; a start that failed before that leaves the folder free."""
         return self.checkpoints.exists() or any(self.path.glob("round_*"))
 
     def _configs(self) -> list[Path]:
@@ -62,36 +63,36 @@ class RunDir:
 
     @property
     def checkpoints(self) -> Path:
-        """Lightning checkpoints."""
+        """The folder of Lightning checkpoints."""
         return self._own("checkpoints")
 
     def round(self, index: int) -> Path:
-        """Attempts, accepted edits and the policy of one round, counted from 0."""
+        """Return the folder of one round, counted from 0: attempts, accepted edits and the policy."""
         return self._own(checked_name(f"round_{index}", "the folder of a round"))
 
     @property
     def search(self) -> Path:
-        """Attempts of ``seal search``."""
+        """The folder of ``seal search``'s attempts."""
         return self._own("search")
 
     @property
     def sweep(self) -> Path:
-        """Attempts of ``seal sweep``."""
+        """The folder of ``seal sweep``'s attempts."""
         return self._own("sweep")
 
     def latest_checkpoint(self) -> Path | None:
-        """The newest checkpoint that is whole, if there is one."""
+        """Return the newest intact checkpoint, if there is one."""
         return newest_checkpoint(self.checkpoints, PHASES)
 
     def tidy(self) -> None:
-        """Remove what a process that was killed had not finished writing."""
+        """Remove temporary files of processes that were killed."""
         for path in (self.path, *self._parts()):
             if path.is_dir():
                 remove_leftovers(path)
         remove_incomplete(self.checkpoints)
 
     def settings(self) -> dict[str, Any]:
-        """What :attr:`config` says, as plain values. Raises :class:`RunError` when it is no configuration."""
+        """Return :attr:`config` as plain values. Raises :class:`RunError` when it is not a configuration."""
         return read_settings(self.config)
 
     def write_result(self, name: str, content: object) -> Path:
@@ -102,9 +103,9 @@ class RunDir:
     def write_text_result(self, name: str, suffix: str, text: str) -> Path:
         """Write ``results/{name}.{suffix}``, or ``{name}-2.{suffix}`` and so on where that exists; returns the path.
 
-        Raises :class:`ConfigError` when these are no names.
+        Raises :class:`ConfigError` for an invalid name or suffix.
         """
-        # A surrogate on its own is no text; as an escape it is the same string to JSON.
+        # A lone surrogate cannot be encoded; as an escape it is the same string to JSON.
         return self.write_bytes_result(name, suffix, text.encode(errors="backslashreplace"))
 
     def write_bytes_result(self, name: str, suffix: str, content: bytes, folder: str | None = None) -> Path:
@@ -121,7 +122,7 @@ class RunDir:
         return path
 
     def check_writable(self) -> None:
-        """Raise :class:`RunError` when the folder cannot be made or written."""
+        """Raise :class:`RunError` when the folder cannot be created or written."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".writable-{os.getpid()}"
@@ -129,22 +130,15 @@ class RunDir:
             probe.unlink()
         except OSError as error:
             raise RunError(
-                f"the run directory {self.path} cannot be written ({error.strerror}); nothing was started. "
-                "Name another with --run_dir"
+                f"the run directory {self.path} cannot be written ({error.strerror}). Choose another with --run_dir"
             ) from error
 
     def check_contents(self) -> None:
-        """Raise :class:`RunError` when a part of the run leads out of it, or would keep its reader waiting."""
+        """Raise :class:`RunError` when a part of the run is a link that leads out of it, or a pipe or device."""
         for path in self._parts():
             self._check_inside(path)
-            try:
-                mode = path.stat().st_mode
-            except OSError:  # gone meanwhile, or a link to nothing
-                continue
-            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-                raise RunError(
-                    f"{path} is neither a file nor a folder (a pipe or a device); nothing was read or written. Remove it"
-                )
+            if path.exists() and not (path.is_file() or path.is_dir()):  # opening a pipe would block for ever
+                raise RunError(f"{path} is neither a file nor a folder; remove it")
 
     def _parts(self) -> Iterator[Path]:
         """Everything of the run, links not followed."""
@@ -156,10 +150,10 @@ class RunDir:
                 if path.is_dir() and not path.is_symlink():
                     folders += path.iterdir()
             except OSError as error:
-                raise RunError(f"{path} cannot be read: {error.strerror or error}. Mend the rights") from error
+                raise RunError(f"{path} cannot be read: {error.strerror or error}. Fix its permissions") from error
 
     def _own(self, name: str) -> Path:
-        """A folder of the run. Raises :class:`RunError` when it is elsewhere in truth."""
+        """Return a folder of the run. Raises :class:`RunError` when it is a link that leads out of it."""
         path = self.path / name
         self._check_inside(path)
         return path
@@ -167,10 +161,51 @@ class RunDir:
     def _check_inside(self, path: Path) -> None:
         if path.is_symlink() and not _real(path).is_relative_to(_real(self.path)):
             raise RunError(
-                f"{path} is a link to {shown(os.readlink(path))}, outside the run directory; nothing was read or written. "
-                "Put what it leads to in its place; a run may lie anywhere, but as a whole (--run_dir)"
+                f"{path} is a link to {shown(os.readlink(path))}, outside the run directory. Move its target here, or choose "
+                "another directory for the whole run with --run_dir"
             )
 
 
 def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return a YAML file's mapping as plain values. Raises :class:`RunError` when it is not a configuration."""
+    try:
+        settings = yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  # nosec B506
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = shown(" ".join(str(error).split()), 200)
+        raise RunError(f"{path} is not a configuration of plain values ({reason})") from error
+    if not isinstance(settings, dict):
+        raise RunError(f"{path} is not a configuration: it is a {type(settings).__name__}, expected a mapping")
+    return settings
+
+
+class RunLock:
+    """A lock on ``.lock`` of a run directory, held by the first rank for a whole fit; the system frees it at a crash.
+
+    A second process group would take the first one's files for leftovers.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / ".lock"
+        self._lock = FileLock(self.path, thread_local=False)
+
+    def acquire(self) -> None:
+        """Take the lock. Raises :class:`RunError` when another process holds it."""
+        with reporting(self.path):
+            make_folder(self.path.parent)
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout as error:
+                raise RunError(
+                    f"{self.path.parent} is locked by another process. Wait for it, or stop it with SIGTERM and go on "
+                    f"with {how_to_go_on()}"
+                ) from error
+
+    def release(self) -> None:
+        """Free the lock; once is enough."""
+        self._lock.release(force=True)

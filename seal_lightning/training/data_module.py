@@ -11,7 +11,7 @@ from seal_lightning.core import BufferRow, Task
 from seal_lightning.core.errors import ConfigError, DataError, RunError, shown
 from seal_lightning.core.interfaces import TaskSource
 from seal_lightning.distributed.work_queue import batch_sizes, by_falling_cost
-from seal_lightning.storage.json_records import from_plain, to_plain
+from seal_lightning.storage.journal import from_plain, to_plain
 from seal_lightning.training.batches import EpisodeBatches, RowBatches, SharedTaskBatches, TaskBatches
 from seal_lightning.training.module import SealModule
 

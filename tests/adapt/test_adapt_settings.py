@@ -179,7 +179,7 @@ def test_an_adapted_folder_names_no_class_of_others(case: Case, capsys: pytest.C
 
 
 def test_two_at_one_folder_are_kept_apart(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
-    from seal_lightning.storage.run_lock import RunLock
+    from seal_lightning.storage.run_dir import RunLock
 
     lock = RunLock(case.folder / "locked")
     lock.acquire()

@@ -22,8 +22,7 @@ from seal_lightning.cli.main import main
 from seal_lightning.core import ScoreRequest
 from seal_lightning.models.lora import load_adapter
 from seal_lightning.models.pretrained import Pretrained
-from seal_lightning.storage.journal import Journal
-from seal_lightning.storage.json_records import RecordFile
+from seal_lightning.storage.journal import Journal, RecordFile
 
 
 @pytest.fixture(scope="module")

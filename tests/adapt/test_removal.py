@@ -13,7 +13,7 @@ from seal_lightning.adapt import removal
 from seal_lightning.adapt.folder import AdaptedFolder
 from seal_lightning.cli.main import main
 from seal_lightning.core.errors import RunError
-from seal_lightning.storage.run_lock import RunLock
+from seal_lightning.storage.run_dir import RunLock
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_folder_that_another_process_is_at_stays(folder: AdaptedFolder) -> Non
     chosen = removal.removable(folder.path)
     lock.acquire()
     before = sorted(folder.path.rglob("*"))
-    refused = r"another process is at .*a; nothing was touched.*go on with the same `seal adapters remove` command"
+    refused = r"a is locked by another process.*go on with the same `seal adapters remove` command"
     with pytest.raises(RunError, match=refused):
         removal.removable(folder.path)
     with pytest.raises(RunError, match=refused):

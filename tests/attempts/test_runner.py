@@ -37,7 +37,7 @@ from seal_lightning.scoring.rewards import (
     WeightedSum,
     WeightedTerm,
 )
-from seal_lightning.storage.json_records import from_plain, to_plain
+from seal_lightning.storage.journal import from_plain, to_plain
 from seal_lightning.training.module import SealModule
 
 

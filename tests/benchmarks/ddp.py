@@ -27,7 +27,7 @@ from seal_lightning.core.interfaces import TaskSource
 from seal_lightning.distributed.work_queue import by_falling_cost, expected_cost
 from seal_lightning.domains.knowledge import BundledPassages, KnowledgeDomain
 from seal_lightning.storage.attempt_store import AttemptStore
-from seal_lightning.storage.json_records import RecordFile
+from seal_lightning.storage.journal import RecordFile
 
 
 class EveryOther(TaskSource):

@@ -23,7 +23,7 @@ from pathlib import Path
 from seal_lightning.core import RankPhase
 from seal_lightning.distributed.work_queue import batch_sizes, call_sizes
 from seal_lightning.storage.attempt_store import AttemptStore
-from seal_lightning.storage.json_records import RecordFile
+from seal_lightning.storage.journal import RecordFile
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from test_end_to_end import config, fit
 from seal_lightning.callbacks.rank_report import RankReport, in_words, rank_metrics
 from seal_lightning.core import RankPhase
 from seal_lightning.distributed.timers import TimeSplit, straggler, time_shares
-from seal_lightning.storage.json_records import RecordFile
+from seal_lightning.storage.journal import RecordFile
 
 
 def phase(rank: int, idle: float, adapt: float, **changes: object) -> RankPhase:

@@ -172,10 +172,10 @@ def payloads(sentinel: Path) -> list[Call]:
     ]
 
 
-def zipped(content: bytes, entries: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+def zipped(content: bytes, entries: dict[str, bytes]) -> bytes:
     """An archive as torch makes it, around a pickle."""
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", compression) as archive:
+    with zipfile.ZipFile(file, "w") as archive:
         for name, value in {"data.pkl": content, "byteorder": b"little", "version": b"3\n", **entries}.items():
             archive.writestr(f"archive/{name}", value)
     return file.getvalue()
@@ -254,26 +254,6 @@ def snippets(sentinel: Path) -> list[bytes]:
     return [*named, *texts, *numbers, *claims, *plain * 2, *steps * 3, *memo * 2, *strange]
 
 
-def amplifiers() -> list[bytes]:
-    """Small pickles that say much."""
-    laughs = (
-        text("ha") + b"q\x00" + b"".join(b"](" + bytes([104, n]) * 9 + b"e" + bytes([113, n + 1]) for n in range(60))
-    )
-    hexed = b"c_codecs\nencode\n" * 41 + text("a") + text("utf-8") + b"\x86R" + (text("hex") + b"\x86R") * 40
-    return [
-        b"cbuiltins\nbytearray\n" + number(2**34) + b"\x85R",
-        b"ctorch.storage\nUntypedStorage\n" + number(2**34) + b"\x85R",
-        b"ctorch\nTensor\n" + number(2**34) + b"\x85R",
-        laughs,
-        hexed,
-        b"]q\x00h\x00a",
-        b"}q\x00K\x00h\x00s",
-        b"]" * 50_000 + b"a" * 49_999,
-        *(storage(numel) for numel in (2**50, 2**34, 2**62, -1)),
-        *(tensor(*shape) for shape in ((2**34, 1), (2**34, 0), (2**62, 2**62), (16, 1, -4), (16, -1), (16, 1, 2**40))),
-    ]
-
-
 class Forger:
     """Makes a checkpoint that is none from a real one."""
 
@@ -285,21 +265,10 @@ class Forger:
         self.values = torch.load(io.BytesIO(real), weights_only=True)
         self.payloads = payloads(sentinel)
         self.snippets = snippets(sentinel)
-        self.amplifiers = amplifiers()
-        self.bomb = zipped(self.pickle, {"data/0": bytes(300 * 2**20)}, zipfile.ZIP_DEFLATED)
 
     def __call__(self, case: int) -> bytes:
         rng = random.Random(case)
-        makers = (
-            self.damaged,
-            self.damaged,
-            self.repickled,
-            self.repickled,
-            self.program,
-            self.program,
-            self.malicious,
-        )
-        return rng.choice((*makers, self.malicious, self.amplified))(rng)
+        return rng.choice((self.damaged, self.repickled, self.program, self.malicious))(rng)
 
     def damaged(self, rng: random.Random) -> bytes:
         return flipped(rng, self.real)
@@ -330,13 +299,6 @@ class Forger:
         torch.save(value, file, _use_new_zipfile_serialization=kind == 2)
         return file.getvalue() if rng.random() < 0.8 else flipped(rng, file.getvalue())
 
-    def amplified(self, rng: random.Random) -> bytes:
-        if rng.random() < 0.05:
-            return self.bomb
-        piece = rng.choice(self.amplifiers)
-        inside = text("state_dict") + piece + b"s" if rng.random() < 0.7 else b"0" + piece
-        return zipped(b"\x80\x02}" + inside + b".", {"data/0": bytes(64)})
-
 
 def store(path: Path, content: bytes) -> None:
     """A checkpoint with the manifest of one that was written to its end."""
@@ -351,29 +313,6 @@ def test_the_payloads_would_do_harm(sentinel: Path) -> None:
         pickle.loads(pickle.dumps(payload, 2))
         assert os.path.lexists(sentinel), payload.function
         sentinel.rmdir() if sentinel.is_dir() and not sentinel.is_symlink() else sentinel.unlink()
-
-
-@pytest.mark.parametrize("number", range(len(amplifiers())))
-def test_a_small_pickle_that_says_much_is_refused(number: int, sentinel: Path, tmp_path: Path) -> None:
-    """Not only when it is loaded: what comes after goes through all of it."""
-    path, trials = tmp_path / "forged.ckpt", Trials(sentinel)
-    store(path, zipped(b"\x80\x02}" + text("seal") + amplifiers()[number] + b"s.", {"data/0": bytes(64)}))
-    assert not trials.of(number, lambda: AtomicCheckpointIO().load_checkpoint(path))
-
-
-@pytest.mark.parametrize("change", ["none", "compressed", "twice", "other case"])
-def test_an_archive_that_torch_would_not_write_is_refused(change: str, sentinel: Path, tmp_path: Path) -> None:
-    harmless, greedy = (b"\x80\x02}" + text("seal") + value + b"s." for value in (b"N", amplifiers()[0]))
-    archive = zipped(harmless, {"DATA.PKL": greedy} if change == "twice" else {})
-    if change == "compressed":
-        archive = zipped(harmless, {"data/0": os.urandom(9_999)}, zipfile.ZIP_DEFLATED)
-    elif change == "other case":
-        archive = zipped(greedy, {}).replace(b"data.pkl", b"Data.PKL")
-    store(tmp_path / "forged.ckpt", archive)
-    trials = Trials(sentinel)
-    assert trials.of(change, lambda: AtomicCheckpointIO().load_checkpoint(tmp_path / "forged.ckpt")) is (
-        change == "none"
-    )
 
 
 def test_what_is_saved_of_plain_values_is_loaded(tmp_path: Path) -> None:
@@ -437,12 +376,6 @@ NO_CLASSES = [
 SEAMS = ["data.train", "data.test", "model.domain", "model.reward", "model.grader", "model.inner_loop", "model.engine"]
 
 
-def bomb(first: str, link: str, levels: int = 30) -> str:
-    """Nine aliases of nine aliases of …"""
-    links = [f"&b{n} {link}" % ", ".join([f"*b{n - 1}"] * 9) for n in range(1, levels)]
-    return f"[&b0 {first}, {', '.join(links)}]"
-
-
 def hostile_values(sentinel: Path) -> list[str]:
     """As YAML, to be put in a value's place."""
     code = f"open({str(sentinel)!r}, 'w')"
@@ -453,17 +386,6 @@ def hostile_values(sentinel: Path) -> list[str]:
         f'!!python/object/apply:eval ["{code}"]',
         f"!!python/object/new:tuple [!!python/object/new:map [!!python/name:eval , ['{code.replace(chr(39), chr(34))}']]]",
         *("!!python/name:os.system", "!!python/module:os", "!!python/tuple [1]", "!!python/object:object {}", "!no {}"),
-        *(
-            bomb("[x]", "[%s]"),
-            bomb("{x: 1}", "{<<: [%s]}"),
-            "&a [*a]",
-            "&a {x: *a}",
-            "*nothing",
-            "&a &b x",
-            "&a {<<: *a}",
-        ),
-        *("[" * 200 + "]" * 200, "{a: " * 200 + "}" * 200, "[" * 5_000, "[x, " * 90 + "]" * 90),
-        *("1" + ":0" * 60_000, "1" + ":0" * 60_000 + ".5", "9" * 60_000, "0x" + "f" * 60_000, "1e999999", "-" * 60_000),
         *(
             ".nan",
             ".inf",

@@ -10,7 +10,7 @@ from test_end_to_end import attempts
 from test_signals import settings_of, write
 
 from seal_lightning.core import BufferRow, RankPhase
-from seal_lightning.storage.json_records import RecordFile
+from seal_lightning.storage.journal import RecordFile
 
 
 @pytest.mark.slow

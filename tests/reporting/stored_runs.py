@@ -13,7 +13,7 @@ from storage.test_records import ATTEMPT
 
 from seal_lightning.core import Attempt, AttemptStatus, BufferRow, PlanSummary
 from seal_lightning.storage.attempt_store import AttemptStore
-from seal_lightning.storage.json_records import RecordFile
+from seal_lightning.storage.journal import RecordFile
 
 NASTY = (
     "<script>alert(1)</script><img src=x onerror=alert(1)> | `a` ``` [x](javascript:alert(1)) $x^$ "

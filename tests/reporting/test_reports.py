@@ -37,7 +37,7 @@ from seal_lightning.reporting.report import make_report
 from seal_lightning.reporting.runs import StoredRun, read_run
 from seal_lightning.reporting.settings import are_seeds_of_one, differing_settings, settings_section
 from seal_lightning.reporting.text import label, visible
-from seal_lightning.storage.json_records import RecordFile
+from seal_lightning.storage.journal import RecordFile
 from seal_lightning.storage.run_dir import RunDir
 
 

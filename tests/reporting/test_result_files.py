@@ -40,7 +40,7 @@ def test_format_2(tmp_path: Path) -> None:
 
 def test_what_a_test_writes_now_is_read(tmp_path: Path) -> None:
     from seal_lightning.evaluation.conditions import Condition, ConditionResult
-    from seal_lightning.storage.json_records import to_plain
+    from seal_lightning.storage.journal import to_plain
 
     edit = SelfEdit(task_id="t", edit_index=1, text="é", token_ids=(1, 2))
     made = ConditionResult(condition=Condition.SELF_EDIT, round=2, task_id="t", scores=EXAM, edits=(edit,))

@@ -74,7 +74,7 @@ def test_without_its_manifest_it_does_not_exist(tmp_path: Path, manifest: bytes 
     else:
         manifest_path(second).write_bytes(manifest)
     assert complete_checkpoints(tmp_path) == [first]
-    with pytest.raises(RunError, match="has no manifest"):
+    with pytest.raises(RunError, match="has no valid manifest"):
         IO.load_checkpoint(second)
 
 
@@ -86,7 +86,7 @@ def test_a_damaged_one_is_told_and_the_one_before_is_taken(tmp_path: Path, caplo
     with pytest.raises(RunError, match="is damaged: its SHA-256 is"):
         IO.load_checkpoint(second)
     assert newest_checkpoint(tmp_path) == first
-    assert "looking at the checkpoint before" in caplog.text
+    assert "trying the checkpoint before" in caplog.text
     second.write_bytes(content[:-1])
     assert complete_checkpoints(tmp_path) == [first]
 
@@ -166,7 +166,7 @@ def test_pickles_are_never_run(tmp_path: Path, asked: bool | None, monkeypatch: 
         with atomic_files.replacing(path) as file:
             write({"state_dict": {}, "x": Payload(sentinel)}, file)
             write_manifest(path, file.size, file.sha256)
-        with pytest.raises(RunError, match="nothing was run"):
+        with pytest.raises(RunError, match="is not a checkpoint of tensors"):
             IO.load_checkpoint(path, weights_only=asked)
         assert not sentinel.exists()
     torch.load(tmp_path / "zip.ckpt", weights_only=False)

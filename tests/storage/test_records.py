@@ -22,7 +22,7 @@ from seal_lightning.core import (
     VerdictStatus,
 )
 from seal_lightning.core.errors import RunError
-from seal_lightning.storage.json_records import RecordFile, from_plain, to_plain
+from seal_lightning.storage.journal import RecordFile, from_plain, to_plain
 
 EXAM = ExamScores(
     questions=(

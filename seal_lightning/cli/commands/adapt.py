@@ -28,7 +28,7 @@ from seal_lightning.generation.prompt_lengths import check_prompts_fit
 from seal_lightning.models.lora import LoraAdapter
 from seal_lightning.storage import atomic_files
 from seal_lightning.storage.journal import DamagedLine
-from seal_lightning.storage.run_lock import RunLock
+from seal_lightning.storage.run_dir import RunLock
 
 _GO_ON = "the same `seal adapt` command"
 

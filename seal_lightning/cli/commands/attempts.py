@@ -24,7 +24,7 @@ from seal_lightning.cli.commands.shown_attempt import attempt_lines
 from seal_lightning.core import Attempt, AttemptStatus
 from seal_lightning.core.errors import RunError, require, shown
 from seal_lightning.storage.attempt_store import AttemptStore, journals
-from seal_lightning.storage.json_records import to_plain
+from seal_lightning.storage.journal import to_plain
 from seal_lightning.storage.run_dir import RunDir
 
 TABLE_LIMIT = 50

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from seal_lightning.core.errors import ConfigError, RunError
-from seal_lightning.storage.config_file import plain_yaml
 from seal_lightning.storage.run_dir import RunDir
 from seal_lightning.training.data_module import SealDataModule
 from seal_lightning.training.module import SealModule
@@ -74,7 +75,7 @@ def merged_settings(files: Sequence[str | Path]) -> dict[str, Any]:
         text = cli.parser.dump(cli.config, skip_none=False)
     except (ArgumentError, TypeError, ValueError, ArithmeticError) as error:
         raise ConfigError(f"-c {' -c '.join(map(str, files))}: {_reason(error)}") from error
-    settings: dict[str, Any] = plain_yaml(text.encode())["fit"]
+    settings: dict[str, Any] = yaml.safe_load(text)["fit"]
     return settings
 
 

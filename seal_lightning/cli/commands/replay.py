@@ -13,8 +13,8 @@ from seal_lightning.cli.commands.loading import load_run
 from seal_lightning.core import Attempt, Trial
 from seal_lightning.core.errors import RunError, shown
 from seal_lightning.storage.attempt_store import AttemptStore
+from seal_lightning.storage.checkpoint_io import merged_rounds
 from seal_lightning.storage.run_dir import RunDir
-from seal_lightning.storage.run_policy import merged_rounds
 
 TOLERANCE = 1e-5
 """Two computations of a reward in float32 on one machine differ by rounding only."""

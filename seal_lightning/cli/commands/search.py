@@ -35,8 +35,8 @@ from seal_lightning.evaluation.configurations import Configuration, configuratio
 from seal_lightning.evaluation.steps import inner_seed
 from seal_lightning.evaluation.unadapted_exams import EVERYTHING
 from seal_lightning.storage.attempt_store import AttemptStore
+from seal_lightning.storage.checkpoint_io import merged_rounds
 from seal_lightning.storage.run_dir import RunDir
-from seal_lightning.storage.run_policy import merged_rounds
 from seal_lightning.training.module import SealModule
 
 

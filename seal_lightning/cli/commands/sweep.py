@@ -39,8 +39,8 @@ from seal_lightning.models.lora import target_modules
 from seal_lightning.scoring.rewards import AccuracyReward, LikelihoodReward
 from seal_lightning.storage.atomic_files import write_bytes
 from seal_lightning.storage.attempt_store import AttemptStore
+from seal_lightning.storage.checkpoint_io import merged_rounds
 from seal_lightning.storage.run_dir import RunDir
-from seal_lightning.storage.run_policy import merged_rounds
 from seal_lightning.training.data_module import SealDataModule
 from seal_lightning.training.module import SealModule
 

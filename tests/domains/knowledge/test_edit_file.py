@@ -12,8 +12,7 @@ from seal_lightning.core.errors import ConfigError, DataError
 from seal_lightning.core.interfaces import Writer
 from seal_lightning.core.seeds import attempt_id
 from seal_lightning.domains.knowledge import EditFile, KnowledgeDomain, Passage, Rewrites
-from seal_lightning.storage.journal import Journal
-from seal_lightning.storage.json_records import RecordFile
+from seal_lightning.storage.journal import Journal, RecordFile
 
 MILL = Passage.named(title="Mill of Tarnow", context="Rye was ground.", questions=())
 SLUICE = Passage.named(title="Mill of Tarnow", context="The sluice stood open.", questions=())
