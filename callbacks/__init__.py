@@ -15,7 +15,14 @@ from seal_lightning.callbacks.rank_agreement import RankAgreement
 from seal_lightning.callbacks.rank_report import RankReport
 from seal_lightning.callbacks.rest_em_buffer import RestEmBuffer
 from seal_lightning.callbacks.results_table import ResultsTable
-from seal_lightning.callbacks.reward_filter import AboveThreshold, BestOfK, Improves, RewardFilter, TopFraction
+from seal_lightning.callbacks.reward_filter import (
+    AboveThreshold,
+    BestOfK,
+    FunctionFilter,
+    Improves,
+    RewardFilter,
+    TopFraction,
+)
 from seal_lightning.callbacks.round_report import RoundReport
 from seal_lightning.callbacks.shared_run_dir import SharedRunDir
 from seal_lightning.callbacks.starting_point import StartingPoint
@@ -28,6 +35,7 @@ __all__ = [
     "BestOfK",
     "ChoiceProbabilities",
     "ChoiceShares",
+    "FunctionFilter",
     "GracefulStop",
     "Improves",
     "JudgeCosts",

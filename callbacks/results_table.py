@@ -76,6 +76,8 @@ class ResultsTable(SealCallback):
         module = cast(SealModule, pl_module)
         names = module.domain.condition_names
         rows = condition_table(results, names)
+        if rows:  # for every logger, and for what `trainer.test` returns
+            module.log_dict(_scalars(rows, module.protocol), add_dataloader_idx=False)
         if not trainer.is_global_zero or not rows:
             return
         content = test_record(trainer, module, rows, results, time.perf_counter() - self._start)
@@ -85,8 +87,6 @@ class ResultsTable(SealCallback):
         Console().print(
             f"Per-task results and the edits: {path}\nCharts: tensorboard --logdir {path.parent.parent}", soft_wrap=True
         )
-        if trainer.logger is not None:
-            trainer.logger.log_metrics(_scalars(rows, module.protocol), step=0)
         if isinstance(trainer.logger, TensorBoardLogger):
             trainer.logger.experiment.add_text("test/table", markdown(rows), 0)
 

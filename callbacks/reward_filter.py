@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lightning.pytorch import Callback
 
 from seal_lightning.core import Candidate
+from seal_lightning.core.configurable import Configurable
 from seal_lightning.core.errors import ConfigError
 
 
-class RewardFilter(Callback, ABC):
+class RewardFilter(Configurable, Callback, ABC):
     """Picks candidates by reward. Of all filters it holds: nothing malformed, diverged or unscored is ever picked."""
 
     def select(self, candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -102,6 +103,30 @@ class Improves(RewardFilter):
         """The first ``k`` of each task among those that improve."""
         better = [c for c in ranked if (gain := _mean_gain(c)) is not None and gain > self.margin]
         return [c for c in better if _by_task(better, c.task_id).index(c) < self.k]
+
+
+class FunctionFilter(RewardFilter):
+    """A filter from a plain function.
+
+    Args:
+        function: gets the eligible candidates of all tasks, best first, and returns those to keep.
+
+    Example:
+        >>> FunctionFilter(lambda ranked: ranked[:10]).choose([])
+        []
+    """
+
+    def __init__(self, function: Callable[[list[Candidate]], list[Candidate]]) -> None:
+        self.function = function
+
+    def choose(self, ranked: list[Candidate]) -> list[Candidate]:
+        """Return what the function keeps, in rank order. Raises :class:`ConfigError` for anything but given candidates."""
+        given = {(c.task_id, c.edit_index): c for c in ranked}
+        kept = self.function(list(ranked))
+        if not all(isinstance(c, Candidate) and given.get((c.task_id, c.edit_index)) is c for c in kept):
+            raise ConfigError("FunctionFilter.function must return a list of candidates that it was given")
+        names = {(c.task_id, c.edit_index) for c in kept}
+        return [candidate for name, candidate in given.items() if name in names]
 
 
 def _reward(candidate: Candidate) -> float:

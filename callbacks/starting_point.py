@@ -34,6 +34,8 @@ class StartingPoint(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Put rank 0's choice in place of what Lightning was told. Raises :class:`RunError`; a collective."""
+        if self.newest and stage != "fit":
+            return
         chosen = self.checkpoint
         if self.newest and trainer.is_global_zero:
             newest = RunDir.of(trainer).latest_checkpoint()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,15 +15,13 @@ from fakes import ToyDomain, ToyTasks
 from lightning.pytorch import Callback, Trainer
 from test_end_to_end import attempts, config, fit
 
-from seal_lightning.callbacks import BestOfK
-from seal_lightning.cli.lightning_cli import TRAINER_DEFAULTS, default_callbacks
 from seal_lightning.cli.main import main
+from seal_lightning.cli.trainer import seal_trainer
 from seal_lightning.core import AdapterSpec, Attempt, OptimizerSpec, RewardScore, SamplingSpec
 from seal_lightning.core.errors import RunError
 from seal_lightning.distributed import interruption
 from seal_lightning.models.pretrained import Pretrained
 from seal_lightning.scoring.rewards import LikelihoodReward
-from seal_lightning.storage.checkpoint_io import AtomicCheckpointIO
 from seal_lightning.storage.run_dir import RunLock
 from seal_lightning.training.data_module import SealDataModule
 from seal_lightning.training.module import SealModule
@@ -64,19 +63,9 @@ def signal_handlers() -> tuple[object, object]:
     return signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
 
 
-def trainer(folder: Path, more: Sequence[Callback] = ()) -> Trainer:
-    callbacks = [BestOfK(k=1), *more, *(c for c in default_callbacks() if "Progress" not in type(c).__name__)]
-    return Trainer(
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_progress_bar=False,
-        default_root_dir=folder,
-        max_epochs=2,
-        callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
-        **TRAINER_DEFAULTS,
-    )
+def trainer(folder: Path, more: Sequence[Callback] = (), *, resume: bool = False) -> Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False}
+    return seal_trainer(folder, rounds=1, callbacks=more, resume=resume, accelerator="cpu", devices=1, **quiet)
 
 
 def data(**sources: ToyTasks) -> SealDataModule:
@@ -110,9 +99,10 @@ def test_signals_behind_a_run_that_failed_do_what_they_did_before(module: SealMo
 
 def test_another_seed_s_attempts_are_not_taken_over(module: SealModule, tmp_path: Path) -> None:
     trainer(tmp_path).fit(module, data())
+    shutil.rmtree(tmp_path / "checkpoints")
     module.runner.seed = 2
     with pytest.raises(RunError, match="was made with another seed"):
-        trainer(tmp_path).fit(module, data())
+        trainer(tmp_path, resume=True).fit(module, data())
 
 
 def test_a_second_process_is_refused(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

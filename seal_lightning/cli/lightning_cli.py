@@ -9,77 +9,29 @@ from typing import Any
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins.io import CheckpointIO
 
-from seal_lightning.callbacks import (
-    AttemptJournal,
-    ChoiceProbabilities,
-    ChoiceShares,
-    GracefulStop,
-    JudgeCosts,
-    PhaseCheckpoint,
-    PolicyExport,
-    RankAgreement,
-    RankReport,
-    RestEmBuffer,
-    ResultsTable,
-    RoundReport,
-    SealProgressBar,
-    SelfEditFile,
-    SharedRunDir,
-    StartingPoint,
-)
+from seal_lightning.callbacks import RankAgreement, StartingPoint
 from seal_lightning.cli.run_options import AUTO, chosen_checkpoint, expand_run_options
+from seal_lightning.cli.trainer import (
+    TRAINER_DEFAULTS,
+    check_run_is_new,
+    completed_callbacks,
+    completed_plugins,
+    epochs_of,
+    keep_settings,
+)
 from seal_lightning.core.errors import ConfigError, RankLost, RunError, shown
 from seal_lightning.distributed import interruption, launching
 from seal_lightning.distributed.coordination import is_connection_lost, is_no_meeting
 from seal_lightning.models.out_of_memory import is_out_of_memory
-from seal_lightning.storage.atomic_files import write_bytes
-from seal_lightning.storage.checkpoint_io import AtomicCheckpointIO
 from seal_lightning.storage.run_dir import RunDir
 from seal_lightning.training.data_module import SealDataModule
 from seal_lightning.training.module import SealModule
 
-TRAINER_DEFAULTS: dict[str, Any] = {
-    "reload_dataloaders_every_n_epochs": 1,
-    "check_val_every_n_epoch": 2,
-    "num_sanity_val_steps": 0,
-    "use_distributed_sampler": False,
-    "inference_mode": False,
-    "enable_model_summary": False,
-    "log_every_n_steps": 1,
-}
-"""What E-steps and M-steps as epochs need: a loader for each phase, validation after each M-step, gradients in tests."""
-
 _OTHER_SHARDING = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
-
-
-def default_callbacks() -> list[Callback]:
-    """What every run has beside its reward filter; the configuration may name one with settings of its own."""
-    return [
-        GracefulStop(),
-        SharedRunDir(),
-        AttemptJournal(),
-        RestEmBuffer(),
-        RankReport(),
-        RoundReport(),
-        JudgeCosts(),
-        ChoiceShares(),
-        ChoiceProbabilities(),
-        PolicyExport(),
-        ResultsTable(),
-        SelfEditFile(),
-        SealProgressBar(),
-        PhaseCheckpoint(),
-    ]
-
-
-def epochs_of(rounds: int) -> int:
-    """Two epochs a round: an E-step and an M-step."""
-    return 2 * rounds
 
 
 class RunConfig(SaveConfigCallback):
@@ -87,15 +39,9 @@ class RunConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the configuration of a fit; other commands leave it alone."""
-        run = RunDir.of(trainer)
-        if stage != "fit":
-            return
-        run.check_writable()
-        text = self.parser.dump(self.config, skip_none=False)
-        if not run.holds_a_run:
-            write_bytes(run.path / "config.yaml", text.encode())
-        elif _comparable(yaml.safe_load(text)) != _comparable(run.settings()):
-            write_bytes(run.next_config, text.encode())
+        if stage == "fit":
+            text = self.parser.dump(self.config, skip_none=False)
+            keep_settings(RunDir.of(trainer), yaml.safe_load(text), text)
 
 
 def _check_strategy(strategy: Any) -> None:
@@ -107,11 +53,6 @@ def _check_strategy(strategy: Any) -> None:
             "Use `-c configs/trainer/fsdp.yaml` (seal_lightning.training.sharded_strategy.ShardedStrategy), or ddp where the "
             "model fits one device. Nothing was computed"
         )
-
-
-def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without what differs between the starts of one run."""
-    return {key: value for key, value in settings.items() if key not in ("ckpt_path", "weights_only", "run_dir")}
 
 
 class SealCLI(LightningCLI):
@@ -135,6 +76,8 @@ class SealCLI(LightningCLI):
         config = self.config[self.subcommand]
         run = RunDir.named(config.run_dir)
         config.ckpt_path = chosen_checkpoint(config.get("ckpt_path"), run, self.resume)
+        if self.subcommand == "test":
+            config.verbose = False  # ResultsTable prints the metrics with their errors
         if config.seed_everything is not False:
             raise ConfigError("seed_everything is not used: every seed of a run is made from model.seed; set that")
         if launch := launching.detected():
@@ -142,11 +85,8 @@ class SealCLI(LightningCLI):
         # The same on every rank: nothing of a run is written before all have met, which is after this.
         named = None if config.ckpt_path is None else Path(config.ckpt_path).resolve()
         going_on = self.resume is not None or (named is not None and run.checkpoints.resolve() in named.parents)
-        if self.subcommand == "fit" and run.holds_a_run and not going_on:
-            raise RunError(
-                f"the run directory {run.path} holds a run already; nothing in it was touched. Go on with it by "
-                f"`seal fit --resume {run.path}` (or `--resume auto`), or name another with --run_dir"
-            )
+        if self.subcommand == "fit" and not going_on:
+            check_run_is_new(run, f"`seal fit --resume {run.path}` (or `--resume auto`)")
         if getattr(rank_zero_only, "rank", 0) == 0:  # each of the others is asked by SharedRunDir
             run.check_writable()
 
@@ -157,22 +97,13 @@ class SealCLI(LightningCLI):
         named = {callback.class_path.rsplit(".", 1)[-1] for callback in config.trainer.callbacks or ()}
         settings = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_none=False))
         start = [RankAgreement(settings), StartingPoint(config.get("ckpt_path"), newest=self.resume == AUTO)]
-        ours = [callback for callback in [*default_callbacks(), *start] if type(callback).__name__ not in named]
-        if config.trainer.enable_progress_bar is False or any(name.endswith("ProgressBar") for name in named):
-            ours = [callback for callback in ours if not isinstance(callback, SealProgressBar)]
-        self.trainer_defaults["callbacks"] = ours
+        progress_bar = config.trainer.enable_progress_bar is not False
+        self.trainer_defaults["callbacks"] = completed_callbacks(sorted(named), progress_bar, start)
         if config.trainer.logger in (None, True):
             kwargs["logger"] = TensorBoardLogger(config.run_dir, name="tensorboard", version="")
         plugins = self._get(self.config_init, "trainer").plugins or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
-        others = [p for p in plugins if isinstance(p, CheckpointIO) and not isinstance(p, AtomicCheckpointIO)]
-        if others:
-            raise ConfigError(
-                f"trainer.plugins: {type(others[0]).__name__} is not allowed: it would write checkpoints without manifests, "
-                "which no resume finds. Leave it out, or subclass seal_lightning.storage.checkpoint_io.AtomicCheckpointIO"
-            )
-        files = [] if any(isinstance(plugin, AtomicCheckpointIO) for plugin in plugins) else [AtomicCheckpointIO()]
-        kwargs["plugins"] = [*plugins, *files, *launching.cluster_plugins(plugins)]
+        kwargs["plugins"] = completed_plugins(plugins)
         if launch := launching.detected():  # not in the configuration that is kept: a resume may have fewer hosts
             kwargs |= launch.trainer_settings(config.trainer.devices, config.trainer.num_nodes)
         return super().instantiate_trainer(**kwargs)

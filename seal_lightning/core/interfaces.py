@@ -37,6 +37,7 @@ from seal_lightning.core import (
     TextSchema,
     Verdict,
 )
+from seal_lightning.core.configurable import Configurable
 from seal_lightning.core.errors import ConfigError
 
 TaskT = TypeVar("TaskT", bound=Task)
@@ -45,7 +46,7 @@ AnyLanguageModel = Any
 """A :class:`seal_lightning.models.language_model.LanguageModel`; core imports no torch, so its type is not named here."""
 
 
-class TaskSource(ABC):
+class TaskSource(Configurable, ABC):
     """A source of tasks."""
 
     @abstractmethod
@@ -53,7 +54,7 @@ class TaskSource(ABC):
         """Return all tasks, in a stable order. Raises :class:`DataError` for a missing or empty data set or a bad record."""
 
 
-class Domain(ABC, Generic[TaskT]):
+class Domain(Configurable, ABC, Generic[TaskT]):
     """The meaning of tasks, edits and answers. Methods are pure: same task, same result."""
 
     @abstractmethod
@@ -134,10 +135,10 @@ class Domain(ABC, Generic[TaskT]):
         return ConditionNames()
 
 
-class Writer(ABC):
+class Writer(Configurable, ABC):
     """A source of self-edits: the policy, a file, or another model."""
 
-    def bind(self, domain: AnyDomain, engine: Engine, sampling: SamplingSpec | None = None) -> None:  # noqa: B027
+    def bind(self, domain: AnyDomain, engine: Engine, sampling: SamplingSpec | None = None) -> None:
         """Use the run's domain, the engine of the current policy, and the policy's sampling settings.
 
         Called once, before anything else.
@@ -146,7 +147,7 @@ class Writer(ABC):
     num_edits: int | None = None
     """Fixed number of edits per task, overriding a test's own number; None: as many as requested."""
 
-    def check(self, tasks: Sequence[Task], num_edits: int) -> None:  # noqa: B027
+    def check(self, tasks: Sequence[Task], num_edits: int) -> None:
         """Raise :class:`DataError` where edits of these tasks cannot be written; called before anything is computed."""
 
     @abstractmethod
@@ -154,10 +155,10 @@ class Writer(ABC):
         """Return ``num_edits`` edits for each task, task by task. ``seeds`` are by (task id, edit index)."""
 
 
-class Engine(ABC):
+class Engine(Configurable, ABC):
     """Generates texts and scores log-probabilities with the policy and its adapted copies; one call may mix adapters."""
 
-    def check(self, largest_rank: int) -> None:  # noqa: B027 - many need nothing
+    def check(self, largest_rank: int) -> None:
         """Raise :class:`ConfigError` where the engine cannot serve the run; called before anything is computed.
 
         ``largest_rank`` is of the LoRA that turns the pretrained model into an adapted one: merged rounds and the adapter.
@@ -183,7 +184,7 @@ class Engine(ABC):
         raise ConfigError(f"{type(self).__name__} cannot score the choices of a schema; use another engine")
 
 
-class InnerLoop(ABC):
+class InnerLoop(Configurable, ABC):
     """Trains adapters: θ' = SFT(θ, SE) of §3.1, for many plans at once. The base weights are restored at the end."""
 
     max_results: int | None = None
@@ -204,7 +205,7 @@ class InnerLoop(ABC):
         """Return one result per plan, in order. A plan that fails does not affect the others."""
 
 
-class Grader(ABC):
+class Grader(Configurable, ABC):
     """Grades answers."""
 
     in_background = False
@@ -215,13 +216,13 @@ class Grader(ABC):
         """Return one verdict per answer, in order; one that cannot be scored is ``UNSCORED`` with a reason, not wrong."""
 
 
-class Judge(ABC):
+class Judge(Configurable, ABC):
     """Decides closed questions about texts: whether an answer is correct, how good an edit is."""
 
     in_background = False
     """Whether it may be called from another thread while the model trains: a remote judge waits, a local one computes."""
 
-    def check(self) -> None:  # noqa: B027 - many need nothing
+    def check(self) -> None:
         """Raise :class:`ConfigError` where it cannot be called at all (missing key); called before anything is computed."""
 
     @property
@@ -237,7 +238,7 @@ class Judge(ABC):
         """
 
 
-class Rater(ABC):
+class Rater(Configurable, ABC):
     """Rates edits by reading them, without adaptation."""
 
     in_background = False
@@ -248,7 +249,7 @@ class Rater(ABC):
         """Return one rating per edit, in order; ``contexts`` are the texts that the edits are about."""
 
 
-class ExamBuilder(ABC):
+class ExamBuilder(Configurable, ABC):
     """Builds an auxiliary exam per task, for a reward that needs more than the answers to the task's own exam."""
 
     same_for_all_tasks = False
@@ -263,7 +264,7 @@ class ExamBuilder(ABC):
     def bind(self, domain: AnyDomain, engine: Engine) -> None:
         """Use the run's domain, and the engine of the current policy. Called once, before anything else."""
 
-    def check(self, tasks: Sequence[Task]) -> None:  # noqa: B027 - most exams go with any tasks
+    def check(self, tasks: Sequence[Task]) -> None:
         """Raise :class:`DataError` where the exam does not suit the run's tasks; called before anything is computed."""
 
     @abstractmethod
@@ -275,7 +276,7 @@ class ExamBuilder(ABC):
         return ExamRequest(tasks=(task,), questions=questions)
 
 
-class Reward(ABC):
+class Reward(Configurable, ABC):
     """Computes an attempt's reward: r(SE, τ, θ) of §3.1. If it needs nothing of the adapted model, nothing is adapted."""
 
     @property

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from seal_lightning.core import AdaptationPlan, AdapterSpec, OptimizerSpec, Task
+from seal_lightning.core.configurable import Configurable
 from seal_lightning.core.errors import ConfigError
 from seal_lightning.core.seeds import derive_seed
 from seal_lightning.evaluation.mitigations.base import Mitigation
@@ -37,7 +38,7 @@ class Episode:
         return tuple(task for group in self.steps[:num_steps] for task in group)
 
 
-class Protocol(ABC):
+class Protocol(Configurable, ABC):
     """How held-out tasks are learned and examined.
 
     Args:

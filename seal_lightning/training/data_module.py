@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 from lightning.pytorch import LightningDataModule
 
 from seal_lightning.core import BufferRow, Task
+from seal_lightning.core.configurable import Configurable
 from seal_lightning.core.errors import ConfigError, DataError, RunError, shown
 from seal_lightning.core.interfaces import TaskSource
 from seal_lightning.distributed.work_queue import batch_sizes, by_falling_cost
@@ -19,7 +20,7 @@ MAX_TASK_ID = 200
 """Characters."""
 
 
-class SealDataModule(LightningDataModule):
+class SealDataModule(LightningDataModule, Configurable):
     """Hands tasks and buffer rows to the trainer.
 
     Args:

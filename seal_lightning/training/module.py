@@ -15,6 +15,7 @@ from torch import Tensor
 
 from seal_lightning.attempts import AttemptRunner
 from seal_lightning.core import AdapterSpec, Attempt, OptimizerSpec, SamplingSpec
+from seal_lightning.core.configurable import Configurable
 from seal_lightning.core.errors import ConfigError, RunError
 from seal_lightning.core.interfaces import Domain, Engine, Grader, InnerLoop, Reward, Writer
 from seal_lightning.core.random_state import random_state, restore_random_state
@@ -43,7 +44,7 @@ from seal_lightning.training.sharded_strategy import spread
 POLICY_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-class SealModule(EvaluationSteps):
+class SealModule(EvaluationSteps, Configurable):
     """SEAL with a ReST-EM outer loop (§3.1, algorithm 1). Defaults are the paper's for knowledge incorporation.
 
     Args:

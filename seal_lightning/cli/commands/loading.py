@@ -48,7 +48,8 @@ def merged_settings(files: Sequence[str | Path]) -> dict[str, Any]:
 
     Raises :class:`ConfigError` where ``seal fit`` would refuse it.
     """
-    from seal_lightning.cli.lightning_cli import TRAINER_DEFAULTS, SealCLI
+    from seal_lightning.cli.lightning_cli import SealCLI
+    from seal_lightning.cli.trainer import TRAINER_DEFAULTS
 
     class Parsed(SealCLI):
         """Stops where ``seal fit`` would make things of what it has read."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from seal_lightning.core import ChatMessage, TextSchema
+from seal_lightning.core.configurable import Configurable
 from seal_lightning.core.errors import ConfigError, MalformedEdit, shown
 from seal_lightning.domains.knowledge import splitting
 from seal_lightning.domains.knowledge.examples import WorkedExample
@@ -37,7 +38,7 @@ class UpdateDirectives:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptFormat(ABC):
+class PromptFormat(Configurable, ABC):
     """What the policy is asked to write about a passage.
 
     A base prompt is the instruction, the passage with its title, and a heading that the model continues. Worked

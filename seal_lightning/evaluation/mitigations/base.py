@@ -11,6 +11,7 @@ from typing import Any
 
 from seal_lightning.attempts import AttemptRunner
 from seal_lightning.core import AdaptationPlan, Adapter, Task, TrainingSequence
+from seal_lightning.core.configurable import Configurable
 from seal_lightning.core.errors import ConfigError, shown
 from seal_lightning.core.seeds import derive_seed
 from seal_lightning.models.language_model import LanguageModel
@@ -39,7 +40,7 @@ class Proposal:
     decision: MergeDecision | None = None
 
 
-class Mitigation:
+class Mitigation(Configurable):
     """Does nothing; a subclass overrides what it changes. It keeps no state of an episode: one serves all of them."""
 
     decides = False
