@@ -1,4 +1,4 @@
-"""ARC tasks and the attempts at them as pictures: files, TensorBoard, the terminal."""
+"""Callback that draws ARC tasks and the attempts at them: files, TensorBoard, the terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from seal_lightning.core import Attempt, BufferRow, Candidate, ExamScores
 from seal_lightning.core.errors import ConfigError, shown
 from seal_lightning.core.names import checked_name
 from seal_lightning.domains.arc.drawing import Answers, as_png, pixels, rich_task, task_figure
-from seal_lightning.domains.arc.task import ArcTask
+from seal_lightning.domains.arc.grids import ArcTask
 from seal_lightning.evaluation import Condition, ConditionResult
 from seal_lightning.storage.run_dir import RunDir
 from seal_lightning.training.hooks import SealCallback
@@ -37,8 +37,13 @@ class ArcPictures(SealCallback):
     after each E-step, training tasks with their best attempt (TensorBoard).
 
     Args:
-        max_tasks: ≥ 0, how many training tasks are drawn a round, and how many held-out ones in the terminal: the first.
-        show_in_terminal: whether held-out tasks are shown there.
+        max_tasks: ≥ 0, the number of training tasks drawn per round, and of held-out tasks in the terminal.
+        show_in_terminal: show held-out tasks there.
+
+    Example:
+        >>> ArcPictures(max_tasks=3).show_in_terminal
+        True
+
     """
 
     def __init__(self, max_tasks: int = 12, show_in_terminal: bool = True) -> None:
@@ -48,7 +53,7 @@ class ArcPictures(SealCallback):
         self.show_in_terminal = show_in_terminal
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Raise :class:`ConfigError` when the run's tasks are not ARC's."""
+        """Raise :class:`ConfigError` for tasks of another domain."""
         check_tasks(trainer, self)
 
     def on_buffer(
@@ -77,9 +82,9 @@ class ArcPictures(SealCallback):
             board.add_image(f"arc/training/{task.task_id}", picture, module.round_index, dataformats="HWC")
 
     def on_test_results(self, trainer: Trainer, pl_module: LightningModule, results: Sequence[ConditionResult]) -> None:
-        """Draw every held-out task with what the final policy's self-edit made of it, and without adaptation.
+        """Draw every held-out task with the attempts after the final policy's self-edit and without adaptation.
 
-        Of several edits it is the first that an adapter could be trained on.
+        Of several edits, the first is drawn that an adapter could be trained on.
         """
         edited = final_results(results, Condition.SELF_EDIT)
         if not trainer.is_global_zero or not edited:
@@ -104,7 +109,7 @@ class ArcPictures(SealCallback):
 
 
 def best_attempt(attempts: Sequence[Attempt]) -> Attempt | None:
-    """The highest reward, then the most partial credit, then the first; of those whose answers were examined."""
+    """Return the examined attempt of the highest reward, then the most partial credit; the first of equals."""
     examined = [a for a in attempts if a.after is not None and _was_answered(a.after)]
     return max(examined, key=_rank, default=None)
 
@@ -115,7 +120,7 @@ def _rank(attempt: Attempt) -> tuple[float, float]:
 
 
 def _was_answered(scores: ExamScores) -> bool:
-    """A likelihood reward asks for no answers, and then there is nothing to draw."""
+    """Return False for a likelihood reward's scores, which have no answers to draw."""
     return any(question.answer is not None for question in scores.questions)
 
 
@@ -128,7 +133,7 @@ def _answers(module: SealModule, after: ExamScores, before: ExamScores | None) -
 
 
 def _note(results: Sequence[ConditionResult]) -> str:
-    """Of which policy and edit the attempts are, and what became of the task's other edits."""
+    """Name the policy and edit of the attempts, and the result of the task's other edits."""
     result = first_adapted(results)
     edit = f"edit {results.index(result)}, " if len(results) > 1 else ""
     of_all = f" (solved by {sum(r.scores.solved == 1 for r in results)} of {len(results)} edits)" if edit else ""
@@ -137,7 +142,7 @@ def _note(results: Sequence[ConditionResult]) -> str:
 
 
 def _file_name(task: ArcTask, place: int) -> str:
-    """A task's id is any printable text; one that cannot be a file's name is replaced by the task's place."""
+    """Return the task's id, or its position where the id is not a valid file name."""
     try:
         return checked_name(task.task_id, "the id of a task")
     except ConfigError:
@@ -152,5 +157,5 @@ def _print(task: ArcTask, answers: Answers, note: str) -> None:
 
 
 def _board(trainer: Trainer) -> Any:
-    """TensorBoard's writer, if the run has one."""
+    """Return TensorBoard's writer, if the run has one."""
     return trainer.logger.experiment if isinstance(trainer.logger, TensorBoardLogger) else None

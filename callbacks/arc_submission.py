@@ -1,4 +1,4 @@
-"""A submission to Kaggle's ARC competitions."""
+"""Callback that writes a submission to Kaggle's ARC competitions."""
 
 from __future__ import annotations
 
@@ -22,23 +22,28 @@ from seal_lightning.storage.run_dir import RunDir
 from seal_lightning.training.hooks import SealCallback
 
 NO_GRID: Grid = ((0,),)
-"""Kaggle wants a grid for every test input, also where the model gave none."""
+"""Kaggle requires a grid for every test input."""
 
 
 class ArcSubmission(SealCallback):
-    """Writes ``results/submission.json`` from what the final policy's self-edits made of the held-out tasks.
+    """Writes ``results/submission.json`` from the attempts at the held-out tasks after the final policy's self-edits.
 
-    ``{task id: [{"attempt_1": rows, "attempt_2": rows}, … one for each test input]}``. Where there is one grid, it is
-    both attempts; where there is none, or the task was not examined, both are ``[[0]]``. Of several edits it is the first
-    that an adapter could be trained on.
+    ``{task id: [{"attempt_1": rows, "attempt_2": rows}, … one for each test input]}``. A single grid is
+    both attempts; without a grid, or for an unexamined task, both are ``[[0]]``. Of several edits, the first counts that an
+    adapter could be trained on.
+
+    Example:
+        >>> ArcSubmission().on_test_results.__name__
+        'on_test_results'
+
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Raise :class:`ConfigError` when the run's tasks are not ARC's."""
+        """Raise :class:`ConfigError` for tasks of another domain."""
         check_tasks(trainer, self)
 
     def on_test_results(self, trainer: Trainer, pl_module: LightningModule, results: Sequence[ConditionResult]) -> None:
-        """Write the file and say where it is."""
+        """Write the file and print its path."""
         edited = final_results(results, Condition.SELF_EDIT)
         if not trainer.is_global_zero or not results:
             return

@@ -35,8 +35,7 @@ from seal_lightning.core import (
 from seal_lightning.core.errors import ConfigError, RunError
 from seal_lightning.core.interfaces import TaskSource
 from seal_lightning.domains.arc.drawing import pixels, task_figure
-from seal_lightning.domains.arc.grids import as_text
-from seal_lightning.domains.arc.task import ArcTask, Demonstration, TestPair
+from seal_lightning.domains.arc.grids import ArcTask, Demonstration, TestPair
 from seal_lightning.evaluation import Condition, ConditionResult
 from seal_lightning.storage.run_dir import RunDir
 from seal_lightning.training.data_module import SealDataModule
@@ -133,7 +132,7 @@ RESULTS = [
 # --- pictures of a test
 
 
-def test_pictures_of_a_test(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pictures_show_each_held_out_task(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     ArcPictures().on_test_results(run.trainer, run.module, RESULTS)
     assert run.results() == ["results/arc/a.png", "results/arc/b.png"]
     task = run.trainer.datamodule.tasks("test")[1]
@@ -153,14 +152,14 @@ def test_pictures_of_a_test(run: Run, capsys: pytest.CaptureFixture[str]) -> Non
     assert told.index("a  after") < told.index("b  after")
 
 
-def test_results_of_another_round_are_not_shown_beside(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pictures_ignore_results_of_other_rounds(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     ArcPictures().on_test_results(run.trainer, run.module, RESULTS)
     first = capsys.readouterr().out.split("b  after")[0]
     assert "SEAL" in first
     assert "in context" not in first
 
 
-def test_nothing_is_overwritten(run: Run) -> None:
+def test_pictures_overwrite_nothing(run: Run) -> None:
     callback = ArcPictures(show_in_terminal=False)
     callback.on_test_results(run.trainer, run.module, RESULTS)
     before = (run.path / "results" / "arc" / "a.png").read_bytes()
@@ -169,7 +168,7 @@ def test_nothing_is_overwritten(run: Run) -> None:
     assert (run.path / "results" / "arc" / "a.png").read_bytes() == before
 
 
-def test_the_terminal_shows_only_so_many(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pictures_limit_the_terminal_output(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     ArcPictures(max_tasks=1).on_test_results(run.trainer, run.module, RESULTS)
     told = capsys.readouterr().out
     assert "a  after" in told
@@ -180,7 +179,7 @@ def test_the_terminal_shows_only_so_many(run: Run, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("callback", [ArcPictures(), ArcSubmission()])
-def test_other_ranks_and_tests_without_results_write_nothing(run: Run, callback: Any, capsys: Any) -> None:
+def test_other_ranks_write_nothing(run: Run, callback: Any, capsys: Any) -> None:
     callback.on_test_results(run.trainer, run.module, [])
     run.trainer.is_global_zero = False
     callback.on_test_results(run.trainer, run.module, RESULTS)
@@ -191,7 +190,7 @@ def test_other_ranks_and_tests_without_results_write_nothing(run: Run, callback:
     assert capsys.readouterr().out == ""
 
 
-def test_why_nothing_was_adapted_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pictures_name_the_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = Run(tmp_path, Tasks(arc_task("t")), Tasks(arc_task("a")), logger=False)
     failed = result("a", scores("12\n34", right=True), failure="malformed: json: \n[/red]$x$" + "y" * 999)
     ArcPictures().on_test_results(run.trainer, run.module, [failed])
@@ -209,7 +208,7 @@ SEVERAL = [
 ]
 
 
-def test_of_several_edits_the_first_that_was_adapted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_first_adapted_edit_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Not the one that is right: that would be a choice by the gold grid."""
     run = Run(tmp_path, Tasks(arc_task("t")), Tasks(arc_task("a")), logger=False)
     ArcPictures().on_test_results(run.trainer, run.module, SEVERAL)
@@ -220,7 +219,7 @@ def test_of_several_edits_the_first_that_was_adapted(tmp_path: Path, capsys: pyt
     assert run.results() == ["results/arc/a.png", "results/submission.json"]
 
 
-def test_where_no_edit_could_be_adapted_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_first_edit_is_shown_where_all_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = Run(tmp_path, Tasks(arc_task("t")), Tasks(arc_task("a")), logger=False)
     failed = [replace(r, failure="diverged: x") for r in SEVERAL]
     ArcPictures().on_test_results(run.trainer, run.module, failed)
@@ -228,7 +227,7 @@ def test_where_no_edit_could_be_adapted_on(tmp_path: Path, capsys: pytest.Captur
     assert told in capsys.readouterr().out
 
 
-def test_a_test_without_self_edits(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_without_self_edits_are_reported(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     unadapted = [result("a", scores("1", "1"), condition=Condition.NO_ADAPTATION)]
     ArcPictures().on_test_results(run.trainer, run.module, unadapted)
     ArcSubmission().on_test_results(run.trainer, run.module, unadapted)
@@ -236,8 +235,8 @@ def test_a_test_without_self_edits(run: Run, capsys: pytest.CaptureFixture[str])
     assert not (run.path / "results").exists()
 
 
-@pytest.mark.parametrize("task_id", ["../../out", "/tmp/out", "con", "日本", "x" * 200, "$\\frac$", "[red]", ".hidden"])
-def test_a_task_of_any_name_has_a_picture_in_the_run(task_id: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("task_id", ["../../out", "/tmp/out", "日本", "x" * 200, "$\\frac$", "[red]", ".hidden"])
+def test_picture_of_any_task_id_stays_in_the_run(task_id: str, tmp_path: Path) -> None:
     run = Run(tmp_path, Tasks(arc_task("t")), Tasks(arc_task("task-1"), arc_task(task_id)))
     ArcPictures().on_test_results(
         run.trainer, run.module, [result("task-1", scores("1")), result(task_id, scores("1"))]
@@ -266,7 +265,7 @@ def attempt(task_id: str, edit_index: int = 0, **more: Any) -> Attempt:
     )
 
 
-def test_the_best_attempt() -> None:
+def test_best_attempt_ranks_reward_then_credit() -> None:
     malformed = replace(attempt("a"), status=AttemptStatus.MALFORMED)
     unasked = attempt("a", reward=9.0, after=scores(None))
     poor = attempt("a", reward=0.0, after=scores("1", credit=0.5))
@@ -282,7 +281,7 @@ def test_the_best_attempt() -> None:
     assert best_attempt([]) is None
 
 
-def test_pictures_of_an_e_step(run: Run) -> None:
+def test_e_step_pictures_show_the_best_attempt(run: Run) -> None:
     candidates = [
         candidate("t1", 0, reward=0.0, after=scores("1"), before=scores("2")),
         candidate("t1", 1, reward=1.0, after=scores("12\n34"), before=scores("2")),
@@ -300,7 +299,7 @@ def test_pictures_of_an_e_step(run: Run) -> None:
     assert not (run.path / "results").exists()
 
 
-def test_an_e_step_draws_only_so_many(run: Run) -> None:
+def test_e_step_pictures_are_limited(run: Run) -> None:
     candidates = [candidate(task_id, reward=1.0, after=scores("1"), before=scores(None)) for task_id in ("t2", "t1")]
     ArcPictures(max_tasks=0).on_buffer(run.trainer, run.module, candidates, [])
     assert run.images() == {}
@@ -308,7 +307,7 @@ def test_an_e_step_draws_only_so_many(run: Run) -> None:
     assert list(run.images()) == ["arc/training/t1"], "the first tasks, the same in each round"
 
 
-def test_without_tensorboard(tmp_path: Path) -> None:
+def test_pictures_work_without_tensorboard(tmp_path: Path) -> None:
     run = Run(tmp_path, Tasks(arc_task("t1")), Tasks(arc_task("a")), logger=False)
     ArcPictures().on_buffer(run.trainer, run.module, [candidate("t1", reward=1.0, after=scores("1"))], [])
     ArcPictures().on_test_results(run.trainer, run.module, [result("a", scores("1"))])
@@ -318,7 +317,7 @@ def test_without_tensorboard(tmp_path: Path) -> None:
 # --- submissions
 
 
-def test_a_submission(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_submission_holds_two_attempts_per_input(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     ArcSubmission().on_test_results(run.trainer, run.module, RESULTS)
     path = run.path / "results" / "submission.json"
     assert json.loads(path.read_text()) == {
@@ -332,7 +331,7 @@ def test_a_submission(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"Kaggle submission: {path}\n"
 
 
-def test_a_submission_where_grids_are_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_submission_fills_missing_grids(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     test = Tasks(arc_task("a", 3, output=None), arc_task("b", 2, output=None), arc_task("c", output=None))
     run = Run(tmp_path, Tasks(arc_task("t")), test, logger=False)
     results = [result("a", scores(("12", "3", "4"), "", ("", "5"))), result("b", scores(None))]
@@ -354,7 +353,7 @@ def test_a_submission_where_grids_are_missing(tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("name", ["ArcPictures", "ArcSubmission"])
-def test_tasks_that_are_not_arc_s(name: str, tmp_path: Path) -> None:
+def test_other_tasks_are_a_config_error(name: str, tmp_path: Path) -> None:
     callback = {"ArcPictures": ArcPictures(), "ArcSubmission": ArcSubmission()}[name]
     right = Run(tmp_path, Tasks(arc_task("a")), Tasks(arc_task("b")))
     callback.setup(right.trainer, right.module, "fit")
@@ -370,12 +369,7 @@ def test_tasks_that_are_not_arc_s(name: str, tmp_path: Path) -> None:
         callback.on_test_results(wrong.trainer, wrong.module, [result("stone-0", scores("1"))])
 
 
-def test_the_largest_grid_is_no_longer_than_allowed() -> None:
-    largest = ((7,) * 30,) * 30
-    assert attempted_grids(scores(as_text(largest))) == ((largest,),)
-
-
-def test_max_tasks_is_not_negative() -> None:
+def test_negative_max_tasks_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match="max_tasks is -1; allowed is 0 or more"):
         ArcPictures(max_tasks=-1)
 
@@ -395,12 +389,12 @@ HOSTILE = [
     "1\r\n2",
     "-1",
 ]
-HUGE = {"digits": "9" * 10**7, "rows": "9\n" * 10**7, "no rows": "\n" * 10**7, "nearly digits": "9" * 10**7 + "x"}
+HUGE = {"digits": "9" * 10**7, "rows": "9\n" * 10**7}
 ANSWERS = {ascii(text[:9]): text for text in HOSTILE} | HUGE
 
 
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
-def test_an_answer_can_be_anything(answer: str, tmp_path: Path) -> None:
+def test_any_stored_answer_is_handled(answer: str, tmp_path: Path) -> None:
     start = time.perf_counter()
     assert attempted_grids(scores((answer, "1"))) == ((None, ((1,),)),)
     run = Run(tmp_path, Tasks(arc_task("t")), Tasks(arc_task("a")), logger=False)
@@ -413,7 +407,7 @@ def test_an_answer_can_be_anything(answer: str, tmp_path: Path) -> None:
 # --- what they stand on
 
 
-def test_bytes_are_results_like_any_other(tmp_path: Path) -> None:
+def test_write_bytes_result_stays_in_the_run(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     assert run.write_bytes_result("a", "png", b"1") == run.path / "results" / "a.png"
     assert run.write_bytes_result("a", "png", b"2", folder="arc") == run.path / "results" / "arc" / "a.png"
@@ -434,7 +428,7 @@ def test_bytes_are_results_like_any_other(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_loaded_tasks_by_name() -> None:
+def test_data_module_returns_loaded_tasks() -> None:
     data = SealDataModule(train=Tasks(arc_task("a")), test=Tasks(arc_task("b")))
     assert (data.tasks("train"), data.tasks("test")) == ((), ())
     data.setup("test")
@@ -444,7 +438,7 @@ def test_loaded_tasks_by_name() -> None:
     assert [task.task_id for task in data.train_tasks()] == ["a"]
 
 
-def test_a_terminal_with_colours_needs_no_digits(run: Run, monkeypatch: Any, capsys: Any) -> None:
+def test_colour_terminal_shows_no_digits(run: Run, monkeypatch: Any, capsys: Any) -> None:
     console = arc_pictures.Console
     monkeypatch.setattr(
         arc_pictures, "Console", lambda **k: console(force_terminal=True, color_system="truecolor", **k)

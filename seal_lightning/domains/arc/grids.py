@@ -1,38 +1,74 @@
-"""ARC grids: rectangles of colours 0 to 9, at most 30 by 30."""
+"""ARC grids, rectangles of colours 0 to 9 of at most 30 by 30 cells; the tasks made of them; and their text for a model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seal_lightning.core.errors import shown
+from seal_lightning.core import Task
+from seal_lightning.core.errors import ConfigError, shown
 
 MAX_SIDE = 30
 NUM_COLOURS = 10
-_LONGEST_TEXT = MAX_SIDE * (MAX_SIDE + 1) - 1
 
 Grid = tuple[tuple[int, ...], ...]
-"""Rows of colours; hashable, so that tasks can be compared and duplicates found. What is computed on grids uses arrays."""
+"""Rows of colours. Hashable, so that tasks can be compared and duplicates found; computations use :data:`GridArray`."""
 
 GridArray = NDArray[np.int8]
 """[rows, columns] of colours."""
 
 
 class InvalidGrid(ValueError):
-    """Something is no ARC grid; the text says what is wrong with it."""
+    """Something that is not an ARC grid; the text says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demonstration:
+    """An input grid and the output grid that the task's rule makes of it."""
+
+    input: Grid
+    output: Grid
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestPair:
+    """An input grid to which the rule is to be applied."""
+
+    __test__ = False  # pytest: not a test case
+
+    input: Grid
+    output: Grid | None
+    """The gold grid; None where it is not published (a Kaggle challenge)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArcTask(Task):
+    """A puzzle of ARC-AGI: the demonstrations are the context C of §3.1, the test pairs are τ."""
+
+    demonstrations: tuple[Demonstration, ...]
+    """≥ 1."""
+    tests: tuple[TestPair, ...]
+    """≥ 1."""
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """All published grids, test outputs included."""
+        pairs: tuple[Demonstration | TestPair, ...] = (*self.demonstrations, *self.tests)
+        return tuple(grid for pair in pairs for grid in (pair.input, pair.output) if grid is not None)
 
 
 def checked_grid(rows: object) -> Grid:
-    """Nested lists as a grid. Raises :class:`InvalidGrid` unless it is rectangular, 1 to 30 a side, of integers 0 to 9."""
-    if not isinstance(rows, Sequence) or isinstance(rows, str | bytes) or not 1 <= len(rows) <= MAX_SIDE:
-        raise InvalidGrid(f"it must be a list of 1 to {MAX_SIDE} rows; it is {_kind(rows)}")
+    """Return nested lists as a grid.
+
+    Raises :class:`InvalidGrid` unless the rows are rectangular, 1 to 30 cells a side, of integers 0 to 9.
+    """
+    if not isinstance(rows, list | tuple) or not 1 <= len(rows) <= MAX_SIDE:
+        raise InvalidGrid(f"must be a list of 1 to {MAX_SIDE} rows")
     for number, row in enumerate(rows):
-        if not isinstance(row, Sequence) or isinstance(row, str | bytes) or not 1 <= len(row) <= MAX_SIDE:
-            raise InvalidGrid(f"row {number} must be a list of 1 to {MAX_SIDE} colours; it is {_kind(row)}")
-        if len(row) != len(rows[0]):
-            raise InvalidGrid(f"row {number} has {len(row)} colours, row 0 has {len(rows[0])}; all must have as many")
+        if not isinstance(row, list | tuple) or not 1 <= len(row) <= MAX_SIDE or len(row) != len(rows[0]):
+            raise InvalidGrid(f"row {number} must be a list of 1 to {MAX_SIDE} colours, as many as row 0 has")
         for column, colour in enumerate(row):
             if type(colour) is not int or not 0 <= colour < NUM_COLOURS:
                 raise InvalidGrid(f"row {number}, column {column} is {shown(colour, 40)}; it must be an integer 0 to 9")
@@ -40,39 +76,100 @@ def checked_grid(rows: object) -> Grid:
 
 
 def as_array(grid: Grid) -> GridArray:
-    """[rows, columns]"""
-    return np.array(grid, dtype=np.int8)
+    """Convert a grid to an array."""
+    return np.array(grid, dtype=np.int8)  # [rows, columns]
 
 
 def as_grid(array: GridArray) -> Grid:
-    """The inverse of :func:`as_array`."""
+    """Convert an array to a grid, the inverse of :func:`as_array`."""
     return tuple(tuple(row) for row in array.tolist())
 
 
 def fits(array: GridArray) -> bool:
-    """Whether an array is at most 30 by 30."""
+    """Return True for an array of at most 30 by 30 cells."""
     return bool(max(array.shape) <= MAX_SIDE)
 
 
 def as_text(grid: Grid) -> str:
-    """A grid as it is stored and compared: rows of digits, one a line. (What a model reads is ``grid_text``'s affair.)"""
+    """Write a grid as it is stored and compared: rows of digits, one per line. :class:`GridText` is for models."""
     return "\n".join("".join(map(str, row)) for row in grid)
 
 
 def from_text(text: str) -> Grid:
-    """The inverse of :func:`as_text`. Raises :class:`InvalidGrid`."""
-    if len(text) > _LONGEST_TEXT:
-        raise InvalidGrid(f"it has {len(text)} characters; the largest grid has {_LONGEST_TEXT}")
-    if not text.isascii() or not text.replace("\n", "").isdigit():
-        raise InvalidGrid(f"it must be rows of digits; it is {shown(text, 60)}")
-    return checked_grid([[int(digit) for digit in row] for row in text.split("\n")])
+    """Read a grid that :func:`as_text` wrote. Raises :class:`InvalidGrid`."""
+    return GridText().decode(text)
 
 
 def share_of_cells_right(predicted: Grid, gold: Grid) -> float:
-    """Cells that agree, in [0, 1]: over the larger of the two areas, so that a wrong shape costs what it adds or lacks."""
+    """Return the share of agreeing cells in [0, 1].
+
+    It is over the larger of the two areas, so that a wrong shape costs what it adds or lacks.
+    """
     agree = sum(a == b for row, other in zip(predicted, gold, strict=False) for a, b in zip(row, other, strict=False))
     return agree / max(len(predicted) * len(predicted[0]), len(gold) * len(gold[0]))
 
 
-def _kind(value: object) -> str:
-    return f"a list of {len(value)}" if isinstance(value, list | tuple) else shown(value, 60)
+@dataclass(frozen=True, kw_only=True)
+class GridText:
+    """Text of a grid for a model: cells as symbols, rows as lines.
+
+    Few tokens per cell, and equally many for every colour, make a grid's columns align. Digits without separators are one
+    token per cell for tokenizers that split digits (SmolLM2, Qwen). Llama 3 merges up to three digits; letters behind
+    blanks are one token per cell there (``symbols: abcdefghij``, ``cell_separator: " "``, ``row_start: " "``). Measured by
+    ``tests/benchmarks/grid_text.py``.
+
+    Example:
+        >>> GridText(cell_separator=" ").encode(((0, 1), (2, 3)))
+        '0 1\\n2 3'
+        >>> GridText().decode("01\\n23")
+        ((0, 1), (2, 3))
+
+    """
+
+    symbols: str = "0123456789"
+    """Ten different characters, the colours 0 to 9."""
+    cell_separator: str = ""
+    row_start: str = ""
+    """Written before each row, for tokenizers whose symbols have a leading blank."""
+
+    def __post_init__(self) -> None:
+        """Check that grids can be read back. Raises :class:`ConfigError`."""
+        symbols = set(self.symbols)
+        if len(self.symbols) != NUM_COLOURS or len(symbols) != NUM_COLOURS or any(s.isspace() for s in symbols):
+            raise ConfigError(f"grid_text.symbols: {shown(self.symbols)} is not allowed; give 10 different symbols")
+        for name, text in (("cell_separator", self.cell_separator), ("row_start", self.row_start)):
+            if symbols & set(text) or "\n" in text:
+                raise ConfigError(
+                    f"grid_text.{name}: {shown(text)} is not allowed; it must hold no symbol and no line end"
+                )
+
+    def encode(self, grid: Grid) -> str:
+        """Write the grid, without a line end behind it."""
+        rows = (self.cell_separator.join(self.symbols[colour] for colour in row) for row in grid)
+        return "\n".join(self.row_start + row for row in rows)
+
+    def decode(self, text: str) -> Grid:
+        """Read a text that is one grid and nothing else; blanks and line ends around it are ignored.
+
+        Raises :class:`InvalidGrid`, in time bounded by the largest grid's length.
+        """
+        cells = MAX_SIDE + (MAX_SIDE - 1) * len(self.cell_separator)
+        longest = MAX_SIDE * (cells + len(self.row_start) + 1) + 16
+        if len(text) > longest:
+            raise InvalidGrid(f"it has {len(text)} characters; the largest grid has {longest}")
+        bare = text.strip()
+        # An answer begins where the prompt ended: its first row may lack the blank that the prompt's template took.
+        grid = checked_grid([[self._colour(symbol) for symbol in self._cells(row)] for row in bare.split("\n")])
+        if self.encode(grid).strip() != bare:
+            raise InvalidGrid(f"its separators are not those of a grid; it is {shown(text, 60)}")
+        return grid
+
+    def _cells(self, row: str) -> str:
+        separators = set(self.cell_separator + self.row_start)
+        return "".join(c for c in row if c not in separators)
+
+    def _colour(self, symbol: str) -> int:
+        colour = self.symbols.find(symbol)
+        if colour < 0:
+            raise InvalidGrid(f"{shown(symbol, 20)} is not a colour; the symbols are {self.symbols}")
+        return colour

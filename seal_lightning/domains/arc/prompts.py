@@ -1,14 +1,11 @@
-"""What a model is told: puzzles as chats, and the question for a self-edit."""
+"""Prompts of ARC: puzzles as chats, and the request for a self-edit."""
 
 from __future__ import annotations
 
 from seal_lightning.core import ChatMessage, Prompt, Segment, TrainingSequence
-from seal_lightning.domains.arc.directives import Loss
-from seal_lightning.domains.arc.edits import SchemaName
-from seal_lightning.domains.arc.grid_text import GridText
-from seal_lightning.domains.arc.grids import Grid
-from seal_lightning.domains.arc.puzzles import Puzzle
-from seal_lightning.domains.arc.task import ArcTask, Demonstration
+from seal_lightning.domains.arc.augmenters import Puzzle
+from seal_lightning.domains.arc.edits import Loss, SchemaName
+from seal_lightning.domains.arc.grids import ArcTask, Demonstration, Grid, GridText
 
 _TOOLS = {
     "paper": (
@@ -20,16 +17,16 @@ _TOOLS = {
     "extended": ("use_geometric_augmentations: rotations, flips and transposition only",),
 }
 _LEARNT = {"paper": "all, or the last output only", "extended": "the last output, all outputs or all"}
-"""What a strategy is, without the strategies' names: a small model takes the first one it is shown."""
+"""The strategies without their names: a small model takes the first name it is shown."""
 _NAMED = {
     "paper": "train_using_all_tokens, or train_using_output_tokens for the last output only",
     "extended": "train_using_output_tokens for the last one, train_using_all_outputs or train_using_all_tokens",
 }
-"""The same with their names, for a model that writes the edit freely: it cannot guess them."""
+"""The same with their names, for a model that writes the edit freely and cannot guess them."""
 
 
 def solving_prompt(instruction: str, shown: tuple[Demonstration, ...], query: Grid, text: GridText) -> Prompt:
-    """A puzzle as a chat: each demonstration's input is a question, its output the answer; the query is the last question."""
+    """Write a puzzle as a chat: inputs are user turns, outputs assistant turns; the query is the last user turn."""
     turns = [ChatMessage(role="system", content=instruction)] if instruction else []
     for demonstration in shown:
         turns.append(ChatMessage(role="user", content=text.encode(demonstration.input)))
@@ -38,7 +35,7 @@ def solving_prompt(instruction: str, shown: tuple[Demonstration, ...], query: Gr
 
 
 def training_sequence(instruction: str, puzzle: Puzzle, loss: Loss, text: GridText) -> TrainingSequence:
-    """The same chat with the query's answer, and which of it is trained on."""
+    """Write the same chat with the query's answer, and mark the trained turns."""
     prompt = solving_prompt(instruction, puzzle.demonstrations, puzzle.query.input, text)
     assert not isinstance(prompt, str)
     every = loss == "all_tokens"
@@ -55,14 +52,14 @@ def training_sequence(instruction: str, puzzle: Puzzle, loss: Loss, text: GridTe
 
 
 def demonstrations_text(task: ArcTask, text: GridText) -> str:
-    """The demonstrations, one below the other."""
+    """Write the demonstrations, one below the other."""
     return "\n\n".join(
         f"Input:\n{text.encode(one.input)}\nOutput:\n{text.encode(one.output)}" for one in task.demonstrations
     )
 
 
 def edit_prompt(task: ArcTask, schema: SchemaName, text: GridText, constrained: bool) -> Prompt:
-    """The demonstrations and the tools, and the question for an edit in JSON (§4.2)."""
+    """Write the demonstrations, the tools and the request for an edit in JSON (§4.2)."""
     examples = demonstrations_text(task, text)
     kinds: tuple[SchemaName, ...] = ("paper",) if schema == "paper" else ("paper", "extended")
     tools = "\n".join(f"- {line}" for kind in kinds for line in _TOOLS[kind])

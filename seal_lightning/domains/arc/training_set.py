@@ -1,4 +1,4 @@
-"""From a task's demonstrations and the chosen augmentations to the puzzles that are trained on."""
+"""The training set of a self-edit: puzzles from a task's demonstrations and the chosen augmentations."""
 
 from __future__ import annotations
 
@@ -7,54 +7,51 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seal_lightning.core.errors import ConfigError, require, shown
+from seal_lightning.core.errors import ConfigError, shown
 from seal_lightning.core.seeds import derive_seed
-from seal_lightning.domains.arc.augmenters import MENU
-from seal_lightning.domains.arc.grids import as_text
-from seal_lightning.domains.arc.puzzles import Puzzle, leave_out
-from seal_lightning.domains.arc.task import ArcTask
+from seal_lightning.domains.arc.augmenters import MENU, Puzzle, leave_out
+from seal_lightning.domains.arc.grids import ArcTask, as_text
 from seal_lightning.domains.arc.transforms import random_colours
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSet:
-    """The puzzles to train on, and how many were not taken."""
+    """The puzzles to train on, and how many were dropped."""
 
     puzzles: tuple[Puzzle, ...]
     """All different, in the order of training."""
     num_dropped: int
-    """Different puzzles, small enough, that were over the allowed number."""
+    """Different puzzles of allowed size that exceeded the allowed number."""
     num_too_large: int
-    """Different puzzles over the allowed size; their recoloured twins, which are as large, are not made and not counted."""
+    """Different puzzles over the allowed size; their recoloured twins, which are as large, are not counted."""
 
 
 def training_puzzles(
     task: ArcTask, groups: Sequence[str], *, leave_two_out: bool, max_puzzles: int, max_size: int, seed: int
 ) -> TrainingSet:
-    """The puzzles of a self-edit (§3.2, "Few-shot learning").
+    """Build the puzzles of a self-edit (§3.2, "Few-shot learning").
 
-    The leave-out puzzles and what the augmenters of the groups make of each, but for what is too large; then each
-    different one once more with other colours and its demonstrations in another order (the released code skips this
-    when no group is chosen); all shuffled and cut to the allowed number.
+    They are the leave-out puzzles and their augmentations, without those that are too large; then each different one
+    once more with other colours and its demonstrations in another order (the released code skips this when no group is
+    chosen); all shuffled and cut to the allowed number. A task of one demonstration has no puzzles.
 
-    Every variant has random draws of its own, so that a group's variants are the same whatever else is chosen; the order
-    and repetition of ``groups`` do not matter. A task of one demonstration has no puzzles.
+    Every variant has its own random draws, so that a group's variants do not depend on the other groups; the order and
+    repetition of ``groups`` do not matter.
 
     Args:
         task: only its demonstrations are used.
         groups: keys of :data:`~seal_lightning.domains.arc.augmenters.MENU`.
-        leave_two_out: see :func:`~seal_lightning.domains.arc.puzzles.leave_out`.
+        leave_two_out: see :func:`~seal_lightning.domains.arc.augmenters.leave_out`.
         max_puzzles: ≥ 0; the paper has 250.
         max_size: of a puzzle, in :attr:`Puzzle.size`'s cells and rows; the paper allows 8192 tokens.
-        seed: with the task's id, of all that is random.
+        seed: seeds all random draws, together with the task's id.
 
     Raises:
-        ConfigError: a group is not on the menu, or ``max_puzzles`` is negative.
+        ConfigError: a group is not on the menu.
     """
     unknown = [group for group in groups if group not in MENU]
     if unknown:
         raise ConfigError(f"augmentations: {shown(unknown[0])} is not on the menu; allowed are {', '.join(MENU)}")
-    require(max_puzzles >= 0, "max_puzzles", max_puzzles, "at least 0")
     variants = _variants(task, groups, leave_two_out, seed)
     small = [variant for variant in variants if variant.size <= max_size]  # before the twins, which are as large
     twins = [_recoloured_and_reordered(variant, _twin_seed(variant, task, seed)) for variant in small]
@@ -67,7 +64,7 @@ def training_puzzles(
 
 
 def _variants(task: ArcTask, groups: Sequence[str], leave_two_out: bool, seed: int) -> list[Puzzle]:
-    """The leave-out puzzles, each followed by what the augmenters make of it, without duplicates."""
+    """Return the leave-out puzzles, each followed by its augmentations, without duplicates."""
     augmenters = [augmenter for group in MENU if group in groups for augmenter in MENU[group]]
     variants: list[Puzzle | None] = []
     for index, puzzle in enumerate(leave_out(task, leave_two_out)):
@@ -79,7 +76,7 @@ def _variants(task: ArcTask, groups: Sequence[str], leave_two_out: bool, seed: i
 
 
 def _twin_seed(variant: Puzzle, task: ArcTask, seed: int) -> int:
-    """From the variant itself, not from how it was made: several augmenters may make the same, in some choices only."""
+    # from the variant itself, not from its augmenter: several augmenters may give the same variant, for some choices only
     return derive_seed(seed, task.task_id, *map(as_text, variant.grids))
 
 

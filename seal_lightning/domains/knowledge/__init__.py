@@ -5,8 +5,6 @@ from seal_lightning.domains.knowledge.documents import Documents
 from seal_lightning.domains.knowledge.domain import KnowledgeDomain
 from seal_lightning.domains.knowledge.edit_file import EditFile
 from seal_lightning.domains.knowledge.entigraph import EntiGraph, EntiGraphWording
-from seal_lightning.domains.knowledge.exam_prompts import ExamWording
-from seal_lightning.domains.knowledge.examples import WorkedExample, load_examples
 from seal_lightning.domains.knowledge.formats import (
     ChainOfThought,
     Implications,
@@ -17,9 +15,11 @@ from seal_lightning.domains.knowledge.formats import (
     Rewrites,
     SelfQA,
     Style,
+    WorkedExample,
+    load_examples,
 )
 from seal_lightning.domains.knowledge.hub import HubDataset
-from seal_lightning.domains.knowledge.own_questions import OwnQuestions
+from seal_lightning.domains.knowledge.own_questions import ExamWording, OwnQuestions
 from seal_lightning.domains.knowledge.passage import Passage, Question, passage_id
 from seal_lightning.domains.knowledge.passages_json import PassagesJson, PassagesJsonl
 from seal_lightning.domains.knowledge.records import InvalidRecord

@@ -12,9 +12,9 @@ from seal_lightning.core import AdapterSpec, Choice, OptimizerSpec, SelfEdit
 from seal_lightning.core.errors import ConfigError, MalformedEdit
 from seal_lightning.core.interfaces import Domain
 from seal_lightning.domains.arc import ArcDirectives, ArcDomain, ArcTask, Demonstration, ExamViews, GridText, TestPair
+from seal_lightning.domains.arc.augmenters import leave_out
 from seal_lightning.domains.arc.edits import edit_schema
 from seal_lightning.domains.arc.grids import as_text, from_text
-from seal_lightning.domains.arc.puzzles import leave_out
 
 PAIRS = [("12/34", "21/43"), ("500", "005"), ("60/70/80", "06/07/08"), ("1/2", "3/4")]
 LETTERS = GridText(symbols="abcdefghij", cell_separator=" ", row_start=" ")

@@ -8,10 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from seal_lightning.domains.arc.augmenters import MENU, shifted
-from seal_lightning.domains.arc.grids import as_array, as_grid, as_text, checked_grid, from_text
-from seal_lightning.domains.arc.puzzles import Puzzle
-from seal_lightning.domains.arc.task import Demonstration
+from seal_lightning.domains.arc.augmenters import MENU, Puzzle, shifted
+from seal_lightning.domains.arc.grids import Demonstration, as_array, as_grid, as_text, checked_grid, from_text
 
 quick = settings(
     max_examples=50, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from seal_lightning.core import Choice, fill_choices
 from seal_lightning.core.errors import ConfigError, MalformedEdit
-from seal_lightning.domains.arc.directives import ArcDirectives
 from seal_lightning.domains.arc.edits import (
     LEARNING_RATES,
     MAX_EDIT_BYTES,
     MAX_EPOCHS,
+    ArcDirectives,
     edit_schema,
     read_edit,
 )

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from seal_lightning.domains.knowledge.entities import read_entities
+from seal_lightning.domains.knowledge.entigraph import read_entities
 
 READ = {
     "JSON": ('["Rye", "the flood"]', ["Rye", "the flood"]),

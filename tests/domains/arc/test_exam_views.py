@@ -1,6 +1,7 @@
 """The exam: every view shows the same puzzle, and what is answered in it comes back to the grid that was asked for."""
 
 import dataclasses
+import random
 from collections import Counter
 
 import numpy as np
@@ -10,10 +11,17 @@ from hypothesis import strategies as st
 
 from seal_lightning.core import VerdictStatus
 from seal_lightning.core.errors import ConfigError
-from seal_lightning.domains.arc.exam_views import Exam, ExamViews
-from seal_lightning.domains.arc.grid_text import GridText
-from seal_lightning.domains.arc.grids import as_array, as_grid, as_text, from_text
-from seal_lightning.domains.arc.task import ArcTask, Demonstration, TestPair
+from seal_lightning.domains.arc.exam_views import Exam, ExamViews, vote
+from seal_lightning.domains.arc.grids import (
+    ArcTask,
+    Demonstration,
+    GridText,
+    TestPair,
+    as_array,
+    as_grid,
+    as_text,
+    from_text,
+)
 from seal_lightning.domains.arc.transforms import TRANSFORMS
 from seal_lightning.scoring.graders.agreement import exact_verdict
 
@@ -316,3 +324,56 @@ def test_any_answers_give_at_most_two_attempts(data):
     assert one.answer not in one.further_answers
     assert 0 <= one.partial_credit <= 1
     assert (one.partial_credit == 1) == (as_text(grid(GOLD)) in (one.answer, *one.further_answers))
+
+
+# --- the vote
+
+
+def ballots(numbers):
+    return [((number // 10, number % 10),) for number in numbers]
+
+
+def test_vote_without_grids_is_empty():
+    assert vote([]) == ()
+
+
+def test_vote_of_one_grid_is_one_attempt():
+    assert vote(ballots([3, 3, 3])) == (((0, 3),),)
+
+
+def test_vote_orders_grids_by_frequency():
+    assert vote(ballots([1, 2, 2, 3, 3, 3])) == (((0, 3),), ((0, 2),))
+
+
+def test_vote_ties_go_to_the_first_view():
+    assert vote(ballots([1, 2, 3])) == (((0, 1),), ((0, 2),))
+    assert vote(ballots([2, 1, 1, 2, 3])) == (((0, 2),), ((0, 1),))
+    assert vote(ballots([5, 4, 3, 3])) == (((0, 3),), ((0, 5),))
+    assert vote(ballots([3, 9, 8, 9, 8])) == (((0, 9),), ((0, 8),))
+
+
+def test_vote_distinguishes_shapes():
+    tall, wide = ((1,), (1,)), ((1, 1),)
+    assert vote([wide, tall, tall]) == (tall, wide)
+
+
+def test_vote_agrees_with_counting():
+    """1,000 ballots of the sizes an exam has; those with a strict winner have it as the first attempt."""
+    rng = random.Random(0)
+    num_strict = 0
+    for _ in range(1_000):
+        numbers = [rng.randrange(rng.choice((2, 4, 12))) for _ in range(rng.randint(1, 36))]
+        counts = [(sum(other == number for other in numbers), number) for number in set(numbers)]
+        most = max(count for count, _ in counts)
+        winners = [number for count, number in counts if count == most]
+        attempts = vote(ballots(numbers))
+        assert len(attempts) == min(2, len(counts))
+        assert attempts[0] == ballots([min(winners, key=numbers.index)])[0]
+        if len(winners) == 1:
+            num_strict += 1
+            assert attempts[0] == ballots(winners)[0]
+        rest = [
+            (count, -numbers.index(number), number) for count, number in counts if ballots([number])[0] != attempts[0]
+        ]
+        assert attempts[1:] == (tuple(ballots([max(rest)[2]])) if rest else ())
+    assert num_strict > 600
