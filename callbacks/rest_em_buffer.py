@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from seal_lightning.callbacks.reward_filter import RewardFilter
-from seal_lightning.core import Attempt, BufferRow, Candidate, Prompt, Task
+from seal_lightning.core import BufferRow, Candidate, Prompt
 from seal_lightning.core.errors import ConfigError, RunError
 from seal_lightning.distributed import interruption
+from seal_lightning.scoring.selection import group_candidates
 from seal_lightning.storage.journal import RecordFile
 from seal_lightning.storage.run_dir import RunDir
 from seal_lightning.training.data_module import SealDataModule
@@ -45,34 +46,18 @@ class RestEmBuffer(Callback):
             loop = module.self_edit_loop
             # What was stored before this launch is known to all, and told by one.
             gathered = interruption.gather(loop.store.all() if loop.reports_stored else loop.store.added())
-        attempts: dict[str, Attempt] = {}
-        for attempt in gathered:
-            attempts.setdefault(attempt.attempt_id, attempt)
-        candidates = group_candidates(attempts.values(), data.train_tasks())
+        candidates = group_candidates(gathered, data.train_tasks())
         assert self.filter is not None
         tasks = {task.task_id: task for task in data.train_tasks()}
         rows = [buffer_row(c, module.domain.edit_prompt(tasks[c.task_id])) for c in self.filter.select(candidates)]
         if trainer.is_global_zero:
             path = RunDir.of(trainer).round(module.round_index) / "accepted.jsonl"
             RecordFile(path, BufferRow).write(rows)
-        data.buffer = rows
+        data.set_buffer(rows)
         for callback in seal_callbacks(trainer):
             callback.on_buffer(trainer, pl_module, candidates, rows)
         if not rows:
             raise RunError(_empty(module.round_index, self.filter, candidates))
-
-
-def group_candidates(attempts: Iterable[Attempt], tasks: Sequence[Task]) -> list[Candidate]:
-    """Attempts by edit, in the order of the tasks and of the edits."""
-    by_edit: dict[tuple[str, int], list[Attempt]] = {}
-    for attempt in attempts:
-        by_edit.setdefault((attempt.task_id, attempt.edit.edit_index), []).append(attempt)
-    order = {task.task_id: i for i, task in enumerate(tasks)}
-    known = sorted((key for key in by_edit if key[0] in order), key=lambda key: (order[key[0]], key[1]))
-    return [
-        Candidate(task_id=t, edit_index=e, attempts=tuple(sorted(by_edit[t, e], key=lambda a: a.repeat)))
-        for t, e in known
-    ]
 
 
 def buffer_row(candidate: Candidate, prompt: Prompt) -> BufferRow:

@@ -1,6 +1,6 @@
-"""Reward filters: which attempts of a task are worth imitating (ReST-EM's E-step keeps, §3.1).
+"""Reward filters: callbacks that pick the edits worth imitating (ReST-EM's E-step keeps, §3.1).
 
-One filter stands among the trainer's callbacks; :class:`RestEmBuffer` asks it at the end of each E-step.
+A trainer has one of them; :class:`RestEmBuffer` applies it at the end of each E-step.
 """
 
 from __future__ import annotations
@@ -14,29 +14,42 @@ from lightning.pytorch import Callback
 from seal_lightning.core import Candidate
 from seal_lightning.core.configurable import Configurable
 from seal_lightning.core.errors import ConfigError
+from seal_lightning.scoring.selection import first_per_task, in_task_order, mean_gain, ranked
 
 
 class RewardFilter(Configurable, Callback, ABC):
-    """Picks candidates by reward. Of all filters it holds: nothing malformed, diverged or unscored is ever picked."""
+    """A filter of candidates by reward; malformed, diverged and unscored edits are never kept.
+
+    Example:
+        >>> from seal_lightning.core import Attempt, AttemptStatus, SelfEdit
+        >>> class Everything(RewardFilter):
+        ...     def choose(self, ranked):
+        ...         return ranked
+        >>> edit = SelfEdit(task_id="a", edit_index=0, text="")
+        >>> status = AttemptStatus.DIVERGED
+        >>> attempt = Attempt(attempt_id="x", round=0, repeat=0, seed=0, edit=edit, status=status)
+        >>> Everything().select([Candidate(task_id="a", edit_index=0, attempts=(attempt,))])
+        []
+    """
 
     def select(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """The candidates to imitate, task by task in the order given, best first; ties go to the lowest edit index."""
-        tasks = dict.fromkeys(candidate.task_id for candidate in candidates)
-        eligible = [c for c in candidates if c.reward is not None and math.isfinite(c.reward)]
-        ranked = sorted(eligible, key=lambda c: (-_reward(c), c.edit_index))
-        chosen = self.choose(ranked)
-        return [candidate for task in tasks for candidate in chosen if candidate.task_id == task]
+        """Return the candidates to imitate, task by task in the order given, best first; ties go to the lowest edit index."""
+        return in_task_order(self.choose(ranked(candidates)), candidates)
 
     @abstractmethod
     def choose(self, ranked: list[Candidate]) -> list[Candidate]:
-        """Those to keep of all tasks' eligible candidates, which come best first; keep that order."""
+        """Return those to keep of all tasks' eligible candidates, which come best first; keep that order."""
 
 
 class BestOfK(RewardFilter):
     """The best edits of each task: the paper's filter with k = 1.
 
     Args:
-        k: ≥ 1, edits kept a task.
+        k: ≥ 1, edits kept per task.
+
+    Example:
+        >>> BestOfK(k=2).k
+        2
     """
 
     def __init__(self, k: int = 1) -> None:
@@ -45,15 +58,19 @@ class BestOfK(RewardFilter):
         self.k = k
 
     def choose(self, ranked: list[Candidate]) -> list[Candidate]:
-        """The first ``k`` of each task."""
-        return [c for c in ranked if _by_task(ranked, c.task_id).index(c) < self.k]
+        """Return the first ``k`` of each task."""
+        return first_per_task(ranked, self.k)
 
 
 class TopFraction(RewardFilter):
-    """The best share of all edits of all tasks.
+    """The best fraction of all edits of all tasks.
 
     Args:
         fraction: in (0, 1]; at least one edit is kept.
+
+    Example:
+        >>> TopFraction(0.25).fraction
+        0.25
     """
 
     def __init__(self, fraction: float = 0.2) -> None:
@@ -62,7 +79,7 @@ class TopFraction(RewardFilter):
         self.fraction = fraction
 
     def choose(self, ranked: list[Candidate]) -> list[Candidate]:
-        """The first ⌊fraction · n⌋ (at least one) over all tasks."""
+        """Return the first ⌊fraction · n⌋ (at least one) over all tasks."""
         return ranked[: max(1, math.floor(self.fraction * len(ranked) + 1e-9))]
 
 
@@ -71,6 +88,10 @@ class AboveThreshold(RewardFilter):
 
     Args:
         threshold: rewards must be strictly above it.
+
+    Example:
+        >>> AboveThreshold(0.5).choose([])
+        []
     """
 
     def __init__(self, threshold: float) -> None:
@@ -79,16 +100,20 @@ class AboveThreshold(RewardFilter):
         self.threshold = threshold
 
     def choose(self, ranked: list[Candidate]) -> list[Candidate]:
-        """All above the threshold."""
-        return [c for c in ranked if _reward(c) > self.threshold]
+        """Return all above the threshold."""
+        return [c for c in ranked if (reward := c.reward) is not None and reward > self.threshold]
 
 
 class Improves(RewardFilter):
     """The best edits of each task that beat the task's own score without adaptation.
 
     Args:
-        k: ≥ 1, edits kept a task at most.
+        k: ≥ 1, edits kept per task at most.
         margin: ≥ 0, by how much the gain (``after`` less ``before`` in the reward's breakdown) must exceed zero.
+
+    Example:
+        >>> Improves(k=1, margin=0.05).margin
+        0.05
     """
 
     def __init__(self, k: int = 1, margin: float = 0.0) -> None:
@@ -100,9 +125,9 @@ class Improves(RewardFilter):
         self.margin = margin
 
     def choose(self, ranked: list[Candidate]) -> list[Candidate]:
-        """The first ``k`` of each task among those that improve."""
-        better = [c for c in ranked if (gain := _mean_gain(c)) is not None and gain > self.margin]
-        return [c for c in better if _by_task(better, c.task_id).index(c) < self.k]
+        """Return the first ``k`` of each task among those that improve."""
+        better = [c for c in ranked if (gain := mean_gain(c)) is not None and gain > self.margin]
+        return first_per_task(better, self.k)
 
 
 class FunctionFilter(RewardFilter):
@@ -127,22 +152,3 @@ class FunctionFilter(RewardFilter):
             raise ConfigError("FunctionFilter.function must return a list of candidates that it was given")
         names = {(c.task_id, c.edit_index) for c in kept}
         return [candidate for name, candidate in given.items() if name in names]
-
-
-def _reward(candidate: Candidate) -> float:
-    assert candidate.reward is not None
-    return candidate.reward
-
-
-def _by_task(candidates: list[Candidate], task_id: str) -> list[Candidate]:
-    return [c for c in candidates if c.task_id == task_id]
-
-
-def _mean_gain(candidate: Candidate) -> float | None:
-    """Mean over the repeats of after − before; None where a reward does not report both."""
-    gains = [
-        a.reward_breakdown["after"] - a.reward_breakdown["before"]
-        for a in candidate.attempts
-        if {"after", "before"} <= a.reward_breakdown.keys()
-    ]
-    return sum(gains) / len(gains) if gains else None

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 
 from seal_lightning.adapt.workspace import Workspace, WrittenEdit
 from seal_lightning.attempts import AttemptRunner
-from seal_lightning.callbacks import BestOfK
 from seal_lightning.core import Attempt, Candidate, SelfEdit, Trial
 from seal_lightning.core.errors import MalformedEdit
 from seal_lightning.domains.knowledge import Passage
+from seal_lightning.scoring.selection import best_of_k
 
 EDITS_AT_ONCE = 32
 
@@ -122,7 +122,7 @@ class EditSelection:
         alone = {index: candidates[places[num_steps]] for index, num_steps in controls.items()}
         edits = [candidates[index] for index in range(self.num_edits)]
         better = [edit for edit in edits if edit.edit_index in alone and _beats(edit, alone[edit.edit_index])]
-        kept = BestOfK(self.keep).select(better)
+        kept = best_of_k(better, self.keep)
         return SelectedEdit(
             passage=passage,
             kept=tuple(candidate.attempts[0].edit for candidate in kept),

@@ -113,11 +113,12 @@ class EpisodeBatches(_Dealt[Any, EpisodeBatch]):
 
 
 class RowBatch:
-    """This rank's rows of one optimiser step, and how many trained rows the step has over all ranks."""
+    """The rows of one optimiser step over all ranks; each rank trains on every ``num_ranks``-th from its own on."""
 
-    def __init__(self, rows: Sequence[BufferRow], all_rows: Sequence[BufferRow], step: int) -> None:
-        self.rows = list(rows)
+    def __init__(self, all_rows: Sequence[BufferRow], rank: int, num_ranks: int, step: int) -> None:
         self.all_rows = list(all_rows)
+        self.rank = rank
+        self.num_ranks = num_ranks
         self.step = step
 
 
@@ -153,9 +154,8 @@ class RowBatches:
         for step, indices in enumerate(self._index_batches()):
             if step < start:
                 continue
-            rows = [self.rows[i] for i in indices]
             self._yielded = step + 1
-            yield RowBatch(rows[self.rank :: self.world_size], rows, step)
+            yield RowBatch([self.rows[i] for i in indices], self.rank, self.world_size, step)
 
     def state_dict(self) -> dict[str, int]:
         """How many batches were handed out."""

@@ -93,6 +93,10 @@ class SealDataModule(LightningDataModule, Configurable):
             round_index=module.round_index,
         )
 
+    def set_buffer(self, rows: Sequence[BufferRow]) -> None:
+        """Take the rows that the next M-step trains on."""
+        self.buffer = list(rows)
+
     def val_dataloader(self) -> TaskBatches | list[Any]:
         """The validation tasks, or nothing."""
         return self._batches("validation") if "validation" in self._tasks else []

@@ -36,7 +36,7 @@ from seal_lightning.training.batches import RowBatch, TaskBatch
 from seal_lightning.training.evaluation_steps import EvaluationSteps
 from seal_lightning.training.hooks import seal_callbacks
 from seal_lightning.training.loop import SelfEditLoop, restart_e_step
-from seal_lightning.training.m_step import take_step
+from seal_lightning.training.m_step import MStep
 from seal_lightning.training.policy import Policy
 from seal_lightning.training.policy_loading import check_placement, check_sources, load_policy
 from seal_lightning.training.sharded_strategy import spread
@@ -273,13 +273,25 @@ class SealModule(EvaluationSteps, Configurable):
             return None
         self.loaded_policy.train_together()
         with self.runner.time_split.spent("reinforce"):
-            loss = take_step(self, batch)
+            loss = self._m_step().take_step(batch)
         self.log("m_step/loss", loss, sync_dist=True, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
         if self.trainer.is_last_batch:  # here and not at the epoch's end: validation runs before that
             self.loaded_policy.merge_round()
             cast(torch.optim.Optimizer, self.optimizers()).state.clear()
             self.compute()
         return {"loss": loss}
+
+    def _m_step(self) -> MStep:
+        return MStep(
+            policy=self.loaded_policy,
+            optimizer=cast(torch.optim.Optimizer, self.optimizers()),
+            spec=self.reinforce,
+            num_steps=int(self.trainer.num_training_batches),
+            max_tokens_per_pass=self.max_tokens_per_pass,
+            gradient_checkpointing=self.gradient_checkpointing,
+            strategy=self.trainer.strategy,
+            backward=self.manual_backward,
+        )
 
     def _open_store(self, round_index: int) -> AttemptStore:
         """Return the store of a round's attempts that a callback keeps; in memory where none does."""

@@ -15,7 +15,6 @@ from lightning.pytorch import Trainer
 
 from seal_lightning.attempts import AttemptRunner
 from seal_lightning.attempts.exam_runner import grade_answers
-from seal_lightning.callbacks.rest_em_buffer import group_candidates
 from seal_lightning.callbacks.round_report import round_metrics, round_summary
 from seal_lightning.core import (
     AdapterSpec,
@@ -36,6 +35,7 @@ from seal_lightning.inner_loop import BatchedInnerLoop, adapter_run
 from seal_lightning.models.language_model import LanguageModel
 from seal_lightning.models.pretrained import Pretrained
 from seal_lightning.scoring.graders import LocalRules
+from seal_lightning.scoring.selection import group_candidates
 from seal_lightning.storage.checkpoint_io import AtomicCheckpointIO
 from seal_lightning.training.module import SealModule
 

@@ -75,9 +75,9 @@ def test_files_of_older_versions(tmp_path: Path) -> None:
 def test_the_newest_comes_last(tmp_path: Path) -> None:
     for name in ("test", "test-2", "test-10", "test-9", "test-x", "testing", "search_test"):
         write_test(tmp_path, results_file([]), name)
-    names = [path.name for path in result_files.result_files(tmp_path / "results")]
+    names = [path.name for path in result_files.test_files(tmp_path / "results")]
     assert names == ["test.json", "test-2.json", "test-9.json", "test-10.json"]
-    assert result_files.result_files(tmp_path / "nothing") == []
+    assert result_files.test_files(tmp_path / "nothing") == []
 
 
 def test_matrices_keep_their_gaps(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def row_batches(count: int, rank: int = 0, world_size: int = 1, **changes: int) 
 
 
 def indices(batches: list[RowBatch]) -> list[list[int]]:
-    return [[row.edit_index for row in batch.rows] for batch in batches]
+    return [[row.edit_index for row in batch.all_rows[batch.rank :: batch.num_ranks]] for batch in batches]
 
 
 def one_pass(count: int, pass_index: int = 0, **changes: int) -> list[int]:
@@ -95,9 +95,9 @@ def test_ranks_share_every_step_s_rows(count: int, world_size: int) -> None:
     whole = list(row_batches(count))
     for step, parts in enumerate(zip(*by_rank, strict=True)):
         assert {part.step for part in parts} == {step}
-        expected = [row.edit_index for row in whole[step].rows]
+        expected = [row.edit_index for row in whole[step].all_rows]
         assert all([row.edit_index for row in part.all_rows] == expected for part in parts)
-        assert sorted(row.edit_index for part in parts for row in part.rows) == sorted(expected)
+        assert sorted(index for indices_of in indices(parts) for index in indices_of) == sorted(expected)
 
 
 @pytest.mark.parametrize("count", [1, 4, 10])

@@ -1,5 +1,6 @@
 """What we rely on of Lightning's private loops, and the one counter we set back."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -135,3 +136,29 @@ def test_a_chunk_that_was_cut_short_is_made_again_as_a_whole(runner: AttemptRunn
     assert calls == [3]  # the second chunk, of one, is stored whole
     timeless = {"adapt_seconds": 0.0, "examine_seconds": 0.0}
     assert [replace(a, **timeless) for a in again] == [replace(a, **timeless) for a in made[1:3]]
+
+
+class CountingDomain(ToyDomain):
+    """Counts the plans and exams it makes."""
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(**settings)  # type: ignore[arg-type]
+        self.plans: Counter[str] = Counter()
+        self.exams: Counter[str] = Counter()
+
+    def plan(self, task, edit):
+        self.plans[f"{task.task_id} {edit.edit_index}"] += 1
+        return super().plan(task, edit)
+
+    def exam(self, task):
+        self.exams[task.task_id] += 1
+        return super().exam(task)
+
+
+def test_e_step_plans_each_edit_and_sets_each_exam_once(runner: AttemptRunner) -> None:
+    domain = CountingDomain(optimizer=OptimizerSpec(num_epochs=1))
+    loop = SelfEditLoop(trainer(), replace(runner, domain=domain, candidates_per_call=2), num_edits=2, num_repeats=3)
+    loop.run(TaskBatch(ToyTasks(2).load()), 0, lambda attempt: None)
+    assert len(loop.store.all()) == 12
+    assert domain.plans == {f"stone-{task} {edit}": 1 for task in (0, 1) for edit in (0, 1)}
+    assert domain.exams == {"stone-0": 1, "stone-1": 1}

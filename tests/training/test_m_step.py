@@ -11,7 +11,8 @@ from seal_lightning.callbacks.rest_em_buffer import buffer_row
 from seal_lightning.core import Attempt, AttemptStatus, BufferRow, Candidate, ChatMessage, Prompt, SelfEdit
 from seal_lightning.core.errors import RunError
 from seal_lightning.models.language_model import LanguageModel
-from seal_lightning.training.m_step_loss import num_trained_tokens, pack_rows, tokenize_row
+from seal_lightning.models.packed import pack_within
+from seal_lightning.training.m_step import tokenize_row
 
 CHAT = (ChatMessage(role="user", content="The stone 3 is red."),)
 
@@ -50,7 +51,7 @@ def test_of_an_edit_by_constrained_decoding_only_what_was_chosen_is_trained(
     prompt_ids = tiny.encode_prompt(prompt)
     assert list(row.token_ids) == [*prompt_ids, *ids]
     assert list(row.trained) == [*[False] * len(prompt_ids), *chosen]
-    assert num_trained_tokens([row_of(prompt, token_ids=ids, chosen=chosen)], tiny) == 2
+    assert row.num_targets == 2
 
 
 def test_the_loss_of_chosen_tokens_is_a_plain_cross_entropy(tiny64: LanguageModel) -> None:
@@ -59,7 +60,7 @@ def test_the_loss_of_chosen_tokens_is_a_plain_cross_entropy(tiny64: LanguageMode
     prompt = tiny64.encode_prompt(row.prompt)
     with torch.no_grad():
         logits = tiny64.model(input_ids=torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
-        (packed,) = pack_rows([row], tiny64, 1000)
+        (packed,) = pack_within([tokenize_row(row, tiny64)], 1000, tiny64.device)
         total = tiny64.packed(packed).total.item()
     expected = F.cross_entropy(logits[[1, 3]], torch.tensor([71, 73]), reduction="sum").item()
     assert total == pytest.approx(expected, rel=1e-12)
@@ -67,7 +68,7 @@ def test_the_loss_of_chosen_tokens_is_a_plain_cross_entropy(tiny64: LanguageMode
 
 @pytest.mark.parametrize("chosen", [(), (True,), (True, True, False)])
 def test_a_mask_of_another_length_is_refused(tiny: LanguageModel, chosen: tuple[bool, ...]) -> None:
-    with pytest.raises(RunError, match=f"edit 0 of task t has 2 tokens but says of {len(chosen)}"):
+    with pytest.raises(RunError, match=f"edit 0 of task t has 2 tokens but {len(chosen)} entries"):
         tokenize_row(row_of(token_ids=(70, 71), chosen=chosen), tiny)
 
 
@@ -108,12 +109,9 @@ def test_the_loss_is_the_mean_over_all_chosen_tokens(tiny64: LanguageModel, max_
             logits = tiny64.model(input_ids=torch.tensor([prompt + edit])).logits[0]
         total += F.cross_entropy(logits[len(prompt) - 1 : -1], torch.tensor(edit), reduction="sum").item()
         count += len(edit)
-    assert num_trained_tokens(rows, tiny64) == count
-    packed = pack_rows(rows, tiny64, max_tokens)
+    sequences = [tokenize_row(row, tiny64) for row in rows]
+    assert sum(sequence.num_targets for sequence in sequences) == count
+    packed = pack_within(sequences, max_tokens, tiny64.device)
     assert len(packed) == {1: 3, 60: 2, 10_000: 1}[max_tokens]
     with torch.no_grad():
         assert sum(tiny64.packed(row).total.item() for row in packed) == pytest.approx(total, rel=1e-12)
-
-
-def test_no_rows_count_as_one_token_so_that_nothing_is_divided_by_zero(tiny: LanguageModel) -> None:
-    assert num_trained_tokens([], tiny) == 1
