@@ -35,7 +35,6 @@ NOT_INSTANTIATED = {
 """Exported records that only this package creates."""
 
 WITHOUT_EXAMPLE_YET: set[str] = {
-    "AboveThreshold",
     "AccuracyReward",
     "ArcDirectives",
     "ArcDomain",
@@ -47,7 +46,6 @@ WITHOUT_EXAMPLE_YET: set[str] = {
     "Arm",
     "AttemptJournal",
     "BatchedInnerLoop",
-    "BestOfK",
     "BundledPassages",
     "CachedJudge",
     "ChainOfThought",
@@ -76,7 +74,6 @@ WITHOUT_EXAMPLE_YET: set[str] = {
     "Implications",
     "ImplicationsLong",
     "ImplicationsVeryLong",
-    "Improves",
     "InvalidRecord",
     "JudgeCosts",
     "JudgeGrader",
@@ -112,7 +109,6 @@ WITHOUT_EXAMPLE_YET: set[str] = {
     "RestEmBuffer",
     "ResultsTable",
     "RetentionReward",
-    "RewardFilter",
     "Rewrites",
     "RoundReport",
     "RubricReward",
@@ -126,7 +122,6 @@ WITHOUT_EXAMPLE_YET: set[str] = {
     "SquadJson",
     "StartingPoint",
     "TestPair",
-    "TopFraction",
     "TransformersEngine",
     "VllmEngine",
     "WeightedSum",
