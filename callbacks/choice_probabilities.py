@@ -29,8 +29,8 @@ class ChoiceProbabilities(Callback):
         module = cast(SealModule, pl_module)
         if module.in_e_step:
             return
-        if module.work_rank == 0:
-            module.led(lambda: self._report(trainer, module))
+        if trainer.is_global_zero:
+            self._report(trainer, module)
         interruption.gather(
             []
         )  # the others wait here, where they hear of a stop, and not in the checkpoint's collective

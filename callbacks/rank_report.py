@@ -60,8 +60,7 @@ class RankReport(SealCallback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather every rank's figures; log and keep them."""
         module = cast(SealModule, pl_module)
-        computes = module.loaded_policy.sharded is None or module.loaded_policy.sharded.computes or not module.in_e_step
-        ranks = interruption.gather([self._figures(trainer, module)] if computes else [])
+        ranks = interruption.gather([self._figures(trainer, module)])
         if len(ranks) > 1:
             pl_module.print(in_words(ranks))
         if trainer.logger is not None:

@@ -1,10 +1,8 @@
-"""A model whose layers are spread over ranks (FSDP2), and the three ways in which its ranks then work.
+"""A model whose decoder layers are spread over ranks (FSDP2), and the two ways in which its ranks then work.
 
-* **in training** (the M-step): every rank computes rows of its own; layers are gathered for each pass, gradients averaged.
-* **on whole replicas** (everything else, where the weights fit one device): each layer is gathered once and kept, so that
+* **M-step**: every rank computes rows of its own; layers are gathered for each pass, gradients averaged.
+* **Everything else**, where the weights fit one device: each layer is gathered once and kept (a whole replica), so that
   no pass communicates and ranks need not do the same.
-* **led** (everything else, where they do not fit): the first rank of a group computes, the others hand it their part of
-  one layer after another, in lock-step (:mod:`seal_lightning.distributed.leader`).
 
 The units are the decoder's layers. Embeddings, the last norm and the output head stay whole on every rank: heads may be
 tied, and the packed loss multiplies by the head outside any module. LoRA tensors are plain and on every rank too.
@@ -13,10 +11,10 @@ tied, and the packed loss multiplies by the head outside any module. LoRA tensor
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 
 import psutil
 import torch
@@ -35,10 +33,7 @@ from transformers import PreTrainedModel
 
 from seal_lightning.core.errors import ConfigError
 from seal_lightning.distributed import interruption
-from seal_lightning.distributed.leader import Serving, prefetch_below
 from seal_lightning.distributed.tensor_shards import here
-
-T = TypeVar("T")
 
 WHOLE_FRACTION = 0.5
 """Of a device's memory: weights that take no more are kept whole outside the M-step. The rest is for the shards that stay
@@ -47,15 +42,15 @@ beside them, the inner loop's adapters and activations, and the engine's keys an
 
 @dataclass(frozen=True, kw_only=True)
 class ShardingOptions:
-    """How a model is spread over ranks; see ``configs/trainer/fsdp.yaml``."""
+    """Options for spreading a model over ranks; see ``configs/trainer/fsdp.yaml``."""
 
     whole_replicas: Literal["auto", "always", "never"] = "auto"
-    """Whether the E-step, validation and tests gather all weights on each rank; ``auto``: where they take no more than
+    """Gather all weights on each rank for the E-step, validation and tests; ``auto``: where they take no more than
     :data:`WHOLE_FRACTION` of its memory."""
     cpu_offload: bool = False
-    """Whether the shards are in the host's memory."""
+    """Keep the shards in the host's memory."""
     compute_dtype: Literal["bfloat16", "float16", "float32"] | None = None
-    """What layers are gathered in and compute in; None is the type of the weights."""
+    """Type in which layers are gathered and compute; None is the type of the weights."""
 
 
 class ShardedModel:
@@ -64,7 +59,7 @@ class ShardedModel:
     Args:
         model: whole, on any device; its layers' weights are replaced by shards.
         mesh: [groups, ranks of a group]; each group holds a whole copy of the layers.
-        options: how.
+        options: see :class:`ShardingOptions`.
     """
 
     def __init__(self, model: PreTrainedModel, mesh: DeviceMesh, options: ShardingOptions) -> None:
@@ -72,12 +67,11 @@ class ShardedModel:
         self.mesh = mesh
         self.options = options
         self.layers = cast("list[FSDPModule]", list(decoder_layers(model)))
-        self.whole_replicas = whole_replicas(options, weight_bytes(model, options), mesh.device_type)
+        self.num_bytes = weight_bytes(model, options)
+        self.whole_replicas = whole_replicas(options, self.num_bytes, mesh.device_type)
         self._shard()
         self._gathered = False
-        self._serving = Serving(model, self.layers, mesh.get_group(1))
-        self.group_index: int = mesh.get_local_rank(0)
-        self.num_groups: int = mesh.size(0)
+        self._training = True
 
     def _shard(self) -> None:
         options = self.options
@@ -91,39 +85,46 @@ class ShardedModel:
         }
         for layer in self.layers:
             fully_shard(cast(nn.Module, layer), **policies)
-        prefetch_below(self.layers)
+            cast(nn.Module, layer).register_forward_pre_hook(self._check_pass, prepend=True)
+        # Left to itself FSDP2 prefetches what came before in any forward pass since the last backward one, exams without
+        # gradients among them: after an E-step of unlike work, ranks would gather different layers.
+        for below, layer in zip([self.layers[0], *self.layers], self.layers, strict=False):
+            layer.set_modules_to_backward_prefetch([below])
         decoder = self.model.get_decoder()
         rest = {parameter for parameter in decoder.parameters() if not isinstance(parameter, DTensor)}
         fully_shard(decoder, ignored_params=rest, **policies)  # the layers' root, with no weights of its own
 
-    @property
-    def computes(self) -> bool:
-        """Whether this rank works outside the M-step; others only hand over weights."""
-        return self.whole_replicas or self._serving.leads
-
-    # --- ways of working
+    def _check_pass(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
+        """Raise :class:`ConfigError` for a pass in which other ranks may not take part: they would wait for ever."""
+        if not self._training and not self._gathered:
+            raise ConfigError(
+                "trainer.strategy.whole_replicas: the policy's layers are spread over ranks, so only the M-step can compute "
+                "on them. Constrained decoding and choice scores need whole replicas"
+            )
 
     def train(self) -> None:
-        """Be as the M-step needs it. All ranks call it, at the same point."""
+        """Prepare for the M-step. All ranks call it, at the same point."""
+        self._training = True
         if self._gathered:
             for layer in self.layers:
-                layer.set_reshard_after_forward(True, recurse=False)  # before: FSDP2 keeps what it was told to keep
+                layer.set_reshard_after_forward(True, recurse=False)  # first: FSDP2 obeys it in the next line
                 layer.set_reshard_after_backward(True, recurse=False)
                 layer.reshard()
             self._gathered = False
 
     def settle_gradients(self) -> None:
-        """After weights were frozen or not. All ranks call it, at the same point, in training.
+        """Apply a change of ``requires_grad``. All ranks call it, at the same point, in training.
 
-        FSDP2 chooses the type in which gradients are reduced whenever it is told to gather, by the weights that take some
-        then; where none did, it would be the wrong one.
+        FSDP2 chooses the type in which gradients are reduced whenever it gathers, by the weights that require some then;
+        where none did, it would be the wrong one.
         """
         for layer in self.layers:
             layer.unshard()
             layer.reshard()
 
     def compute(self) -> None:
-        """Be as the E-step, validation and tests need it. All ranks call it, at the same point."""
+        """Prepare for the E-step, validation and tests. All ranks call it, at the same point."""
+        self._training = False
         if self.whole_replicas and not self._gathered:
             for layer in self.layers:
                 layer.unshard()
@@ -131,39 +132,24 @@ class ShardedModel:
                 layer.set_reshard_after_backward(False, recurse=False)
             self._gathered = True
 
-    def led(self, work: Callable[[], T]) -> T | None:
-        """Do the work on ranks that compute; others return None when it is done. No other rank is waited for on replicas.
-
-        Raises what the work raises, and on the others :class:`RankLost` or :class:`StopRequested`.
-        """
-        return work() if self.whole_replicas else self._serving.led(work)
-
-    def gather(self, local: list[T]) -> list[T]:
-        """As :func:`interruption.gather`, within :meth:`led`: ranks that only hand over weights take part with nothing."""
-        if not self.whole_replicas:
-            self._serving.announce_gather()
-        return interruption.gather(local)
-
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Inside this block the weights are shards, to be changed or exported. All ranks enter it, at the same point."""
-        gathered = self._gathered
-        if gathered:
-            interruption.gather([])  # ranks that work at their own pace meet where a stop is heard
+        """Make the weights shards within this block, to be changed or exported. All ranks enter it, at the same point."""
+        computing = not self._training
+        if self._gathered:
+            interruption.gather([])  # ranks that work at their own pace meet here, where a stop reaches them
         self.train()
         try:
             yield
         finally:
-            if gathered:
+            if computing:
                 self.compute()
-
-    # --- the M-step
 
     @torch.no_grad()
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """The mean over all ranks of the gradients of parameters that are not sharded (FSDP2 sees to the others).
+        """Average over all ranks the gradients of parameters that are not sharded (FSDP2 averages the others).
 
-        One all-reduce a type of gradient.
+        One all-reduce per type of gradient.
         """
         of_type: dict[torch.dtype, list[Tensor]] = {}
         for parameter in parameters:
@@ -172,7 +158,7 @@ class ShardedModel:
                     parameter.grad = torch.zeros_like(parameter)
                 of_type.setdefault(parameter.grad.dtype, []).append(parameter.grad)
         for gradients in of_type.values():
-            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            flat = torch.cat([gradient.flatten() for gradient in gradients])  # [numbers of all of them]
             dist.all_reduce(flat)
             flat /= dist.get_world_size()
             pieces = torch.split(flat, [gradient.numel() for gradient in gradients])
@@ -182,7 +168,7 @@ class ShardedModel:
 
 @torch.no_grad()
 def clip_gradients(parameters: Sequence[Tensor], max_norm: float) -> Tensor:
-    """Scale the gradients so that their norm over all parameters is ``max_norm`` at most; returns it as it was.
+    """Scale the gradients so that their norm over all parameters is at most ``max_norm``; return the norm before.
 
     A collective where some are sharded.
     """
@@ -203,7 +189,7 @@ def clip_gradients(parameters: Sequence[Tensor], max_norm: float) -> Tensor:
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The list of a model's decoder layers. Raises :class:`ConfigError` where there is none to be found."""
+    """Return a model's list of decoder layers. Raises :class:`ConfigError` where there is none."""
     number = model.config.get_text_config().num_hidden_layers
     for module in model.get_decoder().modules():
         if isinstance(module, nn.ModuleList) and len(module) == number:
@@ -215,14 +201,14 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
 
 
 def weight_bytes(model: PreTrainedModel, options: ShardingOptions) -> int:
-    """Of a whole model as it computes."""
+    """Return the bytes of a whole model's weights in the type in which it computes."""
     computing = None if options.compute_dtype is None else getattr(torch, options.compute_dtype).itemsize
     of_layers = {parameter for layer in decoder_layers(model) for parameter in layer.parameters()}
     return sum(p.numel() * (computing if computing and p in of_layers else p.itemsize) for p in model.parameters())
 
 
 def whole_replicas(options: ShardingOptions, num_bytes: int, device_type: str) -> bool:
-    """Whether whole weights of so many bytes are kept on each rank: on all of them, or on none. A collective."""
+    """Decide, for all ranks alike, if whole weights of so many bytes are kept on each of them. A collective."""
     if options.whole_replicas != "auto":
         return options.whole_replicas == "always"
     fits = torch.tensor(int(num_bytes <= WHOLE_FRACTION * memory_bytes(device_type)), device=device_type)
@@ -231,7 +217,7 @@ def whole_replicas(options: ShardingOptions, num_bytes: int, device_type: str) -
 
 
 def memory_bytes(device_type: str) -> int:
-    """Of this rank's device; a host's is shared by its ranks."""
+    """Return the bytes of this rank's device, or its share of the host's memory."""
     if device_type == "cuda":
         return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
     return psutil.virtual_memory().total // int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size()))

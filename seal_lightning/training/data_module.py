@@ -106,7 +106,7 @@ class SealDataModule(LightningDataModule, Configurable):
         module = self._module
         episodes = module.test_episodes
         at_once = module.protocol.num_at_once(self.tasks_per_batch)
-        rank, world_size = (0, 1) if module.protocol.spread else (module.work_rank, module.work_size)
+        rank, world_size = (0, 1) if module.protocol.spread else (module.trainer.global_rank, module.trainer.world_size)
         return [EpisodeBatches(episodes, at_once, rank, world_size) for _ in module.tested_rounds]
 
     def predict_dataloader(self) -> TaskBatches:
@@ -123,13 +123,15 @@ class SealDataModule(LightningDataModule, Configurable):
 
     def _shared_batches(self, module: SealModule) -> SharedTaskBatches:
         """The E-step's tasks; for several ranks what takes longest comes first, and the last batches are small."""
-        tasks, ranks = self.train_tasks(), module.work_size
+        tasks, ranks = self.train_tasks(), module.trainer.world_size
         order = by_falling_cost(module.domain, tasks) if ranks > 1 else tasks
         return SharedTaskBatches(order, batch_sizes(len(tasks), self.tasks_per_batch, ranks))
 
     def _batches(self, name: str) -> TaskBatches:
         module = self._module
-        return TaskBatches(self._tasks[name], self.tasks_per_batch, module.work_rank, module.work_size)
+        return TaskBatches(
+            self._tasks[name], self.tasks_per_batch, module.trainer.global_rank, module.trainer.world_size
+        )
 
     @property
     def _module(self) -> SealModule:

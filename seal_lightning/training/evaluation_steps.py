@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from contextlib import nullcontext
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 from lightning.pytorch import LightningModule
 
@@ -29,8 +28,6 @@ from seal_lightning.storage.attempt_store import AttemptStore
 from seal_lightning.training.batches import EpisodeBatch, TaskBatch
 from seal_lightning.training.hooks import seal_callbacks
 from seal_lightning.training.policy import Policy
-
-T = TypeVar("T")
 
 
 class EvaluationSteps(LightningModule):
@@ -65,43 +62,9 @@ class EvaluationSteps(LightningModule):
         """The current round, from 0."""
         raise NotImplementedError
 
-    # --- who does what
-
-    @property
-    def work_rank(self) -> int:
-        """Which part of the tasks this process sees to: its rank, or its group's number where groups compute as one."""
-        return self._work[0]
-
-    @property
-    def work_size(self) -> int:
-        """In how many parts tasks are dealt out: to the ranks, or to groups of ranks that compute as one."""
-        return self._work[1]
-
-    @property
-    def _work(self) -> tuple[int, int]:
-        sharded = self.loaded_policy.sharded
-        if sharded is None or sharded.whole_replicas:
-            return self.trainer.global_rank, self.trainer.world_size
-        return sharded.group_index, sharded.num_groups
-
     def compute(self) -> None:
-        """Before anything but an M-step is computed; all ranks call it, at the same point."""
+        """Prepare the policy for anything but an M-step; all ranks call it, at the same point."""
         self.loaded_policy.compute()
-
-    def led(self, work: Callable[[], T]) -> T | None:
-        """The work's result; None on a rank that only hands another one its weights."""
-        sharded = self.loaded_policy.sharded
-        if sharded is None:
-            return work()
-        with nullcontext() if sharded.computes else self.runner.time_split.spent("communicate"):
-            return sharded.led(work)
-
-    def gather(self, local: list[T]) -> list[T]:
-        """The lists of all ranks, joined, in work that is :meth:`led`. A collective of the ranks that compute."""
-        sharded = self.loaded_policy.sharded
-        return interruption.gather(local) if sharded is None else sharded.gather(local)
-
-    # --- what is done
 
     def check_fit(self, *names: str) -> None:
         """Refuse tasks and adapters that do not fit the model: :class:`DataError`, :class:`ConfigError`."""
@@ -147,7 +110,7 @@ class EvaluationSteps(LightningModule):
         """One self-edit a held-out task, tried once; the inner seed is the same after every round."""
         self.compute()
         if batch.tasks:
-            self.led(lambda: self._validate(batch))
+            self._validate(batch)
 
     def _validate(self, batch: TaskBatch) -> None:
         edits = self.held_out_runner.propose(batch.tasks, 1, "validation")
@@ -174,19 +137,8 @@ class EvaluationSteps(LightningModule):
             self.log("validation/reward", sum(rewards) / len(rewards))
 
     def on_test_start(self) -> None:
-        """Forget an earlier test; refuse tasks that do not fit the model. Raises :class:`DataError`.
-
-        Raises :class:`ConfigError` for a protocol that merges into weights that no rank holds.
-        """
+        """Forget an earlier test; refuse tasks that do not fit the model. Raises :class:`DataError`."""
         self.check_fit("test")
-        sharded = self.loaded_policy.sharded
-        own = self.learner is self.loaded_policy.language_model
-        if self.protocol.merges and own and sharded is not None and not sharded.whole_replicas:
-            raise ConfigError(
-                f"model.protocol: {type(self.protocol).__name__} merges each step into the weights, which is not offered "
-                "while they are spread over ranks. Set trainer.strategy.whole_replicas to always if they fit one device, "
-                "or take another protocol"
-            )
         evaluation = self._new_evaluation()
         evaluation.check(self.trainer.datamodule.tasks("test"))  # type: ignore[attr-defined]
         self.held_out = HeldOutTest(evaluation, self.test_episodes, self.tested_rounds).to(self.device)
@@ -204,8 +156,8 @@ class EvaluationSteps(LightningModule):
             writers=self.test_writers,
             adapters=adapters,
             learner=self.learner,
-            share=(self.work_rank, self.work_size),
-            gather=self.gather,
+            share=(self.trainer.global_rank, self.trainer.world_size),
+            gather=interruption.gather,
             needs=self.test_needs,
         )
 
@@ -228,7 +180,7 @@ class EvaluationSteps(LightningModule):
         round_index = self.tested_rounds[dataloader_idx]
         self.loaded_policy.go_to(round_index)
         self.compute()
-        self.led(lambda: self.held_out.examine(batch.episodes, round_index))
+        self.held_out.examine(batch.episodes, round_index)
 
     def on_test_epoch_end(self) -> None:
         """Gather every rank's results and hand them to the callbacks."""
@@ -244,4 +196,4 @@ class EvaluationSteps(LightningModule):
     def predict_step(self, batch: TaskBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Self-edits for given tasks with what each means as a plan; nothing is trained."""
         self.compute()
-        return self.led(lambda: written_edits(self.held_out_runner, batch.tasks, self.num_edits)) or []
+        return written_edits(self.held_out_runner, batch.tasks, self.num_edits)

@@ -54,7 +54,7 @@ class SelfEditLoop(_Loop):
             again where a judge in the background is queried about them meanwhile.
         num_edits: k, self-edits per task.
         num_repeats: inner seeds per edit.
-        num_ranks: ranks that share the work; groups of ranks that compute as one count once.
+        num_ranks: ranks that share the work.
         open_store: returns a round's stored attempts; by default they are kept in memory only.
     """
 

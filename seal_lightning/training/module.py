@@ -164,14 +164,16 @@ class SealModule(EvaluationSteps, Configurable):
             if self._trainer is not None:
                 in_place = None if self.student is not None or self.inner_loop.uses_adapter_spec else self.inner_loop
                 student = None if self.student is None else self.student_model
-                spread(self.loaded_policy, self.trainer.strategy, self.trainer.world_size, in_place, student)
+                spread(
+                    self.loaded_policy, self.trainer.strategy, self.trainer.world_size, self.engine, in_place, student
+                )
         if self._trainer is not None and self.trainer.state.fn == "fit":
             self.self_edit_loop = SelfEditLoop(
                 self.trainer,
                 self.runner,
                 self.num_edits,
                 self.num_repeats,
-                self.work_size,
+                self.trainer.world_size,
                 self._open_store,
             )
             self.self_edit_loop.attach()
@@ -267,7 +269,7 @@ class SealModule(EvaluationSteps, Configurable):
         if isinstance(batch, TaskBatch):
             self.compute()
             last = bool(self.trainer.is_last_batch)
-            self.led(lambda: self.self_edit_loop.run(batch, self.round_index, self._announce, is_last=last))
+            self.self_edit_loop.run(batch, self.round_index, self._announce, is_last=last)
             if self.trainer.is_last_batch:  # here and not at the epoch's end: callbacks come before that
                 self.self_edit_loop.finish()
             return None

@@ -32,7 +32,7 @@ def table() -> str:
     nf4 = Work(**TABLE_WORK, checkpointing=True, quantized=True)
 
     def split(d: Decoder, ranks: int, offloaded: bool = False) -> Needed:
-        return sharded(d, saving, inner_loop(d, saving), ranks, offloaded=offloaded)
+        return sharded(d, saving, m_step(d, saving), ranks, offloaded=offloaded)
 
     columns: tuple[tuple[str, Callable[[Decoder], Needed]], ...] = (
         ("weights", lambda d: Needed(weights=2 * d.parameters, states=0, activations=0)),

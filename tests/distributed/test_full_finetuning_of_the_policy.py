@@ -50,7 +50,7 @@ def assert_same(run_dir: Path, alone: Path) -> None:
 
 
 @pytest.mark.slow
-def test_alone(alone: Path, tiny_folder: Path, tmp_path: Path) -> None:
+def test_full_finetuning_learns_every_weight(alone: Path, tiny_folder: Path, tmp_path: Path) -> None:
     """Every weight is learned, each round goes on from the last, and tests go back to any."""
     start = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float64).state_dict()
     first, second = exported(alone, 0), exported(alone, 1)
@@ -68,11 +68,10 @@ def test_alone(alone: Path, tiny_folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("whole_replicas", ["always", "never"])
-def test_equals_one_process(whole_replicas: str, alone: Path, tiny_folder: Path, tmp_path: Path) -> None:
+def test_full_finetuning_equals_one_process(alone: Path, tiny_folder: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "two"
-    settings = full(tiny_folder, run_dir, {"whole_replicas": whole_replicas})
-    settings["model"]["gradient_checkpointing"] = whole_replicas == "always"
+    settings = full(tiny_folder, run_dir, {"whole_replicas": "always"})
+    settings["model"]["gradient_checkpointing"] = True
     fit_on_two(tmp_path, settings)
     assert_same(run_dir, alone)
     losses = torch.tensor([seen(run_dir, rank)["losses"] for rank in (0, 1)], dtype=torch.float64).mean(0)
@@ -80,11 +79,11 @@ def test_equals_one_process(whole_replicas: str, alone: Path, tiny_folder: Path,
 
 
 @pytest.mark.slow
-def test_goes_on_with_another_number_of_ranks(alone: Path, tiny_folder: Path, tmp_path: Path) -> None:
+def test_full_finetuning_resumes_on_other_ranks(alone: Path, tiny_folder: Path, tmp_path: Path) -> None:
     """From two ranks within the M-step to one, and back within the next: weights and AdamW's moments are taken up."""
     run_dir = tmp_path / "run"
     path = tmp_path / "settings.yaml"
-    path.write_text(yaml.safe_dump(full(tiny_folder, run_dir, {"whole_replicas": "never"})))
+    path.write_text(yaml.safe_dump(full(tiny_folder, run_dir, {"whole_replicas": "always"})))
     on_two(["fit", "-c", str(path)], tmp_path / "a", 1, SEAL_TEST_INTERRUPT="batch_end:1:3")
     planted = {0: {"SEAL_TEST_INTERRUPT": "batch_end:3:2"}}
     (single,) = ranks(["fit", "--resume", str(run_dir), *ONE], tmp_path / "one", 1, environments=planted)
@@ -94,7 +93,7 @@ def test_goes_on_with_another_number_of_ranks(alone: Path, tiny_folder: Path, tm
 
 
 @pytest.mark.slow
-def test_tests_on_two(alone: Path, tmp_path: Path) -> None:
+def test_full_finetuning_is_tested_on_two_ranks(alone: Path, tmp_path: Path) -> None:
     assert main(["test", "--run", str(alone), "--run_dir", str(tmp_path / "one")]) == 0
     on_two(["test", "--run", str(alone), *TWO, "--run_dir", str(tmp_path / "two")], tmp_path / "logs")
     found, expected = (json.loads((tmp_path / n / "results" / "test.json").read_text()) for n in ("two", "one"))
@@ -103,7 +102,9 @@ def test_tests_on_two(alone: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_refused(tiny_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_full_finetuning_refuses_other_settings(
+    tiny_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     settings = config(tiny_folder, tmp_path / "run", policy_adapter=None)
     settings["model"]["pretrained"]["dtype"] = "bfloat16"
     assert fit(tmp_path, settings) == 1

@@ -1,9 +1,10 @@
-"""Sharded runs go on, with as many ranks or others; are tested; end in good order; and refuse what they must."""
+"""Sharded runs: resumes, tests, predictions, stops, a vLLM server as writer, and settings that are refused."""
 
 from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,19 @@ import pytest
 import torch
 import yaml
 from children import end_all, ranks, wait_until
+from completions_server import CompletionsServer, serving
 from test_end_to_end import attempts, config, final_loras, fit
 from test_sharded_fit import STRATEGY, alone, assert_same, fit_on_two, seen, settings_of  # noqa: F401
 from transformers import AutoModelForCausalLM
 
 from seal_lightning.cli.main import main
+from seal_lightning.models.pretrained import Pretrained
 from seal_lightning.storage.checkpoints import complete_checkpoints
 
 SAVING = {"class_path": "seal_lightning.callbacks.PhaseCheckpoint", "init_args": {"every_n_steps": 1}}
 TWO = ("--trainer.devices", "2", "--trainer.strategy.class_path", STRATEGY)
 ONE = ("--trainer.devices", "1", "--trainer.strategy", "auto")
+NEVER = {"whole_replicas": "never"}
 
 
 def saving(settings: dict[str, Any]) -> dict[str, Any]:
@@ -46,21 +50,20 @@ def assert_same_end(run_dir: Path, alone: Path) -> None:  # noqa: F811
 
 @pytest.mark.parametrize("where", ["batch_end:1:3", "attempt:2:2"])
 @pytest.mark.slow
-def test_goes_on_sharded(where: str, alone: Path, tiny_folder: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_sharded_run_resumes(where: str, alone: Path, tiny_folder: Path, tmp_path: Path) -> None:  # noqa: F811
     """In the M-step; in the next E-step, after a merge into shards that must be made again."""
     run_dir = tmp_path / "run"
     settings = saving(settings_of(tiny_folder, run_dir, {"whole_replicas": "always"}))
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
     on_two(["fit", "-c", str(tmp_path / "settings.yaml")], tmp_path / "a", 1, SEAL_TEST_INTERRUPT=where)
-    never = ("--trainer.strategy.init_args.whole_replicas", "never")
-    on_two(["fit", "--resume", str(run_dir), *never], tmp_path / "b")  # the other way of working
+    on_two(["fit", "--resume", str(run_dir)], tmp_path / "b")
     assert_same_end(run_dir, alone)
 
 
 @pytest.mark.slow
-def test_goes_on_with_another_number_of_ranks(alone: Path, tiny_folder: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_sharded_run_resumes_on_other_ranks(alone: Path, tiny_folder: Path, tmp_path: Path) -> None:  # noqa: F811
     run_dir = tmp_path / "run"
-    settings = saving(settings_of(tiny_folder, run_dir, {"whole_replicas": "never"}))
+    settings = saving(settings_of(tiny_folder, run_dir, {"whole_replicas": "always"}))
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
     args = ["fit", "-c", str(tmp_path / "settings.yaml")]
     on_two(args, tmp_path / "two", 1, SEAL_TEST_INTERRUPT="batch_end:1:3")
@@ -89,11 +92,10 @@ def assert_same_weights(run_dir: Path, alone: Path) -> None:  # noqa: F811
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("whole_replicas", ["always", "never"])
-def test_every_round_is_tested(whole_replicas: str, alone: Path, tmp_path: Path) -> None:  # noqa: F811
-    """Every round's policy, on shards that are merged into anew."""
+def test_sharded_test_covers_every_round(alone: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Every round's policy, on shards into which rounds are merged again."""
     assert main(["test", "--run", str(alone), "--run_dir", str(tmp_path / "one")]) == 0
-    more = [*TWO, "--trainer.strategy.init_args.whole_replicas", whole_replicas, "--run_dir", str(tmp_path / "two")]
+    more = [*TWO, "--run_dir", str(tmp_path / "two")]
     on_two(["test", "--run", str(alone), *more], tmp_path / "logs")
     found, expected = (json.loads((tmp_path / n / "results" / "test.json").read_text()) for n in ("two", "one"))
     assert len(found["table"]) == len(expected["table"]) > 4
@@ -104,22 +106,21 @@ def test_every_round_is_tested(whole_replicas: str, alone: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_predictions(tiny_folder: Path, tmp_path: Path) -> None:
+def test_sharded_predictions_equal_one_process(tiny_folder: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(config(tiny_folder, tmp_path / name)))
         if name == "one":
             assert main(["predict", "-c", str(path)]) == 0
         else:
-            never = ("--trainer.strategy.init_args.whole_replicas", "never")
-            on_two(["predict", "-c", str(path), *TWO, *never], tmp_path / "logs")
+            on_two(["predict", "-c", str(path), *TWO], tmp_path / "logs")
     mine, theirs = ((tmp_path / name / "results" / "self_edits.jsonl").read_text() for name in ("two", "one"))
     assert mine == theirs
 
 
 @pytest.mark.slow
-def test_merging_protocols(tiny_folder: Path, tmp_path: Path) -> None:
-    """On whole replicas each rank merges into its own copy and takes it back; on shards they are refused."""
+def test_merging_protocol_on_whole_replicas(tiny_folder: Path, tmp_path: Path) -> None:
+    """Each rank merges into its own copy and restores it."""
     protocol = {"class_path": "seal_lightning.evaluation.ContinualSelfEdits", "init_args": {"num_steps": 2}}
     results = {}
     for name in ("one", "two"):
@@ -136,20 +137,18 @@ def test_merging_protocols(tiny_folder: Path, tmp_path: Path) -> None:
         assert mine["condition"] == theirs["condition"]
         for a, b in zip(mine["mean"], theirs["mean"], strict=True):
             assert a == pytest.approx(b, abs=1e-9, nan_ok=True)
-    refused = on_two([*args, *TWO, "--trainer.strategy.init_args.whole_replicas", "never"], tmp_path / "refused", 1)
-    assert "ContinualSelfEdits merges each step into the weights" in refused
 
 
-@pytest.mark.parametrize("told", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_a_signal_while_one_rank_computes(told: int, tiny_folder: Path, tmp_path: Path) -> None:
-    """Also to the rank that only hands over weights: both end, a checkpoint is written, and the run goes on."""
+@pytest.mark.slow
+def test_sigterm_stops_sharded_ranks(tiny_folder: Path, tmp_path: Path) -> None:
+    """Both ranks end, a checkpoint is written, and the run can be resumed."""
     run_dir = tmp_path / "run"
-    settings = settings_of(tiny_folder, run_dir, {"whole_replicas": "never"}, candidates_per_call=1, rounds=1)
+    settings = settings_of(tiny_folder, run_dir, {"whole_replicas": "always"}, candidates_per_call=1, rounds=1)
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
     children = ranks(["fit", "-c", str(tmp_path / "settings.yaml")], tmp_path / "logs")
     try:
         wait_until(lambda: len(attempts(run_dir, 0)) >= 3, 60)
-        children[told].send(signal.SIGTERM)
+        children[1].send(signal.SIGTERM)
         codes = [child.wait(30) for child in children]
     finally:
         end_all(children)
@@ -161,16 +160,7 @@ def test_a_signal_while_one_rank_computes(told: int, tiny_folder: Path, tmp_path
 
 
 @pytest.mark.slow
-def test_the_rank_that_computes_fails(tiny_folder: Path, tmp_path: Path) -> None:
-    """The one that hands it weights ends too, and says what came first."""
-    settings = settings_of(tiny_folder, tmp_path / "run", {"whole_replicas": "never"})
-    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
-    on_two(["fit", "-c", str(tmp_path / "settings.yaml")], tmp_path, 1, SEAL_TEST_INTERRUPT="attempt:0:2")
-    assert "rank 0 failed first: 'interrupted by the test'" in (tmp_path / "rank1.log").read_text()
-
-
-@pytest.mark.slow
-def test_refused(tiny_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_sharding_refuses_other_settings(tiny_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for name in ("fsdp", "fsdp_cpu_offload", "lightning.pytorch.strategies.ModelParallelStrategy"):
         settings = config(tiny_folder, tmp_path / "run")
         settings["trainer"]["strategy"] = name
@@ -186,3 +176,28 @@ def test_refused(tiny_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
     said = on_two(["fit", "-c", str(tmp_path / "settings.yaml")], tmp_path / "b", 1)
     assert "FullFinetuning is not allowed with a sharded policy" in said
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings_of(tiny_folder, tmp_path / "run", NEVER)))
+    said = on_two(["fit", "-c", str(tmp_path / "settings.yaml")], tmp_path / "c", 1)
+    assert "are not kept whole on each rank ('never'), so edits cannot be tried on them" in said
+
+
+@pytest.fixture(scope="module")
+def server(tiny_folder: Path) -> Iterator[CompletionsServer]:
+    pretrained = Pretrained(source=str(tiny_folder), dtype="float64").load()
+    one = CompletionsServer()
+    one.serve(pretrained.model, pretrained.tokenizer)
+    with serving(one):
+        yield one
+
+
+@pytest.mark.slow
+def test_vllm_writes_where_layers_stay_sharded(server: CompletionsServer, tiny_folder: Path, tmp_path: Path) -> None:
+    """The server writes and examines, a student learns: only the M-step computes on the policy's layers."""
+    options = {"model": "base", "base_url": server.url, "max_lora_rank": 16, "max_difference": None}
+    more = {
+        "engine": {"class_path": "seal_lightning.generation.VllmEngine", "init_args": options},
+        "student": {"source": str(tiny_folder), "dtype": "float64"},
+    }
+    assert fit(tmp_path, settings_of(tiny_folder, tmp_path / "one", None, **more)) == 0
+    fit_on_two(tmp_path, settings_of(tiny_folder, tmp_path / "two", NEVER, **more))
+    assert_same(tmp_path / "two", tmp_path / "one", tolerance=1e-5)  # the server's log-probabilities are rounded

@@ -15,6 +15,7 @@ from torch import nn
 
 from seal_lightning.core import AdaptationPlan, Adapted, AdapterSpec, OptimizerSpec, Segment, TrainingSequence
 from seal_lightning.core.errors import ConfigError
+from seal_lightning.generation import TransformersEngine
 from seal_lightning.inner_loop import BatchedInnerLoop, FullFinetuning
 from seal_lightning.inner_loop.whole_weights import scratch_weights
 from seal_lightning.models import lora
@@ -225,4 +226,4 @@ def test_codes_are_not_spread_over_ranks_nor_trained_whole(tiny_folder: Path, nf
     plain = Policy(Pretrained(source=str(tiny_folder)), SPEC, seed=1)
     for policy, student in ((Policy(codes, SPEC, seed=1), None), (plain, nf4.model)):
         with pytest.raises(ConfigError, match="quantised weights are not allowed with ShardedStrategy"):
-            spread(policy, ShardedStrategy(), 2, None, student)
+            spread(policy, ShardedStrategy(), 2, TransformersEngine(), None, student)
