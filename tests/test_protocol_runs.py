@@ -240,9 +240,9 @@ def test_prompts_must_fit_writer_and_learner(tiny: LanguageModel, tmp_path: Path
     tasks = ToyTasks(2).load()
     check_prompts_fit(ToyDomain(), tasks, tiny)
     with pytest.raises(DataError, match=r"its exam has [0-9]+ tokens, the context 3"):
-        check_prompts_fit(ToyDomain(), tasks, tiny, learner=short)
+        check_prompts_fit(ToyDomain(), tasks, tiny, student=short)
     with pytest.raises(DataError, match=r"its prompt for an edit has [0-9]+ tokens, the context 3"):
-        check_prompts_fit(ToyDomain(), tasks, short, learner=tiny)
+        check_prompts_fit(ToyDomain(), tasks, short, student=tiny)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from seal_lightning.core import JSON, Measurement
 from seal_lightning.core.errors import DataError
 from seal_lightning.domains.knowledge import Passage
 from seal_lightning.evaluation.unadapted_exams import EVERYTHING
-from seal_lightning.models.lora import LoraAdapter, joined, save_adapter, scaled_adapter, truncated_adapter
+from seal_lightning.models.lora import LoraAdapter, save_adapter, scaled_adapter, sum_adapters, truncated_adapter
 from seal_lightning.models.pretrained import EMBEDDED
 from seal_lightning.storage.atomic_files import placing_folder, write_bytes
 from seal_lightning.storage.journal import RecordFile
@@ -177,13 +177,13 @@ class AdaptPipeline:
 
     def _written_adapter(self, new: LoraAdapter) -> tuple[LoraAdapter, LoraAdapter]:
         """The adapter of the pretrained model, and the same as an update of the model it was started from."""
-        everything = joined([*self.earlier, new]) if self.earlier else new
+        everything = sum_adapters([*self.earlier, new]) if self.earlier else new
         written = truncated_adapter(everything, self.configuration.spec.max_rank)
         if written is everything:
             return written, new
         self.progress.say(f"the updates have rank {everything.spec.rank} together; they are cut to {written.spec.rank}")
         undone = [scaled_adapter(adapter, -1.0) for adapter in self.earlier]
-        return written, joined([written, *undone]) if undone else written
+        return written, sum_adapters([written, *undone]) if undone else written
 
     def _exams(self, questions: Dealt, learned: dict[str, Learned], adapted: LoraAdapter) -> list[ExamRecord]:
         """These documents under every condition; earlier ones and the probe before and after."""

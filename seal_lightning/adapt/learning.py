@@ -15,7 +15,7 @@ from seal_lightning.distributed import interruption
 from seal_lightning.evaluation.merging import Merging
 from seal_lightning.evaluation.training_sets import StepPlan, joined_plan
 from seal_lightning.inner_loop.whole_weights import scratch_weights
-from seal_lightning.models.lora import LoraAdapter, joined, load_adapter, save_adapter
+from seal_lightning.models.lora import LoraAdapter, load_adapter, save_adapter, sum_adapters
 from seal_lightning.storage.atomic_files import placing_folder
 from seal_lightning.training.module import SealModule
 
@@ -176,7 +176,7 @@ class Learning:
         steps = tuple(self.taken[name] for name in names if name in self.taken)
         updates = [self._loaded(step.name) for step in steps if step.merged]
         if updates:
-            return Learned(adapter=updates[0] if len(updates) == 1 else joined(updates), steps=steps)
+            return Learned(adapter=updates[0] if len(updates) == 1 else sum_adapters(updates), steps=steps)
         if course == ADAPTED:
             reason = next((step.failure for step in steps if step.failure), "there was nothing to learn")
             raise RunError(f"nothing was learned: {reason}. What was written and tried is kept. {_LOWER}")

@@ -19,7 +19,7 @@ from seal_lightning.adapt.folder import AdaptedFolder
 from seal_lightning.adapt.record import AdaptedRecord, MergedFrom
 from seal_lightning.core.errors import ConfigError, RunError, shown
 from seal_lightning.core.names import checked_run_dir
-from seal_lightning.models.lora import LoraAdapter, joined, save_adapter, scaled_adapter, truncated_adapter
+from seal_lightning.models.lora import LoraAdapter, save_adapter, scaled_adapter, sum_adapters, truncated_adapter
 from seal_lightning.storage import atomic_files
 
 MOST_RANK = 4096
@@ -87,7 +87,7 @@ def combine(
     base = common_base([source.folder for source in sources])
     model = skeleton(base, trust_remote_code=trust_remote_code)
     parts = [scaled_adapter(_wide(checked_adapter(source.folder, model)), source.weight) for source in sources]
-    whole = joined(parts)
+    whole = sum_adapters(parts)
     kept = whole if max_rank is None else truncated_adapter(whole, max_rank)
     if kept.spec.rank > MOST_RANK:
         raise ConfigError(
@@ -145,7 +145,7 @@ def _left_out(whole: LoraAdapter, kept: LoraAdapter) -> float:
     if kept is whole:
         return 0.0
     norm = update_norm(whole)
-    return 0.0 if norm == 0 else min(1.0, update_norm(joined([whole, scaled_adapter(kept, -1.0)])) / norm)
+    return 0.0 if norm == 0 else min(1.0, update_norm(sum_adapters([whole, scaled_adapter(kept, -1.0)])) / norm)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,11 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from seal_lightning.core import ExamPrompt, Task
-from seal_lightning.core.errors import DataError
+from seal_lightning.core import ChatMessage, ExamPrompt, ScoreRequest, Task
+from seal_lightning.core.errors import DataError, shown
 from seal_lightning.core.interfaces import AnyDomain
-from seal_lightning.generation.schema_tokens import SchemaTokens
+from seal_lightning.generation.constrained import SchemaTokens
 from seal_lightning.models.language_model import LanguageModel
+
+
+def encode_prompt_and_target(
+    request: ScoreRequest, language_model: LanguageModel, max_length: int
+) -> tuple[list[int], list[int]]:
+    """Their ids; behind a chat those of an answer, stripped as the template strips it, and so those that are trained.
+
+    Raises :class:`DataError` where they are more than ``max_length`` tokens together.
+    """
+    prompt = language_model.encode_prompt(request.prompt)
+    if isinstance(request.prompt, str):
+        target = language_model.encode_text(request.target)
+    else:
+        answer = ChatMessage(role="assistant", content=request.target)
+        target = language_model.encode_chat((*request.prompt, answer), answer_next=False)[-2]
+    if len(prompt) + len(target) > max_length:
+        raise DataError(
+            f"a prompt of {len(prompt)} tokens and its answer of {len(target)} do not fit the model's context of "
+            f"{max_length}: {shown(request.target)}"
+        )
+    return prompt, target
+
 
 _MAX_NAMED = 3
 
@@ -18,16 +40,16 @@ def check_prompts_fit(
     tasks: Sequence[Task],
     language_model: LanguageModel,
     *,
-    learner: LanguageModel | None = None,
+    student: LanguageModel | None = None,
     in_context: bool = False,
 ) -> None:
     """Every task's prompt for an edit with what a schema gives of it, and its exam's, gold answers included.
 
     With ``in_context`` also that exam's.
 
-    The exams are the ``learner``'s, where that is another model. Raises :class:`DataError`, naming the tasks that do not fit.
+    The exams are the ``student``'s, where that is another model. Raises :class:`DataError`, naming the tasks that do not fit.
     """
-    examined = learner or language_model
+    examined = student or language_model
     found = {
         task.task_id: excess
         for task in tasks
@@ -43,7 +65,7 @@ def check_prompts_fit(
 
 
 def _excess(
-    domain: AnyDomain, task: Task, writer: LanguageModel, learner: LanguageModel, in_context: bool
+    domain: AnyDomain, task: Task, writer: LanguageModel, student: LanguageModel, in_context: bool
 ) -> str | None:
     """What is too long of a task."""
     exams = [("exam", domain.exam(task))]
@@ -54,7 +76,7 @@ def _excess(
     length = len(writer.prompt_ids(domain.edit_prompt(task))) + constrained
     found = [("prompt for an edit", length, writer.max_length)]
     found += [
-        (name, max((_length(p, learner) for p in prompts), default=0), learner.max_length) for name, prompts in exams
+        (name, max((_length(p, student) for p in prompts), default=0), student.max_length) for name, prompts in exams
     ]
     name, length, limit = max(found, key=lambda one: one[1] - one[2])
     return f"its {name} has {length} tokens, the context {limit}" if length >= limit else None

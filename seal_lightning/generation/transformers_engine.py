@@ -25,19 +25,27 @@ from seal_lightning.core.errors import ConfigError, DataError, shown
 from seal_lightning.core.interfaces import Engine
 from seal_lightning.core.seeds import derive_seed
 from seal_lightning.distributed import interruption
-from seal_lightning.generation.batching import by_adapter, common_start, joined, left_padded, one_row_each, positions
-from seal_lightning.generation.endings import ended
-from seal_lightning.generation.kv_cache import grows_freely, keep_rows, roomy_cache
-from seal_lightning.generation.opened_text import OpenedText
-from seal_lightning.generation.sampling import RowStops, SeededSampling
-from seal_lightning.generation.schema_tokens import SchemaTokens
-from seal_lightning.generation.slot_filling import SlotRow, fill_slots
-from seal_lightning.generation.targets import prompt_and_target
+from seal_lightning.generation.constrained import OpenedText, SchemaTokens, SlotRow, fill_slots
+from seal_lightning.generation.decoding import (
+    RowStops,
+    SeededSampling,
+    by_adapter,
+    common_start,
+    finish_completion,
+    keep_rows,
+    keeps_all_tokens,
+    left_padded,
+    merge_rows,
+    one_row_each,
+    positions,
+    preallocated_cache,
+)
+from seal_lightning.generation.prompt_lengths import encode_prompt_and_target
 from seal_lightning.models.language_model import LanguageModel
-from seal_lightning.models.lora import LoraAdapter, Share, routed
-from seal_lightning.models.out_of_memory import in_halves
+from seal_lightning.models.lora import AdapterRows, LoraAdapter, routed
+from seal_lightning.models.out_of_memory import retry_in_halves
 from seal_lightning.models.packed import TokenizedSequence, pack
-from seal_lightning.models.packed.rows import grouped_within
+from seal_lightning.models.packed.rows import group_by_tokens
 
 _WORTH_SHARING = 32
 """Tokens: fewer cost more than they save, an additional pass through all layers."""
@@ -105,9 +113,9 @@ class TransformersEngine(Engine):
         rows.sort(key=lambda row: (len(row.prompt), row.index))  # like lengths together: little is padded
         for start in range(0, len(rows), self.max_batch_size):
             batch = by_adapter(rows[start : start + self.max_batch_size], lambda row: row.adapter)
-            written = in_halves(batch, self._generate_batch)
+            written = retry_in_halves(batch, self._generate_batch)
             completions |= {
-                row.index: ended(ids, row.sampling, self.language_model)
+                row.index: finish_completion(ids, row.sampling, self.language_model)
                 for row, ids in zip(batch, written, strict=True)
             }
         completions |= {index: opening.followed_by(completions[index]) for index, opening in openings.items()}
@@ -137,10 +145,12 @@ class TransformersEngine(Engine):
         order = by_adapter(list(range(len(requests))), lambda index: adapters[index])
         scores: dict[int, list[float]] = {}
         position = 0
-        for group in grouped_within([sequences[i] for i in order], self.max_tokens_per_pass):
+        for group in group_by_tokens([sequences[i] for i in order], self.max_tokens_per_pass):
             indices = order[position : position + len(group)]
             position += len(group)
-            found = in_halves(indices, lambda part: self._score_batch([(sequences[i], adapters[i]) for i in part]))
+            found = retry_in_halves(
+                indices, lambda part: self._score_batch([(sequences[i], adapters[i]) for i in part])
+            )
             scores |= dict(zip(indices, found, strict=True))
         return [scores[index] for index in range(len(requests))]
 
@@ -188,13 +198,13 @@ class TransformersEngine(Engine):
     def _filled(self, rows: list[SlotRow]) -> Iterator[tuple[SlotRow, Completion]]:
         for start in range(0, len(rows), self.max_batch_size):
             batch = by_adapter(rows[start : start + self.max_batch_size], lambda row: row.adapter)
-            yield from zip(batch, in_halves(batch, self._fill_batch), strict=True)
+            yield from zip(batch, retry_in_halves(batch, self._fill_batch), strict=True)
 
     def _fill_batch(self, batch: Sequence[SlotRow]) -> list[Completion]:
         return fill_slots(batch, self.language_model)
 
     def _with_target(self, request: ScoreRequest) -> TokenizedSequence:
-        prompt, target = prompt_and_target(request, self.language_model, self.language_model.max_length)
+        prompt, target = encode_prompt_and_target(request, self.language_model, self.language_model.max_length)
         trained = (False,) * len(prompt) + (True,) * len(target)
         return TokenizedSequence(token_ids=(*prompt, *target), trained=trained)
 
@@ -202,14 +212,14 @@ class TransformersEngine(Engine):
         interruption.check()
         row = pack([sequence for sequence, _ in batch], self.language_model.device)
         forward = self.language_model.packed
-        shares = [Share(size=len(sequence.token_ids), adapter=adapter) for sequence, adapter in batch]
-        with routed(self.language_model.model, joined(shares)):
+        shares = [AdapterRows(size=len(sequence.token_ids), adapter=adapter) for sequence, adapter in batch]
+        with routed(self.language_model.model, merge_rows(shares)):
             losses = forward(row).losses
         return [[-loss for loss in part.tolist()] for part in torch.split(losses, list(row.num_targets))]
 
     def _generate_batch(self, batch: Sequence[_Row]) -> list[list[int]]:
         """What each row wrote, its own end and perhaps more; rows that are done leave the batch when half of it is."""
-        cache = roomy_cache(self.language_model.model)
+        cache = preallocated_cache(self.language_model.model)
         prompts = [row.prompt for row in batch]
         num_shared = self._num_shared(batch, cache)
         ids_BT, mask_BT = left_padded(prompts, self.language_model.pad_id, self.language_model.device, num_shared)
@@ -264,7 +274,7 @@ class TransformersEngine(Engine):
         0 where rows have different adapters, and in a sliding window, in which the pads behind them would count.
         """
         alike = len({id(row.adapter) for row in batch}) == 1 and len({tuple(row.prompt) for row in batch}) > 1
-        if not alike or not grows_freely(cache):
+        if not alike or not keeps_all_tokens(cache):
             return 0
         num_shared = common_start([row.prompt for row in batch])
         return num_shared if num_shared >= _WORTH_SHARING else 0

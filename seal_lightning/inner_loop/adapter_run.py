@@ -16,9 +16,9 @@ from seal_lightning.core import AdaptationPlan, Adapted, Diverged
 from seal_lightning.core.seeds import derive_seed
 from seal_lightning.inner_loop.data_order import anchor_batches, batches
 from seal_lightning.inner_loop.schedule import learning_rate_factor
-from seal_lightning.models.lora import Dropout, LoraAdapter, Share
+from seal_lightning.models.lora import AdapterRows, Dropout, LoraAdapter
 from seal_lightning.models.packed import TokenizedSequence
-from seal_lightning.models.packed.rows import grouped_within
+from seal_lightning.models.packed.rows import group_by_tokens
 
 
 class AdapterRun:
@@ -53,8 +53,8 @@ class AdapterRun:
         self._anchors = anchor_batches(anchors, plan, seed)
         self._flat = torch.cat([tensor.flatten() for tensor in adapter.tensors()])
         self._gradient = torch.zeros_like(self._flat)
-        self.adapter = adapter.over(self._flat)
-        self._gradients = adapter.over(self._gradient).weights
+        self.adapter = adapter.from_flat(self._flat)
+        self._gradients = adapter.from_flat(self._gradient).weights
         self._flat.grad = self._gradient
         options = plan.optimizer
         self._optimizer = torch.optim.AdamW(
@@ -74,11 +74,11 @@ class AdapterRun:
 
     def next_sequences(self, max_tokens: int) -> list[TokenizedSequence]:
         """The next sequences of the current batch that fit, at least one."""
-        return grouped_within(self._pending, max_tokens)[0]
+        return group_by_tokens(self._pending, max_tokens)[0]
 
-    def share(self, sequences: Sequence[TokenizedSequence]) -> Share:
+    def share(self, sequences: Sequence[TokenizedSequence]) -> AdapterRows:
         """How the packed tokens of :meth:`next_sequences` are routed."""
-        return Share(
+        return AdapterRows(
             size=sum(len(s.token_ids) for s in sequences),
             adapter=self.adapter,
             gradients=self._gradients,

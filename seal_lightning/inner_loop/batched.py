@@ -21,8 +21,8 @@ from seal_lightning.inner_loop.memory import Allowance, MemoryNeeds, allowed, fr
 from seal_lightning.inner_loop.side_by_side import ConcurrentAdapters, QueuedPlan
 from seal_lightning.inner_loop.tokenizing import anchor_sequences, trainable_sequences, warn_of_cuts
 from seal_lightning.models.language_model import LanguageModel
-from seal_lightning.models.lora import Dropout, LoraAdapter, Share, init_adapter, layer_of, routed, target_modules
-from seal_lightning.models.packed import LowerLayers, TokenizedSequence, checkpointed_if, pack
+from seal_lightning.models.lora import AdapterRows, Dropout, LoraAdapter, init_adapter, layer_of, routed, target_modules
+from seal_lightning.models.packed import LowerLayers, TokenizedSequence, gradient_checkpointed, pack
 from seal_lightning.models.packed.gradient_checkpointing import recomputable_layers
 
 _logger = logging.getLogger(__name__)
@@ -161,14 +161,14 @@ class BatchedInnerLoop(InnerLoop):
             length = min(_PROBE_TOKENS, self.language_model.max_length)
             generators = (torch.Generator(self.language_model.device),)
             dropout = Dropout(rate=spec.dropout, sizes=(length,), generators=generators) if spec.dropout else None
-            share = Share(size=length, adapter=adapter, gradients=adapter.weights, dropout=dropout)
+            share = AdapterRows(size=length, adapter=adapter, gradients=adapter.weights, dropout=dropout)
             sequence = TokenizedSequence(token_ids=(0,) * length, trained=(False,) + (True,) * (length - 1))
             row = pack([sequence], self.language_model.device)
 
             forward = self.language_model.packed
 
             def probe(by_inputs: bool) -> object:
-                with checkpointed_if(by_inputs, model), routed(model, [share]):
+                with gradient_checkpointed(model, enabled=by_inputs), routed(model, [share]):
                     return forward(row)
 
             vocabulary = int(model.config.get_text_config().vocab_size)

@@ -23,9 +23,9 @@ from seal_lightning.inner_loop.tokenizing import anchor_sequences, trainable_seq
 from seal_lightning.inner_loop.whole_weights import FinetunedWeights, scratch_weights
 from seal_lightning.models.language_model import LanguageModel
 from seal_lightning.models.out_of_memory import is_out_of_memory
-from seal_lightning.models.packed import TokenizedSequence, UnadaptedStates, checkpointed_if, pack
+from seal_lightning.models.packed import TokenizedSequence, UnadaptedStates, gradient_checkpointed, pack
 from seal_lightning.models.packed.gradient_checkpointing import recomputable_layers
-from seal_lightning.models.packed.rows import grouped_within
+from seal_lightning.models.packed.rows import group_by_tokens
 from seal_lightning.models.quantization import is_quantized
 
 _logger = logging.getLogger(__name__)
@@ -152,9 +152,9 @@ class FullFinetuning(InnerLoop):
         language_model = self.language_model
         num_targets = max(1, sum(sequence.num_targets for sequence in batch))
         total = 0.0
-        for group in grouped_within(batch, max_tokens):
-            with checkpointed_if(self.gradient_checkpointing, language_model.model):
-                loss = language_model.packed.with_trained_head(pack(group, language_model.device)) / num_targets
+        for group in group_by_tokens(batch, max_tokens):
+            with gradient_checkpointed(language_model.model, enabled=self.gradient_checkpointing):
+                loss = language_model.packed.loss_with_trained_head(pack(group, language_model.device)) / num_targets
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         return total
@@ -174,7 +174,7 @@ class _UnadaptedModel:
         self.max_tokens = max_tokens
         self.gradient_checkpointing = gradient_checkpointing
         self._states = UnadaptedStates(language_model.packed, max_tokens)
-        self._states.of(anchors)
+        self._states.states(anchors)
         head = language_model.model.get_output_embeddings()
         bias = getattr(head, "bias", None)
         self._head = head.weight.detach().clone(), None if bias is None else bias.detach().clone()
@@ -184,10 +184,10 @@ class _UnadaptedModel:
         language_model = self.language_model
         num_targets = sum(sequence.num_targets for sequence in anchored)
         total = 0.0
-        for group in grouped_within(anchored, self.max_tokens):
+        for group in group_by_tokens(anchored, self.max_tokens):
             with torch.no_grad():
-                log_probs = language_model.packed.log_probs(self._states.of(group), *self._head)
-            with checkpointed_if(self.gradient_checkpointing, language_model.model):
+                log_probs = language_model.packed.log_probs(self._states.states(group), *self._head)
+            with gradient_checkpointed(language_model.model, enabled=self.gradient_checkpointing):
                 divergence = language_model.packed.divergence_with_trained_head(
                     pack(group, language_model.device), log_probs
                 )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from seal_lightning.models.packed.cross_entropy import chunk_rows
+from seal_lightning.models.packed.losses import chunk_rows
 
 _TRANSIENT = 1.5
 """A pass's peak over what autograd keeps: gradients on their way down, a layer's temporaries."""

@@ -25,7 +25,7 @@ from seal_lightning.models.packed import (
     PackedRow,
     TokenizedSequence,
     UnadaptedStates,
-    checkpointed,
+    gradient_checkpointed,
     pack,
 )
 
@@ -160,7 +160,7 @@ class ConcurrentAdapters:
         skipping = self.lower_layers.skipped(sequences) if self.lower_layers is not None else nullcontext()
         model, shares = self.language_model.model, [turn.run.share(turn.sequences) for turn in turns]
         generators = [g for share in shares if share.dropout is not None for g in share.dropout.generators]
-        keeping_inputs = checkpointed(model, generators) if self.gradient_checkpointing else nullcontext()
+        keeping_inputs = gradient_checkpointed(model, generators, enabled=self.gradient_checkpointing)
         with keeping_inputs, skipping, routed(model, shares):
             loss = self.language_model.packed(row, weights, anchored)
             loss.total.backward()  # type: ignore[no-untyped-call]
@@ -173,7 +173,7 @@ class ConcurrentAdapters:
             return None
         flags = torch.tensor([sequence.anchored for sequence in sequences])
         at = torch.repeat_interleave(flags, torch.tensor(row.num_targets))
-        return Anchored(at=at.to(row.targets.device), states=self._unadapted.of(held))
+        return Anchored(at=at.to(row.targets.device), states=self._unadapted.states(held))
 
     def _step(self, complete: list[int]) -> None:
         """Optimiser steps of the runs whose batch is through; one transfer from the device for all of them."""

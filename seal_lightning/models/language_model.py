@@ -151,7 +151,7 @@ class LanguageModel:
         """The text of ids, special tokens left out."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
-    def forget_texts(self) -> None:
+    def clear_text_cache(self) -> None:
         """Let go of the texts whose ids are remembered; for who is asked something else every time."""
         self._plain_ids.cache_clear()
 

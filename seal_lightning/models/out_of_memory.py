@@ -19,7 +19,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def in_halves(items: Sequence[ItemT], work: Callable[[Sequence[ItemT]], list[ResultT]]) -> list[ResultT]:
+def retry_in_halves(items: Sequence[ItemT], work: Callable[[Sequence[ItemT]], list[ResultT]]) -> list[ResultT]:
     """``work`` on all items at once; where memory runs out, on each half. One item that does not fit raises."""
     try:
         return work(items)
@@ -30,4 +30,4 @@ def in_halves(items: Sequence[ItemT], work: Callable[[Sequence[ItemT]], list[Res
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     middle = len(items) // 2
-    return in_halves(items[:middle], work) + in_halves(items[middle:], work)
+    return retry_in_halves(items[:middle], work) + retry_in_halves(items[middle:], work)

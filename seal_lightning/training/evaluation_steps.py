@@ -72,7 +72,7 @@ class EvaluationSteps(LightningModule):
             tasks = self.trainer.datamodule.tasks(name)  # type: ignore[attr-defined]
             in_context = name == "test" and "in_context" in self._conditions
             policy = self.loaded_policy.language_model
-            check_prompts_fit(self.domain, tasks, policy, learner=self.learner, in_context=in_context)
+            check_prompts_fit(self.domain, tasks, policy, student=self.learner, in_context=in_context)
         specs = self.domain.adapter_specs()
         self._check_engines(max((spec.rank for spec in specs), default=0) if self.inner_loop.uses_adapter_spec else 0)
         if self.inner_loop.uses_adapter_spec:

@@ -71,7 +71,7 @@ class FullPolicy(Policy):
 
     def loss(self, row: PackedRow) -> Tensor:
         """The sum of a row's losses; its gradient reaches all weights, the output head's too."""
-        return self.language_model.packed.with_trained_head(row)
+        return self.language_model.packed.loss_with_trained_head(row)
 
     def train_together(self) -> None:
         """Be ready for the M-step: all weights take gradients."""

@@ -20,7 +20,7 @@ from seal_lightning.core.errors import RunError
 from seal_lightning.distributed.sharded_layers import clip_gradients
 from seal_lightning.inner_loop.schedule import learning_rate_factor
 from seal_lightning.models.language_model import LanguageModel
-from seal_lightning.models.packed import TokenizedSequence, checkpointed_if, pack
+from seal_lightning.models.packed import TokenizedSequence, gradient_checkpointed, pack
 from seal_lightning.models.packed.rows import grouped_within
 from seal_lightning.training.batches import RowBatch
 from seal_lightning.training.policy import Policy
@@ -79,7 +79,7 @@ class MStep:
         for i in range(num_passes):
             row = pack(groups[i % len(groups)], device)
             synced = nullcontext() if i == num_passes - 1 else self._no_gradient_sync()
-            with synced, checkpointed_if(self.gradient_checkpointing, policy.model), policy.learning():
+            with synced, gradient_checkpointed(policy.model, enabled=self.gradient_checkpointing), policy.learning():
                 loss = policy.loss(row) * (weight * float(i < len(groups)))
                 self.backward(loss)
             total = total + loss.detach()  # not in place: the loss may have a wider type

@@ -26,10 +26,10 @@ from seal_lightning.models.lora import (
     LoraAdapter,
     applied,
     attach_unmerged,
+    has_float_weight,
     init_adapter,
-    joined,
     save_adapter,
-    takes_additions,
+    sum_adapters,
     target_modules,
 )
 from seal_lightning.models.packed import PackedRow
@@ -205,7 +205,7 @@ class Policy(nn.Module):
         """
         self.check_export(kind)
         if kind == "adapter":
-            save_adapter(joined(self.merged), folder, base_model=self.pretrained.location())
+            save_adapter(sum_adapters(self.merged), folder, base_model=self.pretrained.location())
             return
         config = self.model.generation_config
         self.model.generation_config = self.language_model.original_generation_config
@@ -230,7 +230,7 @@ class Policy(nn.Module):
     @torch.no_grad()
     def _restore_base(self) -> None:
         attach_unmerged(self.model, {})
-        added_to = [name for name in self.module_names if takes_additions(self.model.get_submodule(name))]
+        added_to = [name for name in self.module_names if has_float_weight(self.model.get_submodule(name))]
         if added_to:
             base: LanguageModel = self.pretrained.load()
             for name in added_to:

@@ -16,7 +16,7 @@ GIB = 1 << 30
 NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
 """Of a weight: 4 bits, a scale of one byte for 64 weights, and one of four bytes for 256 scales (double quantisation)."""
 _CHUNK_ELEMENTS = {"cpu": 31 << 18, "cuda": 1 << 27}
-"""Logits held at once, as in :mod:`seal_lightning.models.packed.cross_entropy`."""
+"""Logits held at once, as in :mod:`seal_lightning.models.packed.losses`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -181,7 +181,7 @@ def _m_step(case: Case, pretrained: Any) -> Callable[[], None]:
 
     from seal_lightning.core import AdapterSpec
     from seal_lightning.models.lora import applied
-    from seal_lightning.models.packed import TokenizedSequence, checkpointed_if, pack
+    from seal_lightning.models.packed import TokenizedSequence, gradient_checkpointed, pack
     from seal_lightning.training.policy import Policy
 
     policy = Policy(pretrained, AdapterSpec(rank=64, alpha=128, target_modules="all-linear"), seed=1)
@@ -193,7 +193,7 @@ def _m_step(case: Case, pretrained: Any) -> Callable[[], None]:
 
     def train() -> None:
         for _ in range(2):
-            with checkpointed_if(case.checkpointing, policy.model), applied(policy.model, policy.adapter):
+            with gradient_checkpointed(policy.model, enabled=case.checkpointing), applied(policy.model, policy.adapter):
                 forward(row).total.backward()
             optimizer.step()
             optimizer.zero_grad()

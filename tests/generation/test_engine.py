@@ -28,12 +28,11 @@ from seal_lightning.core import (
 )
 from seal_lightning.core.errors import ConfigError, DataError, ModelError
 from seal_lightning.generation import TransformersEngine
-from seal_lightning.generation import sampling as token_sampling
-from seal_lightning.generation.kv_cache import grows_freely, keep_rows, roomy_cache
-from seal_lightning.generation.sampling import SeededSampling
+from seal_lightning.generation import decoding as token_sampling
+from seal_lightning.generation.decoding import SeededSampling, keep_rows, keeps_all_tokens, preallocated_cache
 from seal_lightning.inner_loop.tokenizing import tokenize
 from seal_lightning.models.language_model import LanguageModel
-from seal_lightning.models.lora import LoraAdapter, Share, init_adapter, routed
+from seal_lightning.models.lora import AdapterRows, LoraAdapter, init_adapter, routed
 from seal_lightning.models.pretrained import Pretrained
 
 PROMPTS = (
@@ -137,7 +136,7 @@ def test_adapters_mixed_in_a_call_answer_as_one_at_a_time(tiny64: LanguageModel)
     ]
     scores, texts = engine.score(score_requests), engine.generate(text_requests)
     for i, (prompt, adapter) in enumerate(zip(PROMPTS, mixed, strict=True)):
-        with routed(tiny64.model, [Share(size=1, adapter=adapter)]):
+        with routed(tiny64.model, [AdapterRows(size=1, adapter=adapter)]):
             assert scores[i] == pytest.approx(plain_scores(tiny64, prompt, " red"), abs=1e-12)
             assert list(texts[i].token_ids) == plain_greedy(tiny64, prompt, GREEDY.max_new_tokens)
     same_prompt = [ScoreRequest(prompt=PROMPTS[0], target=" red", adapter=a) for a in (None, first, second)]
@@ -210,7 +209,7 @@ WITH_WINDOWS = {"mistral", "gemma2", "gemma3"}
 @pytest.mark.parametrize("name", DECODERS)
 def test_an_architecture_writes_behind_a_shared_start_what_it_writes_alone(name: str) -> None:
     language_model = decoder(name)
-    assert grows_freely(roomy_cache(language_model.model)) == (name not in WITH_WINDOWS)
+    assert keeps_all_tokens(preallocated_cache(language_model.model)) == (name not in WITH_WINDOWS)
     if name in WITH_WINDOWS:  # gemma2's pads in a batch shift its window, shared start or not
         return
     requests = [GenerationRequest(prompt=SHARED + tail, sampling=GREEDY) for tail in ("Stone 3 is", "A", "So many")]
@@ -226,10 +225,10 @@ def test_nothing_is_shared_among_adapters_or_in_a_window(tiny64: LanguageModel, 
     ]
     alone = [engine_of(tiny64).generate([request])[0] for request in mixed]
     assert list(engine_of(tiny64).generate(mixed)) == alone
-    windowed = roomy_cache(tiny64.model)
-    assert grows_freely(windowed)
+    windowed = preallocated_cache(tiny64.model)
+    assert keeps_all_tokens(windowed)
     windowed.layers[0] = DynamicSlidingWindowLayer(sliding_window=8)
-    assert not grows_freely(windowed)
+    assert not keeps_all_tokens(windowed)
 
 
 def test_each_row_stops_at_its_own_number_of_tokens(tiny64: LanguageModel) -> None:
@@ -437,7 +436,7 @@ def test_logits_of_nan_stay_in_their_row() -> None:
 
 def test_the_cache_gives_up_its_room_with_its_rows(tiny64: LanguageModel) -> None:
     """Appending after rows were selected: the kept rows' states, then the new ones."""
-    cache = roomy_cache(tiny64.model)
+    cache = preallocated_cache(tiny64.model)
     generator = torch.Generator().manual_seed(0)
     first, second, third = (torch.randn(3, 2, n, 8, generator=generator) for n in (5, 1, 70))
     for states in (first, second):

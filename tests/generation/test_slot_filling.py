@@ -29,9 +29,9 @@ from seal_lightning.core import (
 from seal_lightning.core.errors import ConfigError, DataError
 from seal_lightning.distributed import interruption
 from seal_lightning.generation import TransformersEngine
-from seal_lightning.generation.schema_tokens import SchemaTokens
+from seal_lightning.generation.constrained import SchemaTokens
 from seal_lightning.models.language_model import LanguageModel
-from seal_lightning.models.lora import LoraAdapter, Share, init_adapter, routed
+from seal_lightning.models.lora import AdapterRows, LoraAdapter, init_adapter, routed
 from seal_lightning.models.pretrained import Pretrained
 
 COLOUR = Choice(name="colour", options=("red", "green", "blue", "black"))
@@ -94,7 +94,7 @@ class Reference:
     def log_probs(self, prompt: Prompt, ids: tuple[int, ...], adapter: LoraAdapter | None = None) -> torch.Tensor:
         """Of each token, among those allowed: one row, one pass, no cache."""
         before = self.model.encode_prompt(prompt)
-        with routed(self.model.model, [Share(size=1, adapter=adapter)]):
+        with routed(self.model.model, [AdapterRows(size=1, adapter=adapter)]):
             logits = self.model.model(input_ids=torch.tensor([[*before, *ids]])).logits[0].double()
         found = []
         for i, token in enumerate(ids):

@@ -17,8 +17,8 @@ from seal_lightning.core.errors import ConfigError
 from seal_lightning.inner_loop import BatchedInnerLoop, FullFinetuning
 from seal_lightning.inner_loop.whole_weights import FinetunedWeights
 from seal_lightning.models.language_model import LanguageModel
-from seal_lightning.models.lora import Share, applied, init_adapter, routed
-from seal_lightning.models.packed import TokenizedSequence, checkpointed, pack
+from seal_lightning.models.lora import AdapterRows, applied, init_adapter, routed
+from seal_lightning.models.packed import TokenizedSequence, gradient_checkpointed, pack
 from seal_lightning.models.packed.gradient_checkpointing import recomputable_layers
 
 SPEC = AdapterSpec(rank=4, alpha=8.0, target_modules="all-linear")
@@ -84,7 +84,7 @@ def test_the_m_step_s_gradients_are_the_same(tiny64: LanguageModel) -> None:
         with torch.no_grad():
             for tensor in weights:
                 tensor.add_(0.01)
-        with checkpointed(tiny64.model) if wanted else torch.enable_grad(), applied(tiny64.model, adapter):
+        with gradient_checkpointed(tiny64.model) if wanted else torch.enable_grad(), applied(tiny64.model, adapter):
             found.append(torch.autograd.grad(tiny64.packed(row).total, weights))
     assert max(float((a - b).abs().max()) for a, b in zip(*found, strict=True)) <= 1e-12
     assert all(gradient.any() for gradient in found[0][1::2])
@@ -97,8 +97,8 @@ def test_a_backward_pass_in_another_thread_knows_the_packing(tiny64: LanguageMod
     gradients = []
     for elsewhere in (False, True):
         into = {name: (torch.zeros_like(a), torch.zeros_like(b)) for name, (a, b) in adapter.weights.items()}
-        share = Share(size=row.token_ids.numel(), adapter=adapter, gradients=into)
-        with checkpointed(tiny64.model), routed(tiny64.model, [share]):
+        share = AdapterRows(size=row.token_ids.numel(), adapter=adapter, gradients=into)
+        with gradient_checkpointed(tiny64.model), routed(tiny64.model, [share]):
             total = forward(row).total
             if elsewhere:
                 thread = threading.Thread(target=total.backward)
@@ -114,15 +114,15 @@ def test_a_backward_pass_in_another_thread_knows_the_packing(tiny64: LanguageMod
 def test_hooks_that_are_gone_before_the_backward_pass_are_noticed(tiny64: LanguageModel) -> None:
     row, forward = pack(ROW, torch.device("cpu")), tiny64.packed
     adapter = init_adapter(tiny64.model, SPEC, torch.Generator().manual_seed(1))
-    share = Share(size=row.token_ids.numel(), adapter=adapter, gradients=adapter.weights)
-    with checkpointed(tiny64.model), routed(tiny64.model, [share]):
+    share = AdapterRows(size=row.token_ids.numel(), adapter=adapter, gradients=adapter.weights)
+    with gradient_checkpointed(tiny64.model), routed(tiny64.model, [share]):
         total = forward(row).total
     with pytest.raises((CheckpointError, RuntimeError)):
         total.backward()
 
 
 def test_layers_are_as_before_behind_the_block(tiny: LanguageModel) -> None:
-    with checkpointed(tiny.model):
+    with gradient_checkpointed(tiny.model):
         assert all("forward" in layer.__dict__ for layer in recomputable_layers(tiny.model))
     assert all("forward" not in layer.__dict__ for layer in recomputable_layers(tiny.model))
 

@@ -6,7 +6,7 @@ import pytest
 from fakes import BEGIN, END
 
 from seal_lightning.core import ChatMessage, ScoreRequest, Segment, TrainingSequence
-from seal_lightning.generation.targets import prompt_and_target
+from seal_lightning.generation.prompt_lengths import encode_prompt_and_target
 from seal_lightning.inner_loop.tokenizing import tokenize
 from seal_lightning.models.language_model import LanguageModel
 from seal_lightning.models.pretrained import Pretrained
@@ -49,7 +49,7 @@ def check_chat_keeps_its_own(language_model: LanguageModel) -> None:
         trained = tokenize(TrainingSequence(segments=segments), language_model).token_ids
         assert [token for token in trained if token in control] == wanted
         request = ScoreRequest(prompt=turns[:1], target=text)
-        prompt, target = prompt_and_target(request, language_model, language_model.max_length)
+        prompt, target = encode_prompt_and_target(request, language_model, language_model.max_length)
         assert not control & set(target)
         assert [token for token in prompt if token in control] == wanted[: len(wanted) - 1]
 

@@ -22,7 +22,7 @@ from seal_lightning.core import (
 from seal_lightning.inner_loop import BatchedInnerLoop
 from seal_lightning.models.language_model import LanguageModel
 from seal_lightning.models.lora import applied, init_adapter, merge
-from seal_lightning.models.packed import TokenizedSequence, checkpointed_if, pack
+from seal_lightning.models.packed import TokenizedSequence, gradient_checkpointed, pack
 from seal_lightning.models.pretrained import Pretrained
 from seal_lightning.training import m_step
 from seal_lightning.training.policy import Policy
@@ -47,7 +47,11 @@ def test_gradient_checkpointing_changes_no_run(
 ) -> None:
     plain = run(tmp_path, tiny_folder, "plain")
     used: list[bool] = []
-    monkeypatch.setattr(m_step, "checkpointed_if", lambda *args: used.append(args[0]) or checkpointed_if(*args))
+    monkeypatch.setattr(
+        m_step,
+        "gradient_checkpointed",
+        lambda model, *, enabled: used.append(enabled) or gradient_checkpointed(model, enabled=enabled),
+    )
     saving = run(tmp_path, tiny_folder, "saving", inner_loop=CHECKPOINTED, gradient_checkpointing=True)
     assert used
     assert all(used)

@@ -22,16 +22,16 @@ from seal_lightning.core import AdapterSpec
 from seal_lightning.core.errors import ConfigError, ModelError
 from seal_lightning.models.language_model import LanguageModel
 from seal_lightning.models.lora import (
+    AdapterRows,
     Dropout,
     LoraAdapter,
-    Share,
     applied,
     init_adapter,
-    joined,
     load_adapter,
     merge,
     routed,
     save_adapter,
+    sum_adapters,
     target_modules,
 )
 
@@ -235,7 +235,7 @@ def test_an_adapter_that_does_not_fit_leaves_no_hook(tiny: LanguageModel) -> Non
 
 def test_no_adapter_is_the_model_itself(tiny64: LanguageModel, ids: Tensor) -> None:
     plain = logits(tiny64.model, ids)
-    with routed(tiny64.model, [Share(size=len(ids), adapter=None)]):
+    with routed(tiny64.model, [AdapterRows(size=len(ids), adapter=None)]):
         assert torch.equal(logits(tiny64.model, ids), plain)
 
 
@@ -249,7 +249,7 @@ def test_dropout_comes_from_its_generator_and_only_when_asked_for(tiny64: Langua
 
     def with_dropout(seed: int | None) -> Tensor:
         dropout = None if seed is None else dropped(0.5, [seed], [ids.numel()])
-        with routed(tiny64.model, [Share(size=ids.numel(), adapter=adapter, dropout=dropout)]):
+        with routed(tiny64.model, [AdapterRows(size=ids.numel(), adapter=adapter, dropout=dropout)]):
             return logits(tiny64.model, ids)
 
     assert torch.equal(with_dropout(1), with_dropout(1))
@@ -264,7 +264,7 @@ def test_dropout_keeps_the_mean(tiny64: LanguageModel) -> None:
     linear = tiny64.model.get_submodule(name)
     x = torch.ones(20_000, 32, dtype=torch.float64)
     a, b = adapter.weights[name]
-    with routed(tiny64.model, [Share(size=len(x), adapter=adapter, dropout=dropped(0.3, [0], [len(x)]))]):
+    with routed(tiny64.model, [AdapterRows(size=len(x), adapter=adapter, dropout=dropped(0.3, [0], [len(x)]))]):
         updates = linear(x) - torch.nn.functional.linear(x, linear.weight)
     expected = adapter.scaling * (b @ a).sum(dim=1)
     assert (updates.mean(dim=0) - expected).abs().max() < 5 * updates.std(dim=0).max() / math.sqrt(len(x))
@@ -296,7 +296,7 @@ def test_joined_is_the_sum(tiny64: LanguageModel, ids: Tensor) -> None:
     adapters = [random_adapter(tiny64.model, spec, seed) for seed, spec in enumerate(specs)]
     with applied(tiny64.model, adapters[0]), applied(tiny64.model, adapters[1]):
         expected = logits(tiny64.model, ids)
-    one = joined(adapters)
+    one = sum_adapters(adapters)
     assert (one.spec.rank, one.scaling) == (5, 1.0)
     with applied(tiny64.model, one):
         assert (logits(tiny64.model, ids) - expected).abs().max() <= 1e-12
@@ -314,7 +314,7 @@ def test_joined_of_different_modules_is_the_sum(tiny64: LanguageModel, ids: Tens
     adapters = [random_adapter(tiny64.model, spec, seed) for seed, spec in enumerate(specs)]
     with applied(tiny64.model, adapters[0]), applied(tiny64.model, adapters[1]):
         expected = logits(tiny64.model, ids)
-    one = joined(adapters)
+    one = sum_adapters(adapters)
     assert set(one.weights) == {name for adapter in adapters for name in adapter.weights}
     with applied(tiny64.model, one):
         assert (logits(tiny64.model, ids) - expected).abs().max() <= 1e-12

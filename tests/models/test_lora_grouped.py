@@ -21,8 +21,7 @@ from seal_lightning.core import (
 from seal_lightning.generation import TransformersEngine
 from seal_lightning.inner_loop import BatchedInnerLoop
 from seal_lightning.models.lora import LoraAdapter, applying, init_adapter
-from seal_lightning.models.lora.grouped import fits_grouping
-from seal_lightning.models.lora.part import Dropout, Part
+from seal_lightning.models.lora.updates import Dropout, Part, fits_grouping
 
 TEXTS = ("The stone 1 is green.", "It is known that the stone 2 is blue.", "Question: what? Answer: red")
 SPECS = (

@@ -21,7 +21,7 @@ from seal_lightning.inner_loop.whole_weights import scratch_weights
 from seal_lightning.models import lora
 from seal_lightning.models.language_model import LanguageModel
 from seal_lightning.models.lora import applied, init_adapter, load_adapter, merge
-from seal_lightning.models.packed import TokenizedSequence, checkpointed, pack
+from seal_lightning.models.packed import TokenizedSequence, gradient_checkpointed, pack
 from seal_lightning.models.pretrained import Pretrained
 from seal_lightning.models.quantization import check_device, is_quantized
 from seal_lightning.training.full_policy import FullPolicy
@@ -135,7 +135,7 @@ def test_gradients_go_through_what_is_beside(nf4: LanguageModel, checkpointing: 
         merge(language_model.model, random_adapter(nf4, 1))
         forward, adapter = language_model.packed, random_adapter(nf4, 2)
         weights = [tensor.requires_grad_(True) for tensor in adapter.tensors()]
-        block = checkpointed(language_model.model) if checkpointing else torch.enable_grad()
+        block = gradient_checkpointed(language_model.model) if checkpointing else torch.enable_grad()
         with block, applied(language_model.model, adapter):
             found.append(torch.autograd.grad(forward(row).total, weights))
     assert max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(*found, strict=True)) < 1e-3

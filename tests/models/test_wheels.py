@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from seal_lightning.core.errors import ModelError
-from seal_lightning.models.wheels import ModelWheel, extract
+from seal_lightning.models.pretrained import ModelWheel, extract
 
 
 @pytest.fixture

@@ -17,9 +17,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from seal_lightning.adapt.ask.growing_text import GrowingText
 from seal_lightning.core import Completion, SamplingSpec
 from seal_lightning.core.errors import DataError
-from seal_lightning.generation.endings import ended
-from seal_lightning.generation.kv_cache import roomy_cache
-from seal_lightning.generation.sampling import SeededSampling
+from seal_lightning.generation.decoding import SeededSampling, finish_completion, preallocated_cache
 from seal_lightning.models.language_model import LanguageModel
 from seal_lightning.models.lora import LoraAdapter, applied
 
@@ -70,14 +68,14 @@ def write(
         language_model.model.generate(
             input_ids=ids_1T,
             attention_mask=torch.ones_like(ids_1T),
-            past_key_values=roomy_cache(language_model.model),
+            past_key_values=preallocated_cache(language_model.model),
             generation_config=GenerationConfig(
                 do_sample=False, max_new_tokens=spec.max_new_tokens, pad_token_id=language_model.pad_id
             ),
             logits_processor=LogitsProcessorList([SeededSampling([spec], [seed], len(prompt_ids))]),
             stopping_criteria=StoppingCriteriaList([listener]),
         )
-    completion = ended(listener.ids, spec, language_model)
+    completion = finish_completion(listener.ids, spec, language_model)
     tell(listener.text.rest(completion.text))
     return completion
 

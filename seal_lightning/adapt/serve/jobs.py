@@ -164,7 +164,7 @@ class AnswerQueue:
                 job.tell(ApiError(400, str(error)))
             except Exception as error:  # noqa: BLE001 (the next request is to find a server)
                 job.tell(_failure(error))
-            self.models.language_model.forget_texts()
+            self.models.language_model.clear_text_cache()
 
     def _taken(self) -> Job | None:
         """The next job that somebody waits for; None at the end."""

@@ -62,7 +62,7 @@ def main(args: Sequence[str]) -> int:
     home.check_writable()
     merged = _load(options, run, module)
     round_index = len(merged)
-    check_prompts_fit(module.domain, tasks, module.loaded_policy.language_model, learner=module.learner)
+    check_prompts_fit(module.domain, tasks, module.loaded_policy.language_model, student=module.learner)
     given, left_out = given_edits(options.edits, options.num_edits, run, module, tasks)
     _check(settings, given, module, options)
     kind = f"{options.score}-{options.edits}"

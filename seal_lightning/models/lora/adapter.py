@@ -16,7 +16,38 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from seal_lightning.core import Adapter, AdapterSpec
 from seal_lightning.core.errors import ConfigError, shown
 from seal_lightning.distributed.tensor_shards import here, rows_here
-from seal_lightning.models.lora.unmerged import merge_unmerged, takes_additions
+from seal_lightning.models.quantization import has_float_weight, merge_unmerged
+
+
+@torch.no_grad()
+def scaled_adapter(adapter: LoraAdapter, factor: float) -> LoraAdapter:
+    """The adapter whose update is ``factor`` times as large."""
+    return replace(adapter, weights={name: (a, b * factor) for name, (a, b) in adapter.weights.items()})
+
+
+@torch.no_grad()
+def truncated_adapter(adapter: LoraAdapter, rank: int) -> LoraAdapter:
+    """The adapter of ``rank`` ≥ 1 whose update of each layer is nearest (Eckart and Young); itself, where it has no more.
+
+    The singular parts of B A come from two thin QR decompositions and an R × R one, so the [O, I] update is never made.
+    """
+    if rank >= adapter.spec.rank:
+        return adapter
+    weights = {name: _truncated(a, b * adapter.scaling, rank) for name, (a, b) in adapter.weights.items()}
+    spec = replace(adapter.spec, rank=rank, alpha=float(rank), use_rslora=False)
+    return LoraAdapter(spec=spec, weights=weights)
+
+
+def _truncated(a_RI: Tensor, b_OR: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """A [K, I] and B [O, K]; where a layer is smaller than K, with zeros, so that all layers have one rank."""
+    in_basis, in_core = torch.linalg.qr(a_RI.T)
+    out_basis, out_core = torch.linalg.qr(b_OR)
+    left, strength, right = torch.linalg.svd(out_core @ in_core.T, full_matrices=False)
+    kept = min(rank, len(strength))
+    a_KI, b_OK = a_RI.new_zeros(rank, a_RI.shape[1]), b_OR.new_zeros(b_OR.shape[0], rank)
+    a_KI[:kept] = right[:kept] @ in_basis.T
+    b_OK[:, :kept] = out_basis @ (left[:, :kept] * strength[:kept])
+    return a_KI, b_OK
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,7 +66,7 @@ class LoraAdapter(Adapter):
         """All A and B, in the order of the modules."""
         return [tensor for pair in self.weights.values() for tensor in pair]
 
-    def over(self, flat: Tensor) -> LoraAdapter:
+    def from_flat(self, flat: Tensor) -> LoraAdapter:
         """An adapter of the same shapes whose tensors are views of a flat tensor, in the order of :meth:`tensors`."""
         pieces = iter(torch.split(flat, [tensor.numel() for tensor in self.tensors()]))
         weights = {
@@ -115,7 +146,7 @@ def merge(model: PreTrainedModel, adapter: LoraAdapter) -> None:
     """
     for name, (a, b) in adapter.weights.items():
         module = model.get_submodule(name)
-        if not takes_additions(module):
+        if not has_float_weight(module):
             merge_unmerged(module, a, b * adapter.scaling)
             continue
         weight = here(module.weight)
@@ -125,7 +156,7 @@ def merge(model: PreTrainedModel, adapter: LoraAdapter) -> None:
         weight.copy_((weight.to(wide) + rows).to(weight.dtype))
 
 
-def joined(adapters: Sequence[LoraAdapter]) -> LoraAdapter:
+def sum_adapters(adapters: Sequence[LoraAdapter]) -> LoraAdapter:
     """One adapter whose update is the sum of the adapters' updates: their A stacked, their scaled B side by side.
 
     They may be of different modules; where one has none, its part is zero.

@@ -24,8 +24,7 @@ from transformers import PreTrainedModel
 
 from seal_lightning.core.errors import ModelError
 from seal_lightning.models.lora.adapter import LoraAdapter
-from seal_lightning.models.lora.grouped import GroupedUpdate, Groups, can_be_grouped, grouped_update
-from seal_lightning.models.lora.part import Dropout, Part
+from seal_lightning.models.lora.updates import Dropout, GroupedUpdate, Groups, Part, can_be_grouped, grouped_update
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
 
@@ -39,7 +38,7 @@ def applied(model: PreTrainedModel, adapter: LoraAdapter) -> Iterator[None]:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Share:
+class AdapterRows:
     """Consecutive rows that belong to one adapter: sequences of a padded batch, or tokens of a packed row."""
 
     size: int
@@ -51,7 +50,7 @@ class Share:
 
 
 @contextmanager
-def routed(model: PreTrainedModel, shares: Sequence[Share]) -> Iterator[None]:
+def routed(model: PreTrainedModel, shares: Sequence[AdapterRows]) -> Iterator[None]:
     """Inside this block each share of the rows is computed with its own adapter; shares are in the order of the rows."""
     parts: dict[str, list[Part]] = {}
     start = 0

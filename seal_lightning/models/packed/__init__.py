@@ -1,10 +1,9 @@
 """Forward passes over packed rows: many sequences in one row without pads, each blind to its neighbours."""
 
 from seal_lightning.models.packed.forward import Anchored, PackedForward, PackedLoss
-from seal_lightning.models.packed.gradient_checkpointing import checkpointed, checkpointed_if
-from seal_lightning.models.packed.lower_layers import LowerLayers
+from seal_lightning.models.packed.gradient_checkpointing import gradient_checkpointed
 from seal_lightning.models.packed.rows import PackedRow, TokenizedSequence, pack, pack_within
-from seal_lightning.models.packed.unadapted_states import UnadaptedStates
+from seal_lightning.models.packed.state_caches import LowerLayers, UnadaptedStates
 
 __all__ = [
     "Anchored",
@@ -14,8 +13,7 @@ __all__ = [
     "PackedRow",
     "TokenizedSequence",
     "UnadaptedStates",
-    "checkpointed",
-    "checkpointed_if",
+    "gradient_checkpointed",
     "pack",
     "pack_within",
 ]

@@ -15,8 +15,7 @@ from transformers import PreTrainedModel
 
 from seal_lightning.core.errors import ConfigError, ModelError
 from seal_lightning.models.packed.attention import packed_attention
-from seal_lightning.models.packed.cross_entropy import ChunkedCrossEntropy
-from seal_lightning.models.packed.divergence import ChunkedDivergence, capped
+from seal_lightning.models.packed.losses import ChunkedCrossEntropy, ChunkedDivergence, softcapped
 from seal_lightning.models.packed.rows import PackedRow, TokenizedSequence, pack
 
 
@@ -71,7 +70,9 @@ class PackedForward:
     def log_probs(self, hidden_SE: Tensor, head_VE: Tensor, bias_V: Tensor | None) -> Tensor:
         """[S, V] log-probabilities from hidden states by a linear head, all at once."""
         logits_SV = F.linear(hidden_SE, head_VE, bias_V)
-        return capped(logits_SV.to(torch.promote_types(logits_SV.dtype, torch.float32)), self._softcap).log_softmax(1)
+        return softcapped(logits_SV.to(torch.promote_types(logits_SV.dtype, torch.float32)), self._softcap).log_softmax(
+            1
+        )
 
     def check_anchors(self) -> None:
         """Raise :class:`ConfigError` where the output head is more than a linear layer: anchors keep what enters it."""
@@ -81,7 +82,7 @@ class PackedForward:
                 "not support; leave the anchor out, or use another model"
             )
 
-    def with_trained_head(self, row: PackedRow) -> Tensor:
+    def loss_with_trained_head(self, row: PackedRow) -> Tensor:
         """The sum of the targets' losses, whose gradient reaches the output head too; all logits are made at once."""
         with packed_attention(self.model, row.lengths, row.token_ids.device):
             return self._whole_loss(row, torch.ones(len(row.targets), device=row.targets.device)).total

@@ -8,7 +8,7 @@ context variables are not those of the caller.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -26,23 +26,26 @@ Forward = Callable[..., Any]
 
 
 @contextmanager
-def checkpointed(model: PreTrainedModel, generators: Sequence[torch.Generator] = ()) -> Iterator[None]:
-    """Inside this block each decoder layer keeps its input only, where gradients are on.
+def gradient_checkpointed(
+    model: PreTrainedModel, generators: Sequence[torch.Generator] = (), *, enabled: bool = True
+) -> Iterator[None]:
+    """Keep only each decoder layer's input during forward passes in this block, and recompute the layer in backward.
 
     The backward pass must run while the hooks of the forward pass are still there: inside the block that routes or
     applies adapters.
 
     Args:
-        model: whose decoder layers are computed again.
-        generators: those that the layers draw from, made for this pass; they draw the same again.
+        model: the model whose decoder layers are recomputed.
+        generators: generators that the layers draw from; the recomputation draws the same numbers again.
+        enabled: False makes the block do nothing.
 
-    Raises :class:`ConfigError` for a model without layers that transformers would checkpoint.
+    Raises :class:`ConfigError` for a model without layers that transformers can checkpoint.
     """
-    layers = recomputable_layers(model)
+    layers = recomputable_layers(model) if enabled else []
     own = [layer.__dict__.get("forward") for layer in layers]
     try:
         for layer in layers:
-            layer.forward = partial(_kept_by_its_input, layer.forward, model, generators)
+            layer.forward = partial(_checkpointed_forward, layer.forward, model, generators)
         yield
     finally:
         for layer, forward in zip(layers, own, strict=True):
@@ -50,11 +53,6 @@ def checkpointed(model: PreTrainedModel, generators: Sequence[torch.Generator] =
                 layer.__dict__.pop("forward", None)
             else:
                 layer.forward = forward
-
-
-def checkpointed_if(wanted: bool, model: PreTrainedModel) -> AbstractContextManager[None]:
-    """:func:`checkpointed`, or a block that does nothing."""
-    return checkpointed(model) if wanted else nullcontext()
 
 
 def recomputable_layers(model: PreTrainedModel) -> list[nn.Module]:
@@ -70,7 +68,7 @@ def recomputable_layers(model: PreTrainedModel) -> list[nn.Module]:
     return layers
 
 
-def _kept_by_its_input(
+def _checkpointed_forward(
     forward: Forward, model: PreTrainedModel, generators: Sequence[torch.Generator], *args: Any, **kwargs: Any
 ) -> Any:
     if not torch.is_grad_enabled():

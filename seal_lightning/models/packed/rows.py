@@ -64,10 +64,10 @@ def pack(sequences: Sequence[TokenizedSequence], device: torch.device) -> Packed
 
 def pack_within(sequences: Sequence[TokenizedSequence], max_tokens: int, device: torch.device) -> list[PackedRow]:
     """Join sequences to as few rows as fit ``max_tokens`` each, in order; a longer sequence gets a row of its own."""
-    return [pack(group, device) for group in grouped_within(sequences, max_tokens)]
+    return [pack(group, device) for group in group_by_tokens(sequences, max_tokens)]
 
 
-def grouped_within(sequences: Sequence[TokenizedSequence], max_tokens: int) -> list[list[TokenizedSequence]]:
+def group_by_tokens(sequences: Sequence[TokenizedSequence], max_tokens: int) -> list[list[TokenizedSequence]]:
     """Neighbours grouped so that each group has at most ``max_tokens``, or is a single longer sequence."""
     groups: list[list[TokenizedSequence]] = []
     room = 0

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seal_lightning.models.packed import cross_entropy
-from seal_lightning.models.packed.cross_entropy import ChunkedCrossEntropy, chunk_rows
+from seal_lightning.models.packed import losses as cross_entropy
+from seal_lightning.models.packed.losses import ChunkedCrossEntropy, chunk_rows
 
 VOCABULARY = 50
 

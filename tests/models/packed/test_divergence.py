@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from seal_lightning.core.errors import ConfigError
 from seal_lightning.models.language_model import LanguageModel
 from seal_lightning.models.packed import Anchored, TokenizedSequence, UnadaptedStates, pack
-from seal_lightning.models.packed import cross_entropy as sizes
-from seal_lightning.models.packed.divergence import ChunkedDivergence, capped
+from seal_lightning.models.packed import losses as sizes
+from seal_lightning.models.packed.losses import ChunkedDivergence, softcapped
 
 
 @pytest.mark.parametrize("softcap", [None, 3.0])
@@ -29,8 +29,8 @@ def test_divergence_equals_autograd(
     weights = torch.rand(5, dtype=torch.float64, generator=generator)
     ours, plain = now.clone().requires_grad_(), now.clone().requires_grad_()
     total, each = ChunkedDivergence.apply(ours, before, head, shift, weights, softcap)
-    q = capped(F.linear(plain, head, shift), softcap).log_softmax(1)
-    p = capped(F.linear(before, head, shift), softcap).log_softmax(1)
+    q = softcapped(F.linear(plain, head, shift), softcap).log_softmax(1)
+    p = softcapped(F.linear(before, head, shift), softcap).log_softmax(1)
     expected = F.kl_div(q, p, reduction="none", log_target=True).sum(1)
     assert torch.allclose(each, expected, rtol=1e-12)
     assert total.item() == pytest.approx(float((expected.detach() * weights).sum()), rel=1e-12)
@@ -50,7 +50,7 @@ def sequences() -> list[TokenizedSequence]:
 
 def test_a_row_trains_some_targets_and_holds_others(tiny64: LanguageModel) -> None:
     row = pack(sequences(), torch.device("cpu"))
-    states = UnadaptedStates(tiny64.packed, max_tokens=4).of([sequences()[1]])
+    states = UnadaptedStates(tiny64.packed, max_tokens=4).states([sequences()[1]])
     at = torch.tensor([False] * 4 + [True] * 4 + [False] * 4)
     weights = torch.arange(1.0, 13.0, dtype=torch.float64)
     plain = tiny64.packed(row, weights)
@@ -65,12 +65,12 @@ def test_a_row_trains_some_targets_and_holds_others(tiny64: LanguageModel) -> No
 
 def test_unadapted_states_are_made_once(tiny64: LanguageModel) -> None:
     of = UnadaptedStates(tiny64.packed, max_tokens=7)
-    first = of.of(sequences())
+    first = of.states(sequences())
     with torch.no_grad():
         tiny64.model.get_input_embeddings().weight.mul_(2)
-    assert torch.equal(of.of(sequences()), first)
-    assert torch.equal(of.of(sequences()[::-1]), torch.cat(torch.split(first, 4)[::-1]))
-    assert not torch.equal(UnadaptedStates(tiny64.packed, max_tokens=7).of(sequences()), first)
+    assert torch.equal(of.states(sequences()), first)
+    assert torch.equal(of.states(sequences()[::-1]), torch.cat(torch.split(first, 4)[::-1]))
+    assert not torch.equal(UnadaptedStates(tiny64.packed, max_tokens=7).states(sequences()), first)
 
 
 def test_a_head_that_does_more_is_refused(tiny64: LanguageModel) -> None:
