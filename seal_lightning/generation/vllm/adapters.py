@@ -18,7 +18,7 @@ import torch
 
 from seal_lightning.core.errors import ConfigError, RunError, SealError, shown
 from seal_lightning.generation.openai_client import OpenAIClient, RequestFailed
-from seal_lightning.models.lora import LoraAdapter, joined, save_adapter
+from seal_lightning.models.lora import LoraAdapter, save_adapter, sum_adapters
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that ``--max-lora-rank`` allows."""
@@ -62,7 +62,7 @@ class VllmAdapters:
     def merged(self, adapters: Sequence[LoraAdapter]) -> LoraAdapter:
         """Return one adapter with the sum of the updates. Raises :class:`ConfigError` for a rank above the server's."""
         check_rank(sum(adapter.spec.rank for adapter in adapters), self.max_rank)
-        return joined([adapter.detached_copy() for adapter in adapters])
+        return sum_adapters([adapter.detached_copy() for adapter in adapters])
 
     @asynccontextmanager
     async def loaded(self, client: OpenAIClient, adapters: Sequence[LoraAdapter]) -> AsyncIterator[list[str]]:

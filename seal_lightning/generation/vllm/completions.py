@@ -10,7 +10,7 @@ from pydantic import Field
 
 from seal_lightning.core import Completion, FinishReason, GenerationRequest, SamplingSpec
 from seal_lightning.core.errors import ConfigError
-from seal_lightning.generation.endings import ended
+from seal_lightning.generation.decoding import finish_completion
 from seal_lightning.generation.openai_client import BrokenReply, ReplyPart, parsed
 from seal_lightning.models.language_model import LanguageModel
 
@@ -113,7 +113,7 @@ def completion_of(
         )
     if ids and max(ids) >= language_model.model.get_input_embeddings().weight.shape[0]:
         raise ConfigError(f"engine.model: the server wrote the token {max(ids)}, which the model here does not have")
-    completion = ended(ids, replace(spec, max_new_tokens=body["max_tokens"]), language_model)
+    completion = finish_completion(ids, replace(spec, max_new_tokens=body["max_tokens"]), language_model)
     return replace(completion, finish_reason=FinishReason.STOP) if choice.finish_reason == "stop" else completion
 
 

@@ -13,7 +13,7 @@ from seal_lightning.core import Adapter, ChoiceScoreRequest, Completion, Generat
 from seal_lightning.core.errors import ConfigError, RunError, require, shown
 from seal_lightning.core.interfaces import Engine
 from seal_lightning.generation.openai_client import api_key, check_endpoint, check_installed
-from seal_lightning.generation.targets import prompt_and_target
+from seal_lightning.generation.prompt_lengths import encode_prompt_and_target
 from seal_lightning.generation.transformers_engine import TransformersEngine
 from seal_lightning.generation.vllm.adapters import LORA_RANKS, VllmAdapters, check_rank
 from seal_lightning.generation.vllm.completions import (
@@ -219,7 +219,7 @@ class VllmEngine(Engine):
 
     def _with_target(self, request: ScoreRequest) -> tuple[list[int], int]:
         """Return the ids of prompt and target, and the number of target tokens; the server writes one token behind them."""
-        prompt, target = prompt_and_target(request, self.language_model, self._max_length - 1)
+        prompt, target = encode_prompt_and_target(request, self.language_model, self._max_length - 1)
         return [*prompt, *target], len(target)
 
 

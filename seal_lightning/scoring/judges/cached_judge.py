@@ -14,7 +14,7 @@ from seal_lightning.core.errors import RunError, require, shown
 from seal_lightning.core.interfaces import Judge
 from seal_lightning.distributed import interruption
 from seal_lightning.distributed.background_loop import LOOK_EVERY_S, on_main_thread
-from seal_lightning.models.wheels import cache_folder
+from seal_lightning.models.pretrained import cache_folder
 from seal_lightning.scoring.judges.tally import JudgeTally
 from seal_lightning.scoring.judges.verdict_cache import VerdictCache
 

@@ -16,7 +16,7 @@ from seal_lightning.core.errors import ModelError, require
 from seal_lightning.core.interfaces import Engine
 from seal_lightning.generation import TransformersEngine
 from seal_lightning.models.language_model import LanguageModel
-from seal_lightning.models.out_of_memory import in_halves, is_out_of_memory
+from seal_lightning.models.out_of_memory import is_out_of_memory, retry_in_halves
 from seal_lightning.models.pretrained import EMBEDDED, Pretrained
 from seal_lightning.scoring.judges.cached_judge import CachedJudge, Report
 from seal_lightning.scoring.judges.tally import JudgeTally
@@ -119,7 +119,7 @@ class ModelJudge(CachedJudge):
         while fitting:
             num = max(1, self.max_batch_size // len(fitting[0].options))
             chunk, fitting = fitting[:num], fitting[num:]
-            for question, judgement in zip(chunk, in_halves(chunk, self._judge), strict=True):
+            for question, judgement in zip(chunk, retry_in_halves(chunk, self._judge), strict=True):
                 report(question, judgement)
         for question in (one for one in questions if lengths[one] > limit):
             report(question, Judgement(option=None, reason=f"longer than the judge's context of {limit} tokens"))
