@@ -21,7 +21,7 @@ from seal_lightning.distributed.sharded_layers import clip_gradients
 from seal_lightning.inner_loop.schedule import learning_rate_factor
 from seal_lightning.models.language_model import LanguageModel
 from seal_lightning.models.packed import TokenizedSequence, gradient_checkpointed, pack
-from seal_lightning.models.packed.rows import grouped_within
+from seal_lightning.models.packed.rows import group_by_tokens
 from seal_lightning.training.batches import RowBatch
 from seal_lightning.training.policy import Policy
 
@@ -70,7 +70,7 @@ class MStep:
         num_targets = max(1, sum(sequence.num_targets for sequence in sequences))
         own = sequences[batch.rank :: batch.num_ranks]
         weight = batch.num_ranks / num_targets if own else 0.0  # averaging over ranks divides by their number
-        groups = grouped_within(
+        groups = group_by_tokens(
             own or sequences[:1], self.max_tokens_per_pass
         )  # without rows it takes part, with weight 0
         num_passes = len(groups) if policy.sharded is None else self._most_passes(sequences, batch.num_ranks)
@@ -90,7 +90,7 @@ class MStep:
     def _most_passes(self, sequences: Sequence[TokenizedSequence], num_ranks: int) -> int:
         """Return the passes of the rank with most of them: on sharded layers every pass is a collective of all ranks."""
         shares = [sequences[rank::num_ranks] for rank in range(num_ranks)]
-        return max(len(grouped_within(share, self.max_tokens_per_pass)) for share in shares if share)
+        return max(len(group_by_tokens(share, self.max_tokens_per_pass)) for share in shares if share)
 
     def _no_gradient_sync(self) -> AbstractContextManager[None]:
         block = getattr(self.strategy, "block_backward_sync", None)
