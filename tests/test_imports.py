@@ -7,85 +7,17 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
 from graphlib import TopologicalSorter
-from pathlib import Path
 
 import pytest
+from rooms import EDGES, IMPORTS, MODULES, PACKAGE, ROOMS, ROOT, arrows, floors, runtime_imports
 
-ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = "seal_lightning"
-
-ROOMS = (
-    "core",
-    "storage",
-    "distributed",
-    "models",
-    "domains",
-    "generation",
-    "inner_loop",
-    "scoring",
-    "attempts",
-    "evaluation",
-    "training",
-    "reporting",
-    "callbacks",
-    "adapt",
-    "cli",
-    "__main__",
-)
-"""Every room imports only rooms that stand before it."""
-LEVEL = {name: level for level, name in enumerate(ROOMS)}
+LEVEL = {name: level for level, name in enumerate((*ROOMS, "__main__"))}
 
 _PLAIN = ("attempts", "errors", "exam_records", "interfaces", "plans", "requests", "seeds")
 STANDARD_LIBRARY_ONLY = {"core", *(f"core.{name}" for name in _PLAIN)}
 
 HEAVY = {"torch", "torchmetrics", "transformers", "lightning", "peft", "safetensors", "tensorboard", "accelerate"}
-
-
-def modules() -> Iterator[tuple[str, Path]]:
-    """Every module of the package, the callbacks too, by dotted name below the package."""
-    for folder, prefix in ((ROOT / PACKAGE, ()), (ROOT / "callbacks", ("callbacks",))):
-        for path in sorted(folder.rglob("*.py")):
-            parts = (*prefix, *path.relative_to(folder).with_suffix("").parts)
-            if "__pycache__" in parts or (folder.name == PACKAGE and parts[0] == "callbacks"):
-                continue  # the symlink's target is read once
-            yield ".".join(part for part in parts if part != "__init__"), path
-
-
-def runtime_imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
-    """(Dotted name, line) of every import that can run, function bodies included."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, node.lineno) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"line {node.lineno}: imports here are absolute"
-            assert node.module is not None
-            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
-        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            yield from runtime_imports(ast.Module(body=node.orelse, type_ignores=[]))
-        else:
-            yield from runtime_imports(node)
-
-
-MODULES = dict(modules())
-IMPORTS = {name: list(runtime_imports(ast.parse(path.read_text()))) for name, path in MODULES.items()}
-
-
-def within_package(imported: str) -> str | None:
-    """The part behind ``seal_lightning.``, or None for what is not ours."""
-    return imported.removeprefix(f"{PACKAGE}.") if imported.startswith(f"{PACKAGE}.") else None
-
-
-def resolve(imported: str) -> str | None:
-    """Return the module of this package that a dotted name refers to, or None for a name of another package."""
-    if not imported.startswith(f"{PACKAGE}."):
-        return None
-    parts = imported.removeprefix(f"{PACKAGE}.").split(".")
-    return next((name for n in range(len(parts), 0, -1) if (name := ".".join(parts[:n])) in MODULES), "")
-
-
-EDGES = {name: {(resolve(i), line) for i, line in found if resolve(i)} for name, found in IMPORTS.items()}
 
 
 def test_import_reader_finds_nested_imports() -> None:
@@ -99,7 +31,7 @@ def test_import_reader_finds_nested_imports() -> None:
 
 
 def test_rooms_are_those_of_the_table() -> None:
-    assert {name.split(".")[0] for name in MODULES} - {""} == set(ROOMS)
+    assert {name.split(".")[0] for name in MODULES} - {"", "__main__"} == set(ROOMS)
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
@@ -110,11 +42,15 @@ def test_imports_go_down(name: str) -> None:
         there = imported.split(".")
         where = f"{MODULES[name].relative_to(ROOT)}, line {line}: {imported}"
         if here[0] == there[0]:
-            assert (
-                len(here) == 1 or here[0] != "domains" or len(there) < 2 or {here[1], there[1]} != {"arc", "knowledge"}
-            ), where
+            assert here[0] != "domains" or not {"arc", "knowledge"} <= {*here[1:2], *there[1:2]}, where
         elif name:
             assert LEVEL[there[0]] < LEVEL[here[0]], f"{where}: {here[0]} imports {there[0]}"
+
+
+def test_rooms_stay_few_and_flat() -> None:
+    assert len(ROOMS) <= 15
+    assert len(arrows()) <= 80
+    assert max(floors().values()) <= 11
 
 
 def test_modules_import_in_no_circle() -> None:
