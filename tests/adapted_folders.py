@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from seal_lightning.adapt.folder import AdaptedFolder
+from seal_lightning.adapt.record import AdaptedFolder
 from seal_lightning.adapt.record import (
     AdaptedRecord,
     Asking,

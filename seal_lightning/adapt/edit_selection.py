@@ -1,4 +1,4 @@
-"""Which self-edits are worth learning: each is tried alone, beside the passage alone, and the better ones are kept."""
+"""Selection of self-edits: each is tried beside the passage alone in as many steps, and the better ones are kept."""
 
 from __future__ import annotations
 
@@ -12,73 +12,68 @@ from seal_lightning.attempts import AttemptRunner
 from seal_lightning.core import Attempt, Candidate, SelfEdit, Trial
 from seal_lightning.core.errors import MalformedEdit
 from seal_lightning.domains.knowledge import Passage
-from seal_lightning.scoring.selection import best_of_k
 
 EDITS_AT_ONCE = 32
+"""Edits that are written in one call of the engine, rounded down to whole passages."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelectedEdit:
-    """What is learned of a passage: the passage, and the edits that were kept."""
+    """A passage with its edits that are kept."""
 
     passage: Passage
     kept: tuple[SelfEdit, ...]
-    """Best first; none where no edit beat the passage alone, or nothing could choose."""
+    """Best first; empty if no edit beat the passage alone, or there is no question to select by."""
     candidates: tuple[Candidate, ...] = ()
     """All edits, with their attempts."""
     alone: Mapping[int, Candidate] = field(default_factory=dict)
-    """By edit index, the passage alone for as many steps as the edit takes; none of an edit that is malformed."""
+    """By edit index, the passage alone in as many steps as the edit takes; a malformed edit has none."""
 
 
 class EditSelection:
-    """Tries edits and keeps what was tried.
+    """Writes edits, tries them and stores every attempt.
 
     Args:
-        runner: how edits are proposed and tried.
-        work: where that is stored.
-        num_edits: k ≥ 1, a passage.
-        num_repeats: ≥ 1, inner seeds an edit.
-        at_once: ≥ 1, trials that the inner loop is given at once.
-        keep: ≥ 0, edits kept a passage at most.
+        runner: how edits are written and tried.
+        work: the store of edits and attempts.
+        num_edits: k ≥ 1, edits per passage.
+        num_repeats: ≥ 1, inner seeds per edit.
+        keep: ≥ 0, most edits that are kept per passage.
     """
 
-    def __init__(
-        self, runner: AttemptRunner, work: Workspace, *, num_edits: int, num_repeats: int, at_once: int, keep: int
-    ) -> None:
+    def __init__(self, runner: AttemptRunner, work: Workspace, *, num_edits: int, num_repeats: int, keep: int) -> None:
         self.runner = runner
         self.work = work
         self.num_edits = num_edits
         self.num_repeats = num_repeats
-        self.at_once = at_once
         self.keep = keep
         self._edits = {(w.step, w.edit.task_id, w.edit.edit_index): w.edit for w in work.edits.read()}
 
-    def choices(self, passages: Sequence[Passage], step: int, advance: Callable[[int], None]) -> list[SelectedEdit]:
-        """What is to be learned of each passage, whose questions choose; ``step`` keeps the seeds of steps apart.
+    def select(self, passages: Sequence[Passage], step: int, advance: Callable[[int], None]) -> list[SelectedEdit]:
+        """Select the edits of each passage by its questions; ``step`` keeps the seeds of successive steps apart.
 
-        ``advance`` hears of each passage.
+        ``advance`` is called for every batch of passages.
         """
         size = max(1, EDITS_AT_ONCE // self.num_edits)
-        choices: list[SelectedEdit] = []
+        selected: list[SelectedEdit] = []
         for start in range(0, len(passages), size):
             batch = passages[start : start + size]
-            asked = [passage for passage in batch if passage.questions and self.keep]
-            chosen = dict(zip((p.task_id for p in asked), self._tried(asked, step), strict=True))
-            choices += [chosen.get(p.task_id, SelectedEdit(passage=p, kept=())) for p in batch]
+            tried = self._tried([p for p in batch if p.questions and self.keep], step)
+            selected += [tried.get(p.task_id, SelectedEdit(passage=p, kept=())) for p in batch]
             advance(len(batch))
-        return choices
+        return selected
 
-    def _tried(self, passages: Sequence[Passage], step: int) -> list[SelectedEdit]:
+    def _tried(self, passages: Sequence[Passage], step: int) -> dict[str, SelectedEdit]:
         edits = self._written(passages, step)
-        controls = {p.task_id: self._controls(p, edits[p.task_id]) for p in passages}
-        trials = [t for p in passages for t in self._trials(p, edits[p.task_id], controls[p.task_id], step)]
-        found: dict[str, dict[int, list[Attempt]]] = {}
-        for attempt in self.runner.run(trials, self.work.attempts, candidates_per_call=self.at_once):
-            found.setdefault(attempt.task_id, {}).setdefault(attempt.edit.edit_index, []).append(attempt)
-        return [self._choice(p, found[p.task_id], controls[p.task_id]) for p in passages]
+        num_steps = {p.task_id: self._num_steps(p, edits[p.task_id]) for p in passages}
+        trials = [t for p in passages for t in self._trials(p, edits[p.task_id], num_steps[p.task_id], step)]
+        attempts: dict[str, dict[int, list[Attempt]]] = {}
+        for attempt in self.runner.run(trials, self.work.attempts):
+            attempts.setdefault(attempt.task_id, {}).setdefault(attempt.edit.edit_index, []).append(attempt)
+        return {p.task_id: self._selected(p, attempts[p.task_id], num_steps[p.task_id]) for p in passages}
 
     def _written(self, passages: Sequence[Passage], step: int) -> dict[str, list[SelfEdit]]:
-        """The edits of each passage; where one is missing, the whole batch is written, so that they are the same."""
+        """Return the edits of each passage; if one is missing, the whole batch is written, so that they are the same."""
         keys = {p.task_id: [(step, p.task_id, index) for index in range(self.num_edits)] for p in passages}
         if any(key not in self._edits for of_passage in keys.values() for key in of_passage):
             for edit in self.runner.propose(passages, self.num_edits, f"adapt {step}"):
@@ -87,51 +82,59 @@ class EditSelection:
                     self._edits[key] = self.work.edits.append(WrittenEdit(step=step, edit=edit)).edit
         return {task_id: [self._edits[key] for key in of_passage] for task_id, of_passage in keys.items()}
 
-    def _controls(self, passage: Passage, edits: Sequence[SelfEdit]) -> dict[int, int]:
-        """By edit index, the steps of the edit's plan, which the passage alone is to take too; none of a malformed edit."""
-        steps: dict[int, int] = {}
+    def _num_steps(self, passage: Passage, edits: Sequence[SelfEdit]) -> dict[int, int]:
+        """Return the optimiser steps of each edit's plan, by edit index; malformed edits have none."""
+        found: dict[int, int] = {}
         for edit in edits:
-            with suppress(MalformedEdit):  # told by its attempt
-                steps[edit.edit_index] = self.runner.plan(passage, edit).num_steps
-        return steps
+            with suppress(MalformedEdit):  # its attempt reports this
+                found[edit.edit_index] = self.runner.plan(passage, edit).num_steps
+        return found
 
     def _trials(
-        self, passage: Passage, edits: Sequence[SelfEdit], controls: Mapping[int, int], step: int
+        self, passage: Passage, edits: Sequence[SelfEdit], num_steps: Mapping[int, int], step: int
     ) -> list[Trial]:
-        """Every edit, and behind them the passage alone, once for each number of steps that an edit takes."""
-        tried = [(edit, None) for edit in edits]
+        """Return the trials of every edit, and then of the passage alone for each number of steps that an edit takes."""
         alone = self.runner.domain.plan_without_edit(passage)
-        for place, num_steps in enumerate(sorted(set(controls.values()))):
-            nothing = SelfEdit(task_id=passage.task_id, edit_index=self.num_edits + place, text="")
-            plan = replace(alone, optimizer=replace(alone.optimizer, max_steps=num_steps))
-            tried.append((nothing, plan))  # type: ignore[arg-type]
+        controls = [
+            (
+                SelfEdit(task_id=passage.task_id, edit_index=index, text=""),
+                replace(alone, optimizer=replace(alone.optimizer, max_steps=steps)),
+            )
+            for steps, index in self._control_indices(num_steps).items()
+        ]
         return [
             replace(self.runner.trial(passage, edit, step, repeat), plan=plan)
-            for edit, plan in tried
+            for edit, plan in [*((edit, None) for edit in edits), *controls]
             for repeat in range(self.num_repeats)
         ]
 
-    def _choice(
-        self, passage: Passage, attempts: dict[int, list[Attempt]], controls: Mapping[int, int]
+    def _control_indices(self, num_steps: Mapping[int, int]) -> dict[int, int]:
+        """Return the edit index of the control for each number of steps: those behind the edits' own."""
+        return {steps: self.num_edits + i for i, steps in enumerate(sorted(set(num_steps.values())))}
+
+    def _selected(
+        self, passage: Passage, attempts: Mapping[int, list[Attempt]], num_steps: Mapping[int, int]
     ) -> SelectedEdit:
         candidates = {
             index: Candidate(task_id=passage.task_id, edit_index=index, attempts=tuple(of_edit))
             for index, of_edit in attempts.items()
         }
-        places = {num_steps: self.num_edits + i for i, num_steps in enumerate(sorted(set(controls.values())))}
-        alone = {index: candidates[places[num_steps]] for index, num_steps in controls.items()}
+        controls = self._control_indices(num_steps)
+        alone = {index: candidates[controls[steps]] for index, steps in num_steps.items()}
         edits = [candidates[index] for index in range(self.num_edits)]
-        better = [edit for edit in edits if edit.edit_index in alone and _beats(edit, alone[edit.edit_index])]
-        kept = best_of_k(better, self.keep)
+        better = [(_reward(edit), edit) for edit in edits if edit.edit_index in alone]
+        better = [
+            (r, edit) for r, edit in better if math.isfinite(r) and r > _reward(alone[edit.edit_index]) > -math.inf
+        ]
+        best = sorted(better, key=lambda pair: (-pair[0], pair[1].edit_index))[: self.keep]
         return SelectedEdit(
             passage=passage,
-            kept=tuple(candidate.attempts[0].edit for candidate in kept),
+            kept=tuple(edit.attempts[0].edit for _, edit in best),
             candidates=tuple(edits),
             alone=alone,
         )
 
 
-def _beats(edit: Candidate, alone: Candidate) -> bool:
-    """Whether both were scored and the edit taught more."""
-    rewards = (edit.reward, alone.reward)
-    return all(r is not None and math.isfinite(r) for r in rewards) and (edit.reward or 0.0) > (alone.reward or 0.0)
+def _reward(candidate: Candidate) -> float:
+    """Return the candidate's reward; minus infinity if it has none."""
+    return -math.inf if candidate.reward is None else candidate.reward

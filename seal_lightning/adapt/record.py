@@ -1,18 +1,39 @@
-"""What an adapted folder says about itself: from what it was made, how, and what its exams found. No torch."""
+"""An adapted folder and its record ``adapted.json``. No torch, so listing starts at once.
+
+adapter/         a standard PEFT folder, with a model card
+merged/          a full model, if it was requested
+edits.jsonl      the self-edits, and which were kept
+exam.jsonl       the questions of its exams
+adapted.json     see :class:`AdaptedRecord`; written last
+work/            journals that an interrupted adaptation resumes from
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import PureWindowsPath
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path, PureWindowsPath
 from typing import Literal
 
-from seal_lightning.core import JSON
-from seal_lightning.core.estimates import Estimate
+from pydantic import TypeAdapter, ValidationError
 
-RECORD_VERSION = 1
+from seal_lightning.core import JSON
+from seal_lightning.core.errors import RunError, shown
+from seal_lightning.core.estimates import Estimate
+from seal_lightning.core.names import checked_run_dir
+from seal_lightning.storage import atomic_files
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+
+
+def is_hub_id(source: str) -> bool:
+    """Return whether a model's name has the form of a hub id and is not a local folder."""
+    return _HUB_ID.fullmatch(source) is not None and not os.path.isdir(source)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,15 +46,26 @@ class BaseModel:
     dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
     trust_remote_code: bool = False
 
+    def identity(self) -> tuple[str, str | None]:
+        """Return (source, revision), equal for two records of one base however its folder was written."""
+        from seal_lightning.models.pretrained import EMBEDDED, embedded_folder  # imports torch
+
+        source = str(embedded_folder()) if self.source == EMBEDDED else self.source
+        return (os.path.realpath(source) if os.path.isdir(source) else source), self.revision
+
+    def described(self) -> str:
+        """Return the source and the revision for a message."""
+        return shown(self.source) + (f" at {shown(self.revision)}" if self.revision else "")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Asking:
-    """How the model was asked in its exams, so that it is asked the same way later."""
+    """How the model was prompted in its exams, so that it is prompted the same way later."""
 
     style: Literal["base", "chat"] = "base"
     """``base``: lines with headings, which the model continues; ``chat``: one user turn."""
     topic: str = "Topic:"
-    """Stands before a title; blank leaves titles out."""
+    """Stands before a title; an empty string omits titles."""
     question: str = "Question:"
     answer: str = "Answer:"
     chat_instruction: str = ""
@@ -51,13 +83,13 @@ class DocumentRecord:
     sha256: str
     """Of the file's bytes."""
     kind: str
-    """How it was read: ``text``, ``markdown``, ``html``, ``pdf``, ``squad``, ``jsonl``."""
+    """The document's format, for instance ``markdown`` or ``pdf``."""
     num_passages: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class SkippedRecord:
-    """A document, or a part of one, that was left out."""
+    """A document, or a part of one, that was skipped."""
 
     path: str
     reason: str
@@ -68,15 +100,15 @@ class ConditionScores:
     """One exam under one condition: means over passages (a probe: over questions) with standard errors."""
 
     condition: str
-    """``before``, ``passages only`` or ``adapted``, and what a reader needs to know of it."""
+    """``before``, ``passages only`` or ``adapted``."""
     log_prob: Estimate | None
     """Mean log-probability of the gold answers' tokens, nats."""
     accuracy: Estimate | None = None
-    """In [0, 1]; None where no answers were generated."""
+    """In [0, 1]; None if no answers were generated."""
     gain: Estimate | None = None
-    """Of the log-probability over ``before``, paired; None of ``before`` itself."""
+    """Log-probability minus that of ``before``, paired; None for ``before`` itself."""
     over_control: Estimate | None = None
-    """Of ``adapted``, its log-probability over that of ``passages only``, paired; None where that was not measured."""
+    """Log-probability of ``adapted`` minus that of ``passages only``, paired; None if that was not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,40 +120,38 @@ class ExamRecord:
     num_questions: int
     num_passages: int
     by: str
-    """Who wrote the questions: ``the model``, ``the user``, ``this package``."""
+    """The author of the questions: ``the model``, ``the user``, ``this package``."""
     scores: tuple[ConditionScores, ...]
     questions_sha256: str = ""
-    """:func:`questions_sha256`: exams of one hash are comparable. Empty: not known."""
+    """:func:`questions_sha256`: exams with equal hashes are comparable. Empty: unknown."""
 
     def scores_of(self, condition: str) -> ConditionScores | None:
-        """The scores whose condition begins so (``before``, ``adapted``); None where there are none."""
-        return next((each for each in self.scores if each.condition.startswith(condition)), None)
+        """Return the scores under a condition; None if there are none."""
+        return next((scores for scores in self.scores if scores.condition == condition), None)
 
 
-def questions_sha256(asked: Iterable[tuple[str, str, str]]) -> str:
-    """Of the questions of an exam: (title that is shown, question, first gold answer) each. Their order does not matter."""
-    return hashlib.sha256(json.dumps(sorted(asked)).encode()).hexdigest()
+def questions_sha256(questions: Iterable[tuple[str, str, str]]) -> str:
+    """Hash an exam's (title, question, first gold answer) triples, independent of their order."""
+    return hashlib.sha256(json.dumps(sorted(questions)).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
 class MergedFrom:
-    """How the updates of several adapted folders became one: ``settings["merged"]`` of a record."""
+    """The weighted sum of the updates of several adapted folders."""
 
     weights: dict[str, float]
-    """By the folder's name."""
-    max_rank: int | None
+    """By the folder's path; each ≠ 0."""
     rank: int
-    """≥ 1, of the sum."""
+    """≥ 1, of the sum as it was written."""
     sum_of_ranks: int
-    left_out_of_the_norm: float
-    """In [0, 1]: of the whole update's norm, by truncation."""
+    """Rank before truncation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptedRecord:
-    """``adapted.json``: an adapted folder's description of itself. It is written last, so where it is, all is."""
+    """``adapted.json``: an adapted folder's description of itself. It is written last, so the folder is then complete."""
 
-    version: int = RECORD_VERSION
+    version: Literal[1] = 1
     base: BaseModel
     asking: Asking
     documents: tuple[DocumentRecord, ...] = ()
@@ -129,25 +159,42 @@ class AdaptedRecord:
     exams: tuple[ExamRecord, ...] = ()
     earlier: tuple[str, ...] = ()
     """Names of the adapted folders whose updates are part of this one's, oldest first."""
+    merged: MergedFrom | None = None
+    """For a folder of ``seal adapters merge``."""
     num_passages: int = 0
     num_edits: int = 0
-    """Tried."""
+    """Edits that were tried."""
     num_kept: int = 0
-    """Of these, trained on."""
+    """Edits that were trained on."""
     seed: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     """By phase, resumed work included."""
     versions: dict[str, str] = field(default_factory=dict)
-    """Of this package and of those it stands on."""
+    """Versions of this package and of its main dependencies."""
     settings: dict[str, JSON] = field(default_factory=dict)
-    """Every setting, as a configuration file would say it."""
+    """Every setting, as in a configuration file."""
+
+
+_RECORD = TypeAdapter(AdaptedRecord)
+_PACKAGES = ("seal-lightning", "torch", "transformers", "peft", "lightning")
+
+
+def package_versions() -> dict[str, str]:
+    """Return the installed versions of this package and its main dependencies."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
 
 
 def held_before(record: AdaptedRecord) -> tuple[str, ...]:
-    """What was in the base's weights already when the exams' ``before`` was measured: earlier adaptations, oldest first, or
-    the policy of a run; none where ``before`` is the base as it is.
+    """Return what the weights already held when the exams' ``before`` was measured; empty for the plain base model.
 
-    A run is told by ``settings["start"]``, as ``StartingModel.identity`` has it: ``run``, its path, and ``rounds``.
+    These are earlier adaptations, oldest first, or the policy of a run: ``settings["start"]`` then has ``run``, its path,
+    and ``rounds`` (see ``StartingModel.identity``).
     """
     if record.earlier:
         return record.earlier
@@ -155,3 +202,102 @@ def held_before(record: AdaptedRecord) -> tuple[str, ...]:
     if not isinstance(start, dict) or not isinstance(start.get("run"), str) or not start.get("rounds"):
         return ()
     return (f"the policy of the run {PureWindowsPath(str(start['run'])).name}",)
+
+
+@dataclass(frozen=True)
+class AdaptedFolder:
+    """The output folder of ``seal adapt``."""
+
+    path: Path
+
+    @classmethod
+    def named(cls, path: str | Path, what: str = "DIR") -> AdaptedFolder:
+        """Return the adapted folder at a path from the command line.
+
+        Raises :class:`ConfigError` for an invalid path, :class:`RunError` for a folder without ``adapted.json``.
+        """
+        folder = cls(checked_run_dir(path, what))
+        folder.check_links()
+        if not folder.is_finished:
+            begun = f"`seal adapt` was interrupted there; repeat its command to resume (its work is in {folder.work})"
+            raise RunError(
+                f"{what}: {shown(str(path))} is not an adapted folder: adapted.json is missing. "
+                + (begun if folder.work.is_dir() else "Make one with `seal adapt PATH --out DIR`")
+            )
+        return folder
+
+    @property
+    def name(self) -> str:
+        """The folder's own name, by which a server calls the model."""
+        return self.path.resolve().name
+
+    @property
+    def is_finished(self) -> bool:
+        """True once ``adapted.json`` exists."""
+        return self.record_file.is_file()
+
+    @property
+    def is_ours(self) -> bool:
+        """True if an adaptation began or finished here, or the folder has no files but leftovers of one."""
+        files = (path for path in self.path.rglob("*") if path.is_file())
+        begun = self.is_finished or (self.work / "job.json").is_file()
+        return begun or all(path == self.lock_file or path.suffix == ".tmp" for path in files)
+
+    @property
+    def record_file(self) -> Path:
+        """The record, ``adapted.json``."""
+        return self.path / "adapted.json"
+
+    @property
+    def adapter(self) -> Path:
+        """The PEFT folder."""
+        return self.path / "adapter"
+
+    @property
+    def merged(self) -> Path:
+        """The full model, if there is one."""
+        return self.path / "merged"
+
+    @property
+    def edits(self) -> Path:
+        """The self-edits."""
+        return self.path / "edits.jsonl"
+
+    @property
+    def exam(self) -> Path:
+        """The questions of its exams, for an adaptation that starts from this one."""
+        return self.path / "exam.jsonl"
+
+    @property
+    def lock_file(self) -> Path:
+        """The lock of the process that writes the folder."""
+        return self.path / ".lock"
+
+    @property
+    def work(self) -> Path:
+        """The journals that an interrupted adaptation resumes from."""
+        return self.path / "work"
+
+    def record(self) -> AdaptedRecord:
+        """Read ``adapted.json``. Raises :class:`RunError` if it cannot be read or is invalid."""
+        try:
+            return _RECORD.validate_json(self.record_file.read_bytes())
+        except OSError as error:
+            raise RunError(f"{self.record_file} cannot be read: {error.strerror or error}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            field_name = ".".join(map(str, first["loc"]))
+            raise RunError(f"{self.record_file} is not a valid record: {field_name}: {first['msg']}") from error
+
+    def write_record(self, record: AdaptedRecord) -> None:
+        """Write ``adapted.json``, which marks the folder as complete. Raises :class:`RunError` if the disk refuses."""
+        atomic_files.write_bytes(self.record_file, _RECORD.dump_json(record, indent=1) + b"\n")
+
+    def check_links(self) -> None:
+        """Raise :class:`RunError` if a part of the folder is a symbolic link.
+
+        A folder may come from a stranger; its links must not make us read, push or write files elsewhere.
+        """
+        for path in (self.record_file, self.adapter, self.merged, self.edits, self.exam, self.lock_file, self.work):
+            if path.is_symlink():
+                raise RunError(f"{path} is a symbolic link, which is not allowed here. Copy its target to this place")

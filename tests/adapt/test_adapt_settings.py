@@ -10,7 +10,7 @@ import yaml
 from adaptations import Case, contents
 
 from seal_lightning.adapt.configuration import configured, with_protocol
-from seal_lightning.adapt.spec import AdaptSpec
+from seal_lightning.adapt.configuration import AdaptSpec
 from seal_lightning.cli.main import main
 from seal_lightning.core.errors import ConfigError
 from seal_lightning.evaluation import ContinualSelfEdits, ContinuedPretraining

@@ -15,9 +15,9 @@ import yaml
 from adaptations import Case, contents
 from safetensors.torch import load_file
 
-from seal_lightning.adapt.adapting import KeptEdit
-from seal_lightning.adapt.examining import StoredExam
-from seal_lightning.adapt.folder import AdaptedFolder
+from seal_lightning.adapt.pipeline import KeptEdit
+from seal_lightning.adapt.exam import StoredExam
+from seal_lightning.adapt.record import AdaptedFolder
 from seal_lightning.cli.main import main
 from seal_lightning.core import ScoreRequest
 from seal_lightning.models.lora import load_adapter

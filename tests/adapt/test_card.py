@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seal_lightning.adapt.card import hub_name, last_part, model_card
+from seal_lightning.adapt.model_card import hub_name, last_part, model_card
 from seal_lightning.adapt.record import AdaptedRecord, BaseModel, DocumentRecord, SkippedRecord
 
 RECORD = adapted_record("embedded", "handbook")

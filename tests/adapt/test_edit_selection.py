@@ -9,7 +9,7 @@ from adaptations import Case
 
 from seal_lightning.adapt.configuration import configured
 from seal_lightning.adapt.edit_selection import EditSelection
-from seal_lightning.adapt.folder import AdaptedFolder
+from seal_lightning.adapt.record import AdaptedFolder
 from seal_lightning.adapt.workspace import Workspace
 from seal_lightning.core import SelfEdit
 from seal_lightning.domains.knowledge import Passage, Question

@@ -13,9 +13,9 @@ from adapted_folders import adapted_record, write_adapted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seal_lightning.adapt.comparing import comparison_lines, differing, side_by_side
-from seal_lightning.adapt.folder import AdaptedFolder
-from seal_lightning.adapt.listing import lines_of, listed
+from seal_lightning.adapt.adapters import comparison_lines, differing, side_by_side
+from seal_lightning.adapt.record import AdaptedFolder
+from seal_lightning.adapt.adapters import lines_of, listed
 from seal_lightning.adapt.record import questions_sha256
 from seal_lightning.core.errors import ConfigError, RunError
 

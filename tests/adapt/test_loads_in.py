@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from seal_lightning.adapt.folder import AdaptedFolder
+from seal_lightning.adapt.record import AdaptedFolder
 from seal_lightning.adapt.merging import Weighted, combine
 from seal_lightning.core import AdapterSpec
 from seal_lightning.generation.vllm.adapters import LORA_RANKS

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seal_lightning.adapt.bases import checked_adapter, pretrained, skeleton
-from seal_lightning.adapt.folder import AdaptedFolder
+from seal_lightning.adapt.record import AdaptedFolder
 from seal_lightning.adapt.merging import Weighted, combine, update_norm, update_product, weighted
 from seal_lightning.adapt.record import BaseModel
 from seal_lightning.adapt.similarity import similar_updates

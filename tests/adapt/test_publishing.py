@@ -18,7 +18,7 @@ from adapted_folders import write_adapted
 from hub_server import TOKEN, Hub, hub_server
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from seal_lightning.adapt.folder import AdaptedFolder
+from seal_lightning.adapt.record import AdaptedFolder
 from seal_lightning.adapt.publishing import public_config, push, write_merged
 from seal_lightning.adapt.record import BaseModel
 from seal_lightning.core.errors import ConfigError, RunError

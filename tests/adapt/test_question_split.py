@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seal_lightning.adapt.question_split import dealt, with_own_questions
+from seal_lightning.adapt.material import dealt, with_own_questions
 from seal_lightning.domains.knowledge import Passage, Question
 
 

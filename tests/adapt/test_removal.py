@@ -9,8 +9,8 @@ import pytest
 from adaptations import Case
 from adapted_folders import write_adapted
 
-from seal_lightning.adapt import removal
-from seal_lightning.adapt.folder import AdaptedFolder
+from seal_lightning.adapt import adapters as removal
+from seal_lightning.adapt.record import AdaptedFolder
 from seal_lightning.cli.main import main
 from seal_lightning.core.errors import RunError
 from seal_lightning.storage.run_dir import RunLock

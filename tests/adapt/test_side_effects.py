@@ -15,7 +15,7 @@ import yaml
 from adapted_folders import write_adapted
 
 from seal_lightning.adapt import harness
-from seal_lightning.adapt.folder import AdaptedFolder
+from seal_lightning.adapt.record import AdaptedFolder
 from seal_lightning.adapt.harness import HarnessOptions, measure
 from seal_lightning.adapt.probe import probe_questions
 from seal_lightning.adapt.side_effects import paired_scores, table_lines

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from seal_lightning.adapt.bases import described, identity
-from seal_lightning.adapt.folder import AdaptedFolder
-from seal_lightning.adapt.record import Asking, BaseModel
+from seal_lightning.adapt.record import AdaptedFolder, Asking, BaseModel
 from seal_lightning.core.errors import ConfigError, RunError, shown
 from seal_lightning.core.names import checked_run_dir
 from seal_lightning.models.lora import base_of_adapter
@@ -61,15 +59,15 @@ def common_base(sources: Sequence[AdapterSource], *, trust_remote_code: bool = F
     first = next((source for source in sources if source.asking is not None), sources[0])
     for source in sources:
         same_type = source.asking is None or source.base.dtype == first.base.dtype
-        if identity(source.base) != identity(first.base) or not same_type:
+        if source.base.identity() != first.base.identity() or not same_type:
             raise ConfigError(
-                f"DIR: {shown(first.given)} belongs to the base model {described(first.base)} in {first.base.dtype} and "
-                f"{shown(source.given)} to {described(source.base)} in {source.base.dtype}; all must have one base. Serve "
+                f"DIR: {shown(first.given)} belongs to the base model {first.base.described()} in {first.base.dtype} and "
+                f"{shown(source.given)} to {source.base.described()} in {source.base.dtype}; all must have one base. Serve "
                 "them one by one, each on a port of its own"
             )
         if source.base.trust_remote_code and not trust_remote_code:
             raise ConfigError(
-                f"DIR: {shown(source.given)} says that its base model {described(source.base)} comes with code that is to "
+                f"DIR: {shown(source.given)} says that its base model {source.base.described()} comes with code that is to "
                 "run here. If you trust that model's makers, add --trust_remote_code; nothing was loaded"
             )
     return BaseModel(

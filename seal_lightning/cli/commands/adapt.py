@@ -1,4 +1,4 @@
-"""``seal adapt PATH… --out DIR``: documents become part of a model, with exams that say what was learned and forgotten."""
+"""``seal adapt PATH… --out DIR``: documents become part of a model; exams measure what was learned and forgotten."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from seal_lightning.adapt.adapting import AdaptPipeline, Material, earlier_exams
-from seal_lightning.adapt.configuration import Configuration, configured, with_protocol
-from seal_lightning.adapt.estimate import WorkAhead, measured_rates
-from seal_lightning.adapt.folder import AdaptedFolder
-from seal_lightning.adapt.publishing import check_repo_id, push, write_merged
-from seal_lightning.adapt.reading import job_of, read_material
+from seal_lightning.adapt.adapters import push, write_merged
+from seal_lightning.adapt.configuration import Configuration, configured
+from seal_lightning.adapt.estimate import measured_rates, phases
+from seal_lightning.adapt.material import Material, job_of, read_material
+from seal_lightning.adapt.pipeline import AdaptPipeline, earlier_exams
+from seal_lightning.adapt.record import AdaptedFolder
 from seal_lightning.adapt.starting_model import StartingModel
-from seal_lightning.adapt.workspace import Workspace
-from seal_lightning.cli.commands.adapt_report import TerminalProgress, show_estimate, show_material, show_record
+from seal_lightning.adapt.workspace import Progress, Workspace
+from seal_lightning.cli.commands.adapt_report import show_estimate, show_material, show_record
+from seal_lightning.cli.commands.adapters import print_lines
 from seal_lightning.core.errors import ConfigError, RunError, StopRequested, shown
 from seal_lightning.core.names import checked_run_dir
 from seal_lightning.generation.prompt_lengths import check_prompts_fit
@@ -30,52 +31,62 @@ from seal_lightning.storage import atomic_files
 from seal_lightning.storage.journal import DamagedLine
 from seal_lightning.storage.run_dir import RunLock
 
-_GO_ON = "the same `seal adapt` command"
+_RESUME = "the same `seal adapt` command"
 
 
 def main(args: Sequence[str]) -> int:
-    """Exit code 0 when the adapted folder is whole (or would be made: ``--dry-run``)."""
+    """Run ``seal adapt``. Returns exit code 0 if the adapted folder is complete, or ``--dry-run`` estimated it."""
     words, overrides = _without_overrides(args)
     options = _parser().parse_args(words)
-    with atomic_files.going_on_with(_GO_ON), _stopping(options):
+    with atomic_files.going_on_with(_RESUME), _stoppable(options.out):
         try:
             return _run(options, overrides)
-        except DamagedLine as error:
-            raise RunError(
-                f"{shown(options.out)}: what was done there is damaged ({error.args[0].split('. ', 1)[0]}). Start again with "
-                "another --out; nothing was changed"
-            ) from error
+        except DamagedLine as error:  # its advice is for runs of `seal fit`
+            reason = str(error).split(". ", 1)[0]
+            raise RunError(f"--out: a journal is damaged ({reason}). Start again with another --out") from error
 
 
 def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     start = StartingModel.named(options.policy)
     folder = _folder(options.out, options.policy)
-    if options.push:
-        check_repo_id(options.push)
-    configuration = _configured(start, options, overrides)
-    module = configuration.module
-    console = Console(highlight=False, markup=False)
-    material = read_material(
-        options.paths, options.questions, module.pretrained, configuration.spec.passage_tokens, folder.path
+    configuration = configured(
+        start.settings,
+        options.config,
+        overrides,
+        start.adapt,
+        continual=options.continual,
     )
-    show_material(console, material)
+    pretrained = configuration.module.pretrained
+    material = read_material(
+        options.paths, options.questions, pretrained, configuration.spec.passage_tokens, folder.path
+    )
+    show_material(material)
     job = job_of(material, options.questions, configuration.settings, start.identity(), continual=options.continual)
-    work = Workspace(folder)
-    begun = work.check(job)
-    if folder.is_finished:
-        _check_same(folder, begun)
-        console.print(f"{folder.path} is finished: nothing is left to do", soft_wrap=True)
-    else:
+    begun = Workspace(folder).check(job)
+    if not folder.is_finished:
         earlier = _load(start, configuration, material, options.device)
-        _show_estimate(console, configuration, material, begun=begun)
-        if options.dry_run:
-            console.print("--dry-run: nothing was written", soft_wrap=True)
-            return 0
-        _adapt(start, configuration, material, folder, work, job, earlier, options.continual, console)
+        module, spec = configuration.module, configuration.spec
+        rates = measured_rates(module, material.passages[0])
+        show_estimate(phases(module, spec, material), rates, begun=begun)
+        if not options.dry_run:
+            _adapt(start, configuration, material, folder, job, earlier)
+    elif not begun:
+        raise RunError(
+            f"--out: {folder.path} holds a finished adaptation without its work/, so its settings are unknown. Name another "
+            f"--out; to start from it, --policy {folder.path}"
+        )
+    else:
+        print_lines(f"{folder.path} is finished: nothing is left to do")
     if options.dry_run:
+        print_lines("--dry-run: nothing was written")
         return 0
-    show_record(console, folder)
-    _publish(folder, options, module.pretrained.trust_remote_code, console)
+    show_record(folder)
+    if options.merged:
+        if not folder.merged.exists():
+            write_merged(folder, trust_remote_code=pretrained.trust_remote_code)
+        print_lines(f"the full model: {folder.merged}")
+    if options.push:
+        print_lines(f"pushed to {push(folder, options.push)}")
     return 0
 
 
@@ -84,24 +95,22 @@ def _adapt(
     configuration: Configuration,
     material: Material,
     folder: AdaptedFolder,
-    work: Workspace,
     job: dict[str, Any],
     earlier: list[LoraAdapter],
-    continual: bool,
-    console: Console,
 ) -> None:
     lock = RunLock(folder.path)
     lock.acquire()
     try:
         atomic_files.remove_leftovers(folder.path)
-        with closing(work), TerminalProgress(console) as progress:
+        progress = Progress(Console(highlight=False))
+        with closing(Workspace(folder)) as work, progress.bars:
             work.begin(job)
             AdaptPipeline(
                 configuration=configuration,
                 material=material,
                 folder=folder,
                 work=work,
-                continual=continual,
+                continual=job["continual"],
                 start=start.identity(),
                 earlier=earlier,
                 earlier_names=start.earlier_names(),
@@ -116,38 +125,36 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="seal adapt",
         allow_abbrev=False,
-        description="Make documents part of a model: it asks itself about them, writes and tries self-edits, and one LoRA "
-        "adapter learns what was kept. What was done is kept too: the same command goes on after an interruption.",
+        description="Make documents part of a model: it writes questions on them, writes and tries self-edits, and one LoRA "
+        "adapter learns the edits that helped. The same command resumes an interrupted adaptation.",
         epilog="Every other setting is one of the configuration, as --model.num_edits 5 or --adapt.keep 2.",
     )
     parser.add_argument(
         "paths", nargs="+", metavar="PATH", help="documents (.txt .md .html .pdf .json .jsonl) or folders"
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="where the adapted folder is made; nothing else is")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the adapted folder; nothing else is written")
     parser.add_argument(
         "--policy",
         metavar="RUN|DIR|HUB_ID",
-        help="a run of `seal fit`, a folder of `seal adapt` to go on from, a hub id or a model's folder; by default the "
+        help="a run of `seal fit`, a folder of `seal adapt` to start from, a hub id or a model's folder; the default is the "
         "embedded SmolLM2-135M-Instruct",
     )
     parser.add_argument(
         "--questions",
         metavar="FILE",
-        help="your own questions with answers: JSONL, JSON, CSV or SQuAD. Half of them choose edits, half examine",
+        help="your own questions with answers: JSONL, JSON, CSV or SQuAD. Half of them select edits, half examine",
     )
     parser.add_argument("-c", "--config", action="append", default=[], metavar="FILE", help="settings; later ones win")
     parser.add_argument("--continual", action="store_true", help="learn and merge passage by passage (§5 of the paper)")
-    parser.add_argument("--merged", action="store_true", help="write the full model too, in DIR/merged")
-    parser.add_argument(
-        "--push", metavar="REPO", help="push the adapter to a hub repository (private; the hub's own login)"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="read the documents, estimate, and write nothing")
-    parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1 …")
+    parser.add_argument("--merged", action="store_true", help="write the full model too, to DIR/merged")
+    parser.add_argument("--push", metavar="REPO", help="push the adapter to a private hub repository (HF_TOKEN)")
+    parser.add_argument("--dry-run", action="store_true", help="read the documents, print an estimate, write nothing")
+    parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1 …")
     return parser
 
 
 def _without_overrides(args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The command's own words, and settings of the configuration with their values."""
+    """Separate the command's own words from settings of the configuration with their values."""
     words: list[str] = []
     overrides: list[str] = []
     rest = iter(args)
@@ -160,41 +167,26 @@ def _without_overrides(args: Sequence[str]) -> tuple[list[str], list[str]]:
     return words, overrides
 
 
-def _configured(start: StartingModel, options: argparse.Namespace, overrides: list[str]) -> Configuration:
-    def layered(words: list[str]) -> Configuration:
-        named = options.policy is not None
-        return configured(start.settings, options.config, words, start.adapt, source_is_given=named)
-
-    configuration = layered(overrides)
-    protocol = with_protocol(configuration.settings["model"], continual=options.continual)
-    return layered([*overrides, *protocol]) if protocol else configuration
-
-
 def _folder(out: str, policy: str | None) -> AdaptedFolder:
-    """Where the adaptation is made: a new or empty folder, or one of ours."""
+    """Return the output folder, which must be new, empty, or of an adaptation."""
     folder = AdaptedFolder(checked_run_dir(out, "--out"))
-    folder.check_inside()
+    folder.check_links()
     if policy is not None and Path(policy).exists() and folder.path.exists() and folder.path.samefile(policy):
-        raise ConfigError(
-            f"--out: {shown(out)} is what --policy names; it is not changed by what goes on from it. Name another folder"
-        )
+        raise ConfigError(f"--out: {shown(out)} is also --policy, which is never changed. Name another folder")
     if folder.path.exists() and not folder.is_ours:
-        raise RunError(f"--out: {shown(out)} holds other things; nothing in it was touched. Name a new folder")
+        raise RunError(f"--out: {shown(out)} holds other things. Name a new folder")
     return folder
 
 
-def _check_same(folder: AdaptedFolder, begun: bool) -> None:
-    if not begun:
-        raise RunError(
-            f"--out: {folder.path} holds a finished adaptation, and no longer what it was made of (work/). Nothing in it was "
-            f"touched. Name another --out; to go on from it, --policy {folder.path}"
-        )
-
-
 def _load(start: StartingModel, configuration: Configuration, material: Material, device: str) -> list[LoraAdapter]:
-    """The model, on its device, as it is to be adapted. Raises :class:`ConfigError` where passages do not fit it."""
+    """Load the starting model on its device. Raises :class:`ConfigError` if passages do not fit its context."""
+    try:
+        chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().split("\n", 1)[0][:200]
+        raise ConfigError(f"--device: {shown(device)} is not allowed: {reason}. Use auto or cpu") from error
     module = configuration.module
-    chosen = _device(device)
     earlier = start.install(module)
     module.learner.model.to(chosen)
     module.engine.check(max(spec.rank for spec in module.domain.adapter_specs()))
@@ -202,46 +194,9 @@ def _load(start: StartingModel, configuration: Configuration, material: Material
     return [adapter.detached_copy(chosen) for adapter in earlier]
 
 
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().split("\n", 1)[0][:200]
-        raise ConfigError(f"--device: {shown(name)} is not allowed: {reason}. Take auto or cpu") from error
-    return device
-
-
-def _show_estimate(console: Console, configuration: Configuration, material: Material, *, begun: bool) -> None:
-    passages = material.passages
-    rates = measured_rates(configuration.module, passages[0])
-    ahead = WorkAhead(
-        module=configuration.module,
-        spec=configuration.spec,
-        passages=passages,
-        rates=rates,
-        by_user=material.has_questions,
-    )
-    show_estimate(console, ahead.phases(), begun=begun)
-
-
-def _publish(folder: AdaptedFolder, options: argparse.Namespace, trust_remote_code: bool, console: Console) -> None:
-    """The full model, and the hub."""
-    if not options.merged and not options.push:
-        return
-    if options.merged:
-        if not folder.merged.exists():
-            write_merged(folder, trust_remote_code=trust_remote_code)
-        console.print(f"the full model: {folder.merged}", soft_wrap=True)
-    if options.push:
-        pushed = push(folder, options.push)
-        was_there = " (the repository was there before: who may see it was not changed)" if pushed.was_there else ""
-        console.print(f"pushed to {pushed.url}{was_there}", soft_wrap=True)
-
-
 @contextmanager
-def _stopping(options: argparse.Namespace) -> Iterator[None]:
-    """Ctrl-C and SIGTERM as ends in good order: each piece of work was stored when it was done."""
+def _stoppable(out: str) -> Iterator[None]:
+    """End in good order on Ctrl-C and SIGTERM: each piece of work was stored when it was done."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -250,8 +205,6 @@ def _stopping(options: argparse.Namespace) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise StopRequested(
-            f"stopped. What was done is kept in {shown(options.out)}; {_GO_ON} goes on with it", exit_code=130
-        ) from None
+        raise StopRequested(f"stopped. The work is kept in {shown(out)}; {_RESUME} resumes it", exit_code=130) from None
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -14,7 +14,7 @@ import pytest
 from adapted_folders import write_adapted
 from transformers import AutoModelForCausalLM
 
-from seal_lightning.adapt.folder import AdaptedFolder
+from seal_lightning.adapt.record import AdaptedFolder
 from seal_lightning.cli.commands.adapters import main
 from seal_lightning.cli.main import main as seal
 from seal_lightning.core.errors import ConfigError, RunError
