@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from seal_lightning.adapt.record import AdaptedFolder
 from seal_lightning.adapt.record import (
+    AdaptedFolder,
     AdaptedRecord,
     Asking,
     BaseModel,

@@ -14,8 +14,7 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from seal_lightning.core import SamplingSpec
-from seal_lightning.core.errors import require
-from seal_lightning.core.errors import ConfigError, shown
+from seal_lightning.core.errors import ConfigError, require, shown
 from seal_lightning.domains.knowledge import KnowledgeDomain
 from seal_lightning.evaluation import ContinualSelfEdits, ContinuedPretraining
 from seal_lightning.models.pretrained import EMBEDDED

@@ -76,8 +76,10 @@ def side_effects(
         from lm_eval.tasks import TaskManager
 
         named: list[Any] = [_probe_task() if task == PROBE_TASK else task for task in dict.fromkeys(tasks)]
+        manager = TaskManager(include_path=include_path, include_defaults=False)
         # The harness's own thousands of task files are indexed only if one of them may be meant.
-        manager = TaskManager(include_path=include_path, include_defaults=set(tasks) != {PROBE_TASK})
+        if not {PROBE_TASK, *manager.all_tasks}.issuperset(tasks):
+            manager = TaskManager(include_path=include_path)
         before, adapted = (
             simple_evaluate(
                 model="hf",

@@ -1,4 +1,4 @@
-"""An edit is kept only where it teaches more than the passage alone in as many steps."""
+"""Selection of edits: one is kept only if it teaches more than the passage alone in as many steps."""
 
 from __future__ import annotations
 
@@ -24,12 +24,11 @@ TEXTS = ("One.", "One.\nTwo.\nThree.\nFour.", "", "Another one.")
 
 
 @pytest.fixture
-def trying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EditSelection:
+def selection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EditSelection:
     case = Case(tmp_path)
     model = {"pretrained": {"source": str(case.model)}}
-    module: SealModule = configured(
-        model, [str(case.settings)], ["--model.domain.init_args.optimizer.batch_size=1"]
-    ).module
+    overrides = ["--model.domain.init_args.optimizer.batch_size=1", "--model.candidates_per_call=3"]
+    module: SealModule = configured(model, [str(case.settings)], overrides).module
     module.configure_model()
     edits = [SelfEdit(task_id=MILL.task_id, edit_index=i, text=text) for i, text in enumerate(TEXTS)]
     runner = module.held_out_runner
@@ -37,36 +36,34 @@ def trying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EditSelection:
     work = Workspace(AdaptedFolder(tmp_path / "out"))
     work.begin({})
     module.domain.append_passage = False
-    return EditSelection(runner, work, num_edits=len(TEXTS), num_repeats=1, at_once=3, keep=4)
+    return EditSelection(runner, work, num_edits=len(TEXTS), num_repeats=1, keep=4)
 
 
-def test_each_edit_has_a_control_of_its_own_steps(trying: EditSelection) -> None:
-    (choice,) = trying.choices([MILL], 0, lambda parts: None)
-    steps = {c.edit_index: c.attempts[0].plan.num_steps for c in choice.candidates if c.attempts[0].plan}
+def test_select_compares_at_equal_numbers_of_steps(selection: EditSelection) -> None:
+    (selected,) = selection.select([MILL], 0, lambda parts: None)
+    steps = {c.edit_index: c.attempts[0].plan.num_steps for c in selected.candidates if c.attempts[0].plan}
     assert steps == {0: 2, 1: 8, 3: 2}
-    controls = {index: alone.attempts[0].plan for index, alone in choice.alone.items()}
+    controls = {index: alone.attempts[0].plan for index, alone in selected.alone.items()}
     assert {index: plan.num_steps for index, plan in controls.items() if plan} == steps
-    assert choice.alone[0] is choice.alone[3]
-    kept = {edit.edit_index for edit in choice.kept}
-    for candidate in choice.candidates:
-        alone = choice.alone.get(candidate.edit_index)
+    assert selected.alone[0] is selected.alone[3]
+    kept = {edit.edit_index for edit in selected.kept}
+    for candidate in selected.candidates:
+        alone = selected.alone.get(candidate.edit_index)
         beats = alone is not None and (candidate.reward or 0.0) > (alone.reward or 0.0)
         assert (candidate.edit_index in kept) == beats
 
 
-def test_what_was_cut_short_is_computed_in_the_same_company(
-    trying: EditSelection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = trying.choices([MILL], 0, lambda parts: None)
-    stored = dict(trying.work.attempts._attempts)
+def test_select_repeats_a_whole_interrupted_call(selection: EditSelection, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = selection.select([MILL], 0, lambda parts: None)
+    stored = dict(selection.work.attempts._attempts)
     (first, *_) = stored
-    trying.work.attempts._attempts.pop(first)
-    companies: list[int] = []
-    adapt = trying.runner.inner_loop.adapt
+    selection.work.attempts._attempts.pop(first)
+    sizes: list[int] = []
+    adapt = selection.runner.inner_loop.adapt
     monkeypatch.setattr(
-        trying.runner.inner_loop, "adapt", lambda plans, seeds: companies.append(len(plans)) or adapt(plans, seeds)
+        selection.runner.inner_loop, "adapt", lambda plans, seeds: sizes.append(len(plans)) or adapt(plans, seeds)
     )
-    monkeypatch.setattr(trying.work.attempts, "_journal", None)
-    again = trying.choices([MILL], 0, lambda parts: None)
-    assert companies == [2], "one of the three edits is malformed"
+    monkeypatch.setattr(selection.work.attempts, "_journal", None)
+    again = selection.select([MILL], 0, lambda parts: None)
+    assert sizes == [2]  # one of the three edits of the call is malformed
     assert [c.reward for c in again[0].candidates] == [c.reward for c in whole[0].candidates]

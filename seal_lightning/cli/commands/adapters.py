@@ -27,8 +27,7 @@ from seal_lightning.adapt.adapters import (
     write_merged,
 )
 from seal_lightning.adapt.record import AdaptedFolder, ConditionScores, ExamRecord, held_before
-from seal_lightning.core.errors import require
-from seal_lightning.core.errors import ConfigError, SealError, shown
+from seal_lightning.core.errors import ConfigError, SealError, require, shown
 from seal_lightning.core.estimates import shown_estimate
 from seal_lightning.reporting.text import label
 
@@ -227,8 +226,9 @@ def print_lines(*lines: str) -> None:
 
 
 def print_table(table: Table) -> None:
-    """Print a table."""
-    Console(highlight=False).print(table)
+    """Print a table; where there is no terminal, without cutting its cells."""
+    console = Console(highlight=False)
+    console.print(table, width=None if console.is_terminal else 200)
 
 
 def _shown_size(folder: AdaptedFolder) -> str:

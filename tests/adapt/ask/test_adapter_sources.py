@@ -13,8 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from seal_lightning.adapt.ask.models import AdaptedModels
 from seal_lightning.adapt.ask.sources import adapter_source, base_name, check_names, common_base
-from seal_lightning.adapt.record import AdaptedFolder
-from seal_lightning.adapt.record import BaseModel
+from seal_lightning.adapt.record import AdaptedFolder, BaseModel
 from seal_lightning.core.errors import ConfigError, ModelError, RunError, SealError
 
 

@@ -1,4 +1,4 @@
-"""``seal adapters`` as it is called: what it prints, what it refuses, and that it starts without torch."""
+"""The command ``seal adapters``: its output, its errors, and its start without torch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def a(tmp_path: Path, tiny_folder: Path) -> AdaptedFolder:
 
 @pytest.fixture
 def b(tmp_path: Path, tiny_folder: Path) -> AdaptedFolder:
-    return write_adapted(tmp_path / "b", tiny_folder, seed=4)
+    return write_adapted(tmp_path / "b", tiny_folder, seed=4, earlier=("\x1b[2Jfirst",))
 
 
 def said(capsys: pytest.CaptureFixture[str], *args: object) -> str:
@@ -37,87 +37,84 @@ def said(capsys: pytest.CaptureFixture[str], *args: object) -> str:
     return capsys.readouterr().out
 
 
-def test_listing(a: AdaptedFolder, b: AdaptedFolder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_shows_each_folder(a: AdaptedFolder, b: AdaptedFolder, capsys: pytest.CaptureFixture[str]) -> None:
     out = said(capsys, a.path, b.path)
     assert out == said(capsys, "list", a.path, b.path)
-    assert out.count("rank 4 on 6 modules") == 2
-    plain = json.loads(said(capsys, "list", a.path, "--json"))
-    assert plain[0]["record"]["exams"][1]["name"] == "probe"
-    assert plain[0]["path"] == str(a.path)
+    assert out.count("rank 4, ") == 2
+    assert "1 documents, 4 passages, 0 skipped; 12 of 20 edits kept" in out
+    assert "probe: 8 questions of general knowledge by this package" in out
+    assert "0.750 ± 0.125" in out
+    assert "contains the updates of \\x1b[2Jfirst\n  before: with " in out
+    (plain,) = json.loads(said(capsys, "list", a.path, "--json"))
+    assert (plain["path"], plain["rank"], plain["exams"][1]["name"]) == (str(a.path), 4, "probe")
 
 
-def test_what_cannot_be_listed_does_not_hide_the_rest(
-    a: AdaptedFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_list_goes_on_after_an_error(a: AdaptedFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", str(tmp_path / "none"), str(a.path)]) == 1
-    told = capsys.readouterr()
-    assert "rank 4" in told.out
-    assert told.err.startswith("seal adapters: error: DIR: ")
-    assert main(["list", str(tmp_path / "none"), "--json"]) == 1
-    assert "is no adapted folder" in json.loads(capsys.readouterr().out)[0]["error"]
+    shown = capsys.readouterr()
+    assert "rank 4" in shown.out
+    assert "is not an adapted folder" in shown.err
+    (a.adapter / "adapter_config.json").write_text("[1]")
+    assert main([str(a.path)]) == 1
+    assert "not a readable adapter configuration" in capsys.readouterr().err
 
 
-def test_a_folder_that_has_a_verb_s_name(
-    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_compare_shows_shared_exams_and_settings(
+    a: AdaptedFolder, b: AdaptedFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_adapted(tmp_path / "list", tiny_folder)
-    monkeypatch.chdir(tmp_path)
-    assert "rank 4" in said(capsys, "./list")
-    with pytest.raises(SystemExit):  # the verb, without a folder
-        main(["list"])
-
-
-def test_comparing(a: AdaptedFolder, b: AdaptedFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    out = said(capsys, "compare", a.path, b.path, "--updates")
-    assert "probe: the same 8 questions" in out
-    assert "a and b, q_proj: " in out
-    plain = json.loads(said(capsys, "compare", a.path, b.path, "--json"))
-    assert plain["same_questions"][0]["names"] == ["probe"]
-    assert plain["updates"] == []
+    out = said(capsys, "compare", a.path, b.path)
+    assert "probe: the same questions" in out
+    assert "these documents" not in out
+    assert "(2) adapted" in out
+    assert "name: 'a', 'b'" in out
     with pytest.raises(ConfigError, match="two folders or more"):
         main(["compare", str(a.path)])
 
 
-def test_merging(a: AdaptedFolder, b: AdaptedFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = said(capsys, "merge", f"{a.path}=0.5", b.path, "--out", tmp_path / "sum", "--max_rank", 3)
-    assert "rank 3 of 8; left out: " in out
-    assert "Its exams are unknown" in out
+def test_merge_parses_weights(
+    a: AdaptedFolder, b: AdaptedFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "rank 3; the sum was not" in said(
+        capsys, "merge", f"{a.path}=-0.5", b.path, "--out", tmp_path / "sum", "--max_rank", 3
+    )
     assert "no exam: what it knows was not measured" in said(capsys, tmp_path / "sum")
+    merged = AdaptedFolder(tmp_path / "sum").record().merged
+    assert merged is not None
+    assert merged.weights == {str(a.path): -0.5, str(b.path): 1.0}
+    for wrong in ("x", "nan", "inf", "0", "1,5", ""):
+        with pytest.raises(ConfigError, match="finite weight other than 0"):
+            main(["merge", f"{a.path}={wrong}", "--out", str(tmp_path / "x")])
     with pytest.raises(ConfigError, match="--max_rank: 0 is not allowed"):
         main(["merge", str(a.path), "--out", str(tmp_path / "x"), "--max_rank", "0"])
-    b.write_record(type(b.record())(base=b.record().base, asking=b.record().asking, earlier=("a",)))
-    assert "b was adapted on top of a and holds its update" in said(
-        capsys, "merge", a.path, b.path, "--out", tmp_path / "y"
-    )
 
 
-def test_exporting(a: AdaptedFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "MiB; transformers loads it as any model" in said(capsys, "export", a.path)
-    assert " with a full model, written " in said(capsys, a.path)
+def test_export_writes_a_model(a: AdaptedFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "load it with transformers" in said(capsys, "export", a.path)
+    assert "with a full model" in said(capsys, a.path)
     assert AutoModelForCausalLM.from_pretrained(a.merged).config.num_hidden_layers == 2
-    with pytest.raises(RunError, match="--overwrite puts a new one in its place"):
+    with pytest.raises(RunError, match="--overwrite replaces it"):
         main(["export", str(a.path)])
     said(capsys, "export", a.path, "--overwrite")
 
 
-def test_removing_is_asked_for(
+def test_remove_needs_yes_without_a_terminal(
     a: AdaptedFolder, b: AdaptedFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO())
-    with pytest.raises(ConfigError, match="--yes: is needed"):
+    with pytest.raises(ConfigError, match="--yes is needed"):
         main(["remove", str(a.path)])
-    with pytest.raises(RunError, match="is no adapted folder"):
-        main(["remove", str(a.path), str(a.path / "adapter"), "--yes"])  # all are looked at first
+    with pytest.raises(RunError, match="is not an adapted folder"):
+        main(["remove", str(a.path), str(a.path / "adapter"), "--yes"])  # all are checked first
     assert a.adapter.is_dir()
     (a.path / "notes.md").write_text("mine")
     out = said(capsys, "remove", a.path, b.path, f"{b.path}/", "--yes")
-    assert "kept: notes.md" in out
+    assert "other files stay: notes.md" in out
     assert [p.name for p in a.path.iterdir()] == ["notes.md"]
     assert not b.path.exists()
 
 
-@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 1), ("\n", 1)])
-def test_removing_on_a_terminal(a: AdaptedFolder, answer: str, code: int) -> None:
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 1)])
+def test_remove_asks_on_a_terminal(a: AdaptedFolder, answer: str, code: int) -> None:
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "seal_lightning", "adapters", "remove", str(a.path)]
     with subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
@@ -130,25 +127,18 @@ def test_removing_on_a_terminal(a: AdaptedFolder, answer: str, code: int) -> Non
     assert (b"Nothing was removed" in out) == (code == 1)
 
 
-def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    assert seal(["adapters"]) == 2
-    assert "usage: seal adapters" in capsys.readouterr().err
-    assert seal(["adapters", "--help"]) == 0
-    assert "seal adapters merge" in capsys.readouterr().out
+def test_command_shows_its_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    for args, code in (([], 2), (["--help"], 0)):
+        with pytest.raises(SystemExit) as ended:
+            seal(["adapters", *args])
+        assert ended.value.code == code
+    assert "usage: seal adapters" in capsys.readouterr().out
 
 
-def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert seal(["adapters", "export", str(tmp_path / "none")]) == 1
-    err = capsys.readouterr().err
-    assert err.startswith("seal adapters: error: DIR: ")
-    assert err.count("\n") == 1
-
-
-def test_it_starts_without_torch(a: AdaptedFolder, b: AdaptedFolder) -> None:
+def test_command_starts_without_torch(a: AdaptedFolder, b: AdaptedFolder) -> None:
     script = (
         "import sys\nfrom seal_lightning.cli.main import main\n"
         f"assert main(['adapters', {str(a.path)!r}]) == 0\n"
-        f"assert main(['adapters', 'compare', {str(a.path)!r}, {str(b.path)!r}]) == 0\n"
         f"assert main(['adapters', 'remove', {str(a.path)!r}, '--yes']) == 0\n"
         "assert not {'torch', 'transformers', 'lightning', 'peft'} & sys.modules.keys()\n"
     )

@@ -1,4 +1,4 @@
-"""An adapted folder's adapter in other programs: peft, transformers, and by format in vLLM."""
+"""Adapters in other programs: in peft, in transformers, and by format in vLLM."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from seal_lightning.adapt.adapters import merge_adapters
 from seal_lightning.adapt.record import AdaptedFolder
-from seal_lightning.adapt.merging import Weighted, combine
 from seal_lightning.core import AdapterSpec
 from seal_lightning.generation.vllm.adapters import LORA_RANKS
 from seal_lightning.models.language_model import LanguageModel
@@ -35,7 +35,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, tiny_folder: Path) ->
     if request.param != "merged of two":
         return one
     other = write_adapted(tmp_path / "a", tiny_folder, spec=every)
-    return combine([Weighted(folder=one), Weighted(folder=other, weight=0.5)], tmp_path / "sum").folder
+    return merge_adapters([(one, 1.0), (other, 0.5)], str(tmp_path / "sum"), max_rank=None)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def expected(folder: AdaptedFolder, tiny: LanguageModel, ids: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def test_peft(folder: AdaptedFolder, tiny_folder: Path, ids: Tensor, expected: Tensor) -> None:
+def test_adapter_loads_in_peft(folder: AdaptedFolder, tiny_folder: Path, ids: Tensor, expected: Tensor) -> None:
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_folder), folder.adapter)
     assert torch.allclose(model(ids).logits, expected, atol=1e-5)
     by_itself = AutoPeftModelForCausalLM.from_pretrained(folder.adapter)  # which finds the base
@@ -63,7 +63,7 @@ def test_peft(folder: AdaptedFolder, tiny_folder: Path, ids: Tensor, expected: T
 
 
 @torch.no_grad()
-def test_transformers(folder: AdaptedFolder, tiny_folder: Path, ids: Tensor, expected: Tensor) -> None:
+def test_adapter_loads_in_transformers(folder: AdaptedFolder, tiny_folder: Path, ids: Tensor, expected: Tensor) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_folder)
     model.load_adapter(str(folder.adapter))
     assert torch.allclose(model(ids).logits, expected, atol=1e-5)
@@ -96,12 +96,12 @@ def problems_of_vllm(adapter: Path, architecture: str = "LlamaForCausalLM") -> l
     return found + [f"{name} has one half" for name, of_module in halves.items() if len(of_module) != 2]
 
 
-def test_vllm_by_format(folder: AdaptedFolder) -> None:
+def test_adapter_follows_the_format_of_vllm(folder: AdaptedFolder) -> None:
     assert problems_of_vllm(folder.adapter) == []
     assert tuple(RULES["max_lora_ranks"]) == LORA_RANKS
 
 
-def test_the_rules_refuse_what_vllm_does(tmp_path: Path, tiny_folder: Path) -> None:
+def test_format_rules_reject_what_vllm_rejects(tmp_path: Path, tiny_folder: Path) -> None:
     """Otherwise the test above could not fail."""
     good = write_adapted(tmp_path / "a", tiny_folder).adapter
     config = json.loads((good / "adapter_config.json").read_text())

@@ -1,4 +1,4 @@
-"""What ``seal adapt`` refuses, and what becomes of settings from elsewhere."""
+"""Settings of ``seal adapt``, and the errors of its command."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 import yaml
 from adaptations import Case, contents
 
-from seal_lightning.adapt.configuration import configured, with_protocol
-from seal_lightning.adapt.configuration import AdaptSpec
+from seal_lightning.adapt.configuration import AdaptSpec, configured
 from seal_lightning.cli.main import main
 from seal_lightning.core.errors import ConfigError
 from seal_lightning.evaluation import ContinualSelfEdits, ContinuedPretraining
@@ -32,8 +31,8 @@ def refused(case: Case, capsys: pytest.CaptureFixture[str], words: list[str]) ->
     return error
 
 
-def test_recipes_are_whole_and_options_win_over_them() -> None:
-    small = configured({"pretrained": {"source": "embedded"}}, overrides=["--model.num_edits", "7", "--adapt.keep=2"])
+def test_configured_lets_options_win_over_recipes() -> None:
+    small = configured({}, overrides=["--model.num_edits", "7", "--adapt.keep=2"])
     assert (small.module.num_edits, small.spec.keep) == (7, 2)
     assert isinstance(small.module.protocol, ContinuedPretraining)
     large = configured({"pretrained": {"source": "some/model"}})
@@ -41,12 +40,10 @@ def test_recipes_are_whole_and_options_win_over_them() -> None:
     assert large.settings["model"]["pretrained"]["source"] == "some/model"
     again = configured(large.settings["model"], adapt=large.settings["adapt"])
     assert again.settings == large.settings
-    words = with_protocol(small.settings["model"], continual=True)
-    assert isinstance(configured({}, overrides=words).module.protocol, ContinualSelfEdits)
-    assert not with_protocol(small.settings["model"], continual=False)
+    assert isinstance(configured({}, continual=True).module.protocol, ContinualSelfEdits)
 
 
-def test_a_fits_configuration_may_be_given(tmp_path: Path) -> None:
+def test_configured_accepts_a_configuration_of_fit(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[2]
     files = [str(root / "configs/quickstart.yaml")]
     assert configured({}, files).module.domain.style == "base"
@@ -66,13 +63,13 @@ def test_a_fits_configuration_may_be_given(tmp_path: Path) -> None:
         ("anchor_weight", float("inf")),
     ],
 )
-def test_bounds_are_told(name: str, value: float) -> None:
+def test_adapt_spec_raises_out_of_bounds(name: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"adapt.{name}: {value} is not allowed"):
         AdaptSpec(**{name: value})
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "named"),
     [
         ({"model": {"nonsense": 1}}, "nonsense"),
         ({"adapt": {"nonsense": 1}}, "nonsense"),
@@ -83,32 +80,32 @@ def test_bounds_are_told(name: str, value: float) -> None:
         ({"model": {"domain": {"class_path": "seal_lightning.domains.arc.ArcDomain"}}}, "KnowledgeDomain"),
     ],
 )
-def test_a_configuration_that_makes_no_sense_here_is_refused(
-    case: Case, capsys: pytest.CaptureFixture[str], settings: dict[str, object], told: str
+def test_configured_raises_for_unusable_settings(
+    case: Case, capsys: pytest.CaptureFixture[str], settings: dict[str, object], named: str
 ) -> None:
     path = case.folder / "bad.yaml"
     path.write_text(yaml.safe_dump(settings))
-    assert told in refused(case, capsys, case.words("out", "-c", str(path)))
+    assert named in refused(case, capsys, case.words("out", "-c", str(path)))
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "named"),
     [
         ({"--out": ".."}, "--out"),
         ({"--out": "full"}, "holds other things"),
         ({"--policy": "https://example.org/model"}, "--policy"),
         ({"--policy": "no such"}, "--policy"),
-        ({"--policy": "."}, "neither of a run"),
+        ({"--policy": "."}, "no config.yaml of a run"),
         ({"--questions": "missing.jsonl"}, "missing.jsonl"),
         ({"--device": "abacus"}, "--device"),
     ],
 )
-def test_bad_options_are_told_and_nothing_is_made(
+def test_command_raises_for_invalid_options(
     case: Case,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     change: dict[str, str],
-    told: str,
+    named: str,
 ) -> None:
     monkeypatch.chdir(case.folder)
     (case.folder / "somewhere").mkdir(exist_ok=True)
@@ -121,10 +118,10 @@ def test_bad_options_are_told_and_nothing_is_made(
             words[words.index(option) + 1] = value
         else:
             words += [option, value]
-    assert told in refused(case, capsys, words)
+    assert named in refused(case, capsys, words)
 
 
-def test_documents_and_questions_that_give_nothing(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_raises_for_material_without_passages(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     words = case.words("out")
     word = case.folder / "word.txt"
     word.write_text("Mill\n")
@@ -136,9 +133,7 @@ def test_documents_and_questions_that_give_nothing(case: Case, capsys: pytest.Ca
     assert "none of its 1 questions" in refused(case, capsys, [*words[:at], str(strange), *words[at + 1 :]])
 
 
-def test_a_model_that_asks_nothing_is_told_and_what_it_did_is_kept(
-    case: Case, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_raises_when_the_model_writes_no_question(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     words = case.words("silent")
     at = words.index("--questions")
     assert main([*words[:at], *words[at + 2 :]]) == 1
@@ -146,7 +141,7 @@ def test_a_model_that_asks_nothing_is_told_and_what_it_did_is_kept(
     assert (case.folder / "silent" / "work" / "questions.jsonl").exists()
 
 
-def test_a_rate_that_diverges_is_told(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_raises_when_training_diverges(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     rate = "--model.protocol.init_args.optimizer.learning_rate=1e30"
     assert main(case.words("diverged", rate)) == 1
     error = capsys.readouterr().err
@@ -154,14 +149,14 @@ def test_a_rate_that_diverges_is_told(case: Case, capsys: pytest.CaptureFixture[
     assert not (case.folder / "diverged" / "adapted.json").exists()
 
 
-def test_passages_alone_without_edits(case: Case) -> None:
+def test_command_learns_passages_alone_when_keep_is_0(case: Case) -> None:
     assert main(case.words("alone", "--adapt.keep", "0")) == 0
     record = json.loads((case.folder / "alone" / "adapted.json").read_text())
     assert record["num_edits"] == 0
     assert [row["condition"] for row in record["exams"][0]["scores"]] == ["before", "adapted"]
 
 
-def test_an_adapted_folder_names_no_class_of_others(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+def test_adapted_folder_cannot_name_foreign_classes(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(case.words("theirs", "--adapt.keep", "0")) == 0
     path = case.folder / "theirs" / "adapted.json"
     whole = path.read_text()
@@ -178,7 +173,7 @@ def test_an_adapted_folder_names_no_class_of_others(case: Case, capsys: pytest.C
     assert made["base"]["trust_remote_code"] is False
 
 
-def test_two_at_one_folder_are_kept_apart(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_raises_for_a_locked_folder(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     from seal_lightning.storage.run_dir import RunLock
 
     lock = RunLock(case.folder / "locked")
@@ -190,7 +185,7 @@ def test_two_at_one_folder_are_kept_apart(case: Case, capsys: pytest.CaptureFixt
         lock.release()
 
 
-def test_other_things_in_a_folder_called_work_are_not_ours(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_raises_for_a_folder_with_other_files(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     project = case.folder / "project"
     (project / "work").mkdir(parents=True)
     (project / "adapter").mkdir()
@@ -198,7 +193,7 @@ def test_other_things_in_a_folder_called_work_are_not_ours(case: Case, capsys: p
     assert "holds other things" in refused(case, capsys, case.words("project"))
 
 
-def test_a_second_call_does_not_read_what_the_first_one_made(case: Case) -> None:
+def test_documents_are_read_without_adapted_folders(case: Case) -> None:
     notes = case.folder / "notes"
     notes.mkdir()
     (notes / "mill.md").write_text(case.document.read_text())
@@ -211,7 +206,7 @@ def test_a_second_call_does_not_read_what_the_first_one_made(case: Case) -> None
     assert len(record["documents"]) == 1
 
 
-def test_a_file_does_not_choose_another_model_than_the_policy(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+def test_policy_wins_over_the_model_of_a_file(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     other = case.folder / "other.yaml"
     other.write_text(yaml.safe_dump({"model": {"pretrained": {"source": "some/other"}}}))
     assert main(case.words("named", "--adapt.keep", "0", "-c", str(other))) == 0
@@ -220,13 +215,13 @@ def test_a_file_does_not_choose_another_model_than_the_policy(case: Case, capsys
     assert "--policy" in refused(case, capsys, case.words("x", "--model.pretrained.source=some/other"))
 
 
-def test_the_recipe_is_that_of_the_model_in_the_end() -> None:
-    chosen = configured({"pretrained": {"source": "embedded"}}, overrides=["--model.pretrained.source", "some/other"])
+def test_recipe_follows_the_model_of_overrides() -> None:
+    chosen = configured({}, overrides=["--model.pretrained.source", "some/other"])
     assert chosen.module.num_edits == 5
 
 
 @pytest.mark.parametrize("place", ["domain", "protocol"])
-def test_a_bare_name_of_a_class_is_refused_too(case: Case, capsys: pytest.CaptureFixture[str], place: str) -> None:
+def test_adapted_folder_cannot_name_a_bare_class(case: Case, capsys: pytest.CaptureFixture[str], place: str) -> None:
     theirs = case.folder / f"bare-{place}"
     assert main(case.words(theirs.name, "--adapt.keep", "0")) == 0
     record = json.loads((theirs / "adapted.json").read_text())
@@ -235,11 +230,7 @@ def test_a_bare_name_of_a_class_is_refused_too(case: Case, capsys: pytest.Captur
     assert "evil_module.Evil" in refused(case, capsys, case.words("out", policy=str(theirs)))
 
 
-def test_a_repository_s_name_is_looked_at_first(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "not a name" in refused(case, capsys, case.words("out", "--push", "not a name"))
-
-
-def test_folders_of_one_name_keep_their_exams_apart(case: Case) -> None:
+def test_exams_of_folders_with_one_name_stay_separate(case: Case) -> None:
     policy = None
     for place in ("one", "two", "three"):
         (case.folder / place).mkdir()
@@ -250,7 +241,7 @@ def test_folders_of_one_name_keep_their_exams_apart(case: Case) -> None:
     assert names == ["these documents", "earlier documents (docs 2)", "earlier documents (docs)", "probe"]
 
 
-def test_a_damaged_journal_is_told(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_raises_for_a_damaged_journal(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(case.words("torn", "--adapt.keep", "0")) == 0
     folder = case.folder / "torn"
     (folder / "adapted.json").unlink()

@@ -15,8 +15,8 @@ import yaml
 from adaptations import Case, contents
 from safetensors.torch import load_file
 
-from seal_lightning.adapt.pipeline import KeptEdit
 from seal_lightning.adapt.exam import StoredExam
+from seal_lightning.adapt.pipeline import EditRecord
 from seal_lightning.adapt.record import AdaptedFolder
 from seal_lightning.cli.main import main
 from seal_lightning.core import ScoreRequest
@@ -49,7 +49,7 @@ def update(folder: AdaptedFolder) -> dict[str, torch.Tensor]:
     return {n: scaling * found[f"{n}.lora_B.weight"].double() @ found[f"{n}.lora_A.weight"].double() for n in names}
 
 
-def test_everything_is_there_and_nothing_outside(case: Case, first: AdaptedFolder) -> None:
+def test_pipeline_writes_the_whole_folder_only(case: Case, first: AdaptedFolder) -> None:
     outside = {name: digest for name, digest in contents(case.folder).items() if not name.startswith("first/")}
     assert {Path(name).parts[0] for name in outside} == {"tiny", "mill.md", "questions.jsonl", "settings.yaml"}
     record = first.record()
@@ -66,7 +66,7 @@ def test_everything_is_there_and_nothing_outside(case: Case, first: AdaptedFolde
     assert record.num_edits == 2 * record.num_passages
     assert record.documents[0].kind == "markdown"
     assert record.base.source == str(case.model.resolve())
-    edits = RecordFile(first.edits, KeptEdit).read()
+    edits = RecordFile(first.edits, EditRecord).read()
     assert len(edits) == record.num_edits
     assert sum(edit.kept for edit in edits) == record.num_kept
     card = (first.adapter / "README.md").read_text()
@@ -74,15 +74,15 @@ def test_everything_is_there_and_nothing_outside(case: Case, first: AdaptedFolde
     assert "probe" in card
 
 
-def test_an_edit_is_kept_only_where_it_beats_the_passage_alone(first: AdaptedFolder) -> None:
-    for edit in RecordFile(first.edits, KeptEdit).read():
+def test_kept_edits_beat_the_passage_alone(first: AdaptedFolder) -> None:
+    for edit in RecordFile(first.edits, EditRecord).read():
         if edit.kept:
             assert edit.reward is not None
             assert edit.reward_of_passage_alone is not None
             assert edit.reward > edit.reward_of_passage_alone
 
 
-def test_the_exam_asks_nothing_that_chose(case: Case, first: AdaptedFolder) -> None:
+def test_exam_shares_no_question_with_selection(case: Case, first: AdaptedFolder) -> None:
     stored = RecordFile(first.exam, StoredExam).read()
     examined = {q.question for one in stored for q in one.passage.questions}
     given = {json.loads(line)["question"] for line in case.questions.read_text().splitlines()}
@@ -90,7 +90,7 @@ def test_the_exam_asks_nothing_that_chose(case: Case, first: AdaptedFolder) -> N
     assert len(examined) == 3
 
 
-def test_the_exams_figures_are_those_of_the_folder_as_it_is_loaded(case: Case, first: AdaptedFolder) -> None:
+def test_exam_scores_equal_those_of_the_loaded_folder(case: Case, first: AdaptedFolder) -> None:
     """Asked again by whoever has the folder only, with the base as it was pretrained."""
     from seal_lightning.generation import TransformersEngine
 
@@ -116,7 +116,7 @@ def test_the_exams_figures_are_those_of_the_folder_as_it_is_loaded(case: Case, f
     assert sum(found) / len(found) == pytest.approx(adapted.mean, abs=1e-6)
 
 
-def test_a_finished_one_is_left_as_it_is(case: Case, first: AdaptedFolder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_finished_folder_is_not_changed(case: Case, first: AdaptedFolder, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(first.path)
     assert main(case.words("first")) == 0
     assert "finished" in capsys.readouterr().out
@@ -133,7 +133,7 @@ def test_a_finished_one_is_left_as_it_is(case: Case, first: AdaptedFolder, capsy
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("--continual",)])
-def test_a_killed_one_goes_on_to_the_same_end(
+def test_interrupted_adaptation_resumes_to_the_same_bits(
     case: Case, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Cut short at every record that it stores, again and again, it ends as if it had not been."""
@@ -165,7 +165,7 @@ def test_a_killed_one_goes_on_to_the_same_end(
         assert torch.equal(tensor, weights(again)[key])
 
 
-def test_step_by_step_each_edit_is_merged_before_the_next(case: Case) -> None:
+def test_continual_adapter_has_a_rank_per_passage(case: Case) -> None:
     assert main(case.words("steps", "--continual")) == 0
     folder = AdaptedFolder(case.folder / "steps")
     record = folder.record()
@@ -175,7 +175,7 @@ def test_step_by_step_each_edit_is_merged_before_the_next(case: Case) -> None:
     assert [row.condition for row in record.exams[0].scores] == ["before", "passages only", "adapted"]
 
 
-def test_a_second_one_goes_on_from_the_first_and_reports_both_exams(case: Case, first: AdaptedFolder) -> None:
+def test_second_adaptation_repeats_the_first_exam(case: Case, first: AdaptedFolder) -> None:
     before = contents(first.path)
     other = case.folder / "kiln.md"
     other.write_text(
@@ -210,7 +210,7 @@ def test_a_second_one_goes_on_from_the_first_and_reports_both_exams(case: Case, 
     assert contents(first.path) == before
 
 
-def test_a_rank_above_the_limit_is_cut_and_examined_as_cut(case: Case, first: AdaptedFolder) -> None:
+def test_truncated_adapter_is_the_one_examined(case: Case, first: AdaptedFolder) -> None:
     words = case.words("cut", "--adapt.max_rank", "3", policy=str(first.path))
     assert main(words) == 0
     folder = AdaptedFolder(case.folder / "cut")
@@ -236,7 +236,7 @@ def test_a_rank_above_the_limit_is_cut_and_examined_as_cut(case: Case, first: Ad
 
 
 @pytest.mark.slow
-def test_a_run_s_policy_is_a_start(case: Case, tmp_path: Path) -> None:
+def test_adaptation_starts_from_a_runs_policy(case: Case, tmp_path: Path) -> None:
     data = [
         {
             "title": "Stones",
@@ -278,7 +278,7 @@ def test_a_run_s_policy_is_a_start(case: Case, tmp_path: Path) -> None:
     assert json.loads((folder.adapter / "adapter_config.json").read_text())["r"] == 2 + 2
 
 
-def test_an_estimate_writes_nothing(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_writes_nothing(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(case.folder)
     assert main(case.words("dry", "--dry-run")) == 0
     assert "tokens trained on" in capsys.readouterr().out
@@ -287,7 +287,7 @@ def test_an_estimate_writes_nothing(case: Case, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_in_good_order_and_the_same_command_goes_on(case: Case) -> None:
+def test_ctrl_c_stops_and_the_command_resumes(case: Case) -> None:
     command = [sys.executable, "-m", "seal_lightning", *case.words("stopped", "--model.num_edits", "8")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 200

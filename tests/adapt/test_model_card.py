@@ -1,4 +1,4 @@
-"""The model card: valid front matter, what was measured, and nothing of this machine."""
+"""The model card: valid front matter, the scores, and no path of this machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seal_lightning.adapt.model_card import hub_name, last_part, model_card
-from seal_lightning.adapt.record import AdaptedRecord, BaseModel, DocumentRecord, SkippedRecord
+from seal_lightning.adapt.record import AdaptedRecord, BaseModel, DocumentRecord, MergedFrom, SkippedRecord
 
 RECORD = adapted_record("embedded", "handbook")
 
@@ -22,7 +22,7 @@ def rows(card: str) -> list[str]:
     return [line for line in card.splitlines() if line.startswith("|")]
 
 
-def test_the_whole_card() -> None:
+def test_model_card_has_scores_and_front_matter() -> None:
     card = model_card(RECORD, "handbook")
     data = ModelCard(card, ignore_metadata_errors=False).data
     assert data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -39,12 +39,12 @@ def test_the_whole_card() -> None:
     assert "\n\n\n" not in card
 
 
-def test_only_the_model_s_own_questions_are_warned_of() -> None:
+def test_model_card_warns_of_the_models_own_questions() -> None:
     mine = replace(RECORD, exams=tuple(replace(exam, by="the user") for exam in RECORD.exams))
     assert "Questions by the model" not in model_card(mine, "x")
 
 
-def test_what_before_stands_for() -> None:
+def test_model_card_explains_before() -> None:
     name = "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert "*Before* is" not in model_card(RECORD, "x")
     card = model_card(replace(RECORD, earlier=("a|b", "c")), "x")
@@ -70,11 +70,11 @@ def test_what_before_stands_for() -> None:
         ("C:\\models\\mine", "mine"),
     ],
 )
-def test_what_the_base_is_called(source: str, told: str) -> None:
+def test_hub_name_of_a_folder_is_its_last_part(source: str, told: str) -> None:
     assert hub_name(BaseModel(source=source)) == told
 
 
-def test_a_folder_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_name_of_an_existing_folder_is_not_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "Qwen" / "mine").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     card = model_card(adapted_record("Qwen/mine"), "x")
@@ -82,7 +82,7 @@ def test_a_folder_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "base_model" not in yaml.safe_load(card.split("---")[1])
 
 
-def test_places_are_left_out_of_settings() -> None:
+def test_model_card_shows_no_local_paths() -> None:
     record = replace(
         RECORD,
         settings={
@@ -100,12 +100,12 @@ def test_places_are_left_out_of_settings() -> None:
     assert all(word not in card for word in ("/home", "secret", "private", "10.0.0.7"))
 
 
-def told_settings(values: dict[str, object]) -> dict[str, object]:
+def shown_settings(values: dict[str, object]) -> dict[str, object]:
     card = model_card(replace(RECORD, settings=values), "x")  # type: ignore[arg-type]
     return dict(yaml.safe_load(card.split("```yaml\n")[1].split("\n```\n")[0]))
 
 
-def test_texts_with_separators_stay_whole() -> None:
+def test_model_card_keeps_texts_with_separators() -> None:
     texts: dict[str, object] = {
         "chat_instruction": "Answer with yes/no, please.",
         "question": "Frage::",
@@ -116,10 +116,10 @@ def test_texts_with_separators_stay_whole() -> None:
         "instruction": "/no_think\nList what follows, and/or what is implied.",
         "name": "Qwen/Qwen2.5-7B",
     }
-    assert told_settings(texts) == texts
+    assert shown_settings(texts) == texts
 
 
-def test_a_path_is_known_by_its_setting_or_its_beginning() -> None:
+def test_model_card_finds_paths_by_name_or_beginning() -> None:
     places: dict[str, object] = {
         "examples_path": "private/more/a.jsonl",
         "cache_dir": "private/judged",
@@ -129,9 +129,8 @@ def test_a_path_is_known_by_its_setting_or_its_beginning() -> None:
         "anything": ["/private/c", "~/private/c", "~me/private/c", "./private/c", "../private/c", "X:\\private\\c"],
         "otherwise": ["/private/d/", "\\\\host\\private\\d", "..\\private\\d"],
         "else": ["file:///private/my notes.md", "see http://private.example/v1 or nothing"],
-        "merged": {"weights": {"/private/one/a": 1.0, "/private/two/a": 0.5, "private/c": 2.0}},
     }
-    told = told_settings(places)
+    told = shown_settings(places)
     assert told == {
         "examples_path": "a.jsonl",
         "cache_dir": "judged",
@@ -141,11 +140,10 @@ def test_a_path_is_known_by_its_setting_or_its_beginning() -> None:
         "anything": ["c"] * 6,
         "otherwise": ["d"] * 3,
         "else": ["(an address)", "see (an address) or nothing"],
-        "merged": {"weights": {"a": 1.0, "a (2)": 0.5, "c": 2.0}},
     }
 
 
-def test_names_from_outside_are_only_text() -> None:
+def test_model_card_escapes_names() -> None:
     wild = "a|b\n# heading\n<script>alert(1)<script> [x](y) `c` \u202e\ud800 {{ 7*7 }}"
     card = model_card(
         replace(RECORD, documents=(DocumentRecord(path=f"/x/{wild}.txt", sha256="0", kind="text", num_passages=1),)),
@@ -158,21 +156,14 @@ def test_names_from_outside_are_only_text() -> None:
     assert all(row.replace("\\|", "").count("|") in (5, 9) for row in rows(card))
 
 
-def test_a_sum_of_several() -> None:
-    merged = {
-        "weights": {"a": 1.0, "/x/b": -0.5},
-        "max_rank": 4,
-        "rank": 4,
-        "sum_of_ranks": 8,
-        "left_out_of_the_norm": 0.125,
-    }
-    record = replace(RECORD, exams=(), earlier=("a", "b"), settings={"merged": merged})
-    card = model_card(record, "sum")
+def test_model_card_describes_a_sum() -> None:
+    merged = MergedFrom(weights={"a": 1.0, "/x/b": -0.5}, rank=4, sum_of_ranks=8)
+    card = model_card(replace(RECORD, exams=(), earlier=("a", "b"), merged=merged), "sum")
     assert "the weighted sum of 2 adapters" in card
     assert "- b, weight -0.5" in card
-    assert "Rank 4 of 8; truncation left out 12.5 % of the update's norm." in card
+    assert "Rank 4, before truncation 8." in card
     assert "this model was not examined" in card
-    assert "self-edits of the documents below" in model_card(replace(record, settings={"merged": 5}), "sum")
+    assert "/x/" not in card
 
 
 TEXT = st.text(st.sampled_from("|\\`<#\n ax") | st.characters(), max_size=40)
@@ -180,7 +171,7 @@ TEXT = st.text(st.sampled_from("|\\`<#\n ax") | st.characters(), max_size=40)
 
 @settings(max_examples=60, deadline=None)
 @given(TEXT, TEXT, st.dictionaries(TEXT, st.recursive(st.none() | st.floats() | TEXT, st.lists), max_size=4))
-def test_any_record_makes_a_card(path: str, name: str, values: dict[str, object]) -> None:
+def test_model_card_accepts_any_record(path: str, name: str, values: dict[str, object]) -> None:
     record = replace(
         RECORD,
         documents=(DocumentRecord(path=path, sha256=path, kind=path, num_passages=1),),
@@ -198,5 +189,5 @@ def test_any_record_makes_a_card(path: str, name: str, values: dict[str, object]
     assert yaml.safe_load(card.split("\n---\n")[0].removeprefix("---\n"))["library_name"] == "peft"
 
 
-def test_the_last_part_of_a_path() -> None:
+def test_last_part_knows_all_systems() -> None:
     assert [last_part(p) for p in ("/a/b.txt", "a\\b.txt", "b.txt", "/", "")] == ["b.txt", "b.txt", "b.txt", "…", "…"]
