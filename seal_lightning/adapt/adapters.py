@@ -90,7 +90,7 @@ def merge_adapters(
     Raises :class:`ConfigError` for different bases and an ``out`` that is not empty, :class:`ModelError` for a base that
     cannot be loaded and a damaged adapter, :class:`RunError` if the disk refuses; nothing of ``out`` is left then.
     """
-    from seal_lightning.models.lora import sum_adapters, load_adapter, save_adapter, scaled_adapter, truncated_adapter
+    from seal_lightning.models.lora import load_adapter, save_adapter, scaled_adapter, sum_adapters, truncated_adapter
 
     target = AdaptedFolder(checked_run_dir(out, "--out"))
     if target.path.exists() and any(target.path.iterdir()):

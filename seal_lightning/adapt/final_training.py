@@ -29,7 +29,7 @@ from seal_lightning.distributed import interruption
 from seal_lightning.evaluation.merging import Merging
 from seal_lightning.evaluation.training_sets import StepPlan, joined_plan
 from seal_lightning.inner_loop.whole_weights import scratch_weights
-from seal_lightning.models.lora import LoraAdapter, sum_adapters, load_adapter, save_adapter
+from seal_lightning.models.lora import LoraAdapter, load_adapter, save_adapter, sum_adapters
 from seal_lightning.storage.atomic_files import placing_folder
 from seal_lightning.training.module import SealModule
 

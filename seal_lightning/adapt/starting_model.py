@@ -13,8 +13,8 @@ from seal_lightning.adapt.record import AdaptedFolder, is_hub_id
 from seal_lightning.core.errors import ConfigError, ModelError, RunError, shown
 from seal_lightning.core.names import is_url
 from seal_lightning.models.lora import LoraAdapter, load_adapter
-from seal_lightning.storage.run_dir import RunDir
 from seal_lightning.storage.checkpoint_io import merged_rounds
+from seal_lightning.storage.run_dir import RunDir
 from seal_lightning.training.module import SealModule
 
 _OF_A_RUN = (

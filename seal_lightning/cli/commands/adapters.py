@@ -227,8 +227,7 @@ def print_lines(*lines: str) -> None:
 
 def print_table(table: Table) -> None:
     """Print a table; where there is no terminal, without cutting its cells."""
-    console = Console(highlight=False)
-    console.print(table, width=None if console.is_terminal else 200)
+    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def _shown_size(folder: AdaptedFolder) -> str:

@@ -99,14 +99,14 @@ def foreign_code(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "kind", "said"),
     [
-        (without_record, RunError, "no adapted folder: it has no adapted.json"),
-        (half_made, RunError, "has not ended"),
+        (without_record, RunError, "not an adapted folder: adapted.json is missing"),
+        (half_made, RunError, "was interrupted there"),
         (without_weights, ModelError, "adapter_model.safetensors"),
         (without_adapter, ModelError, "adapter_config.json cannot be read"),
         (cut_weights, ModelError, "no safetensors file"),
         (not_a_number, ModelError, "finite"),
-        (linked_adapter, RunError, "is a link"),
-        (broken_record, RunError, "no description of an adapted folder"),
+        (linked_adapter, RunError, "symbolic link"),
+        (broken_record, RunError, "not a valid record"),
         (base_gone, ModelError, "'/nowhere/model' cannot be loaded"),
         (foreign_code, ConfigError, "--trust_remote_code"),
     ],
