@@ -1,69 +1,54 @@
-"""The test's table: in the terminal, as JSON, and in TensorBoard."""
+"""The results of ``seal test``: printed, stored as ``results/test.json``, and logged to TensorBoard."""
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from rich.console import Console
-from rich.table import Table
+from pydantic import TypeAdapter
 
-from seal_lightning.callbacks.results_record import test_record
-from seal_lightning.core import ConditionNames
-from seal_lightning.core.estimates import shown_estimate
-from seal_lightning.core.forgetting_curve import Retention
-from seal_lightning.evaluation import ConditionResult, ConditionRow, Protocol, SinglePassage, condition_table
-from seal_lightning.evaluation.matrix import MatrixEstimate
-from seal_lightning.evaluation.table import arm_label
+from seal_lightning.core.estimates import Estimate, shown_estimate
+from seal_lightning.core.evaluation_records import (
+    ConditionResult,
+    ConditionRow,
+    EvaluationRecord,
+    HeldOutQuestion,
+    HeldOutTask,
+    ProtocolRecord,
+    ScoreMatrix,
+    TestedModel,
+)
+from seal_lightning.evaluation import Protocol, SinglePassage
+from seal_lightning.evaluation.unadapted_exams import asked_questions
+from seal_lightning.reporting.condition_table import condition_table
+from seal_lightning.reporting.document import Table, markdown_table, print_line, print_table
+from seal_lightning.reporting.result_tables import NOTE, rows_table
 from seal_lightning.storage.run_dir import RunDir
 from seal_lightning.training.hooks import SealCallback
 from seal_lightning.training.module import SealModule
 
-_MIN_WIDTH = 200
-_NOTHING = "–"
-
-_NO_RETENTION = Retention(new_learning=None, retained_share=None, transfer=None, specific_share=None)
-
-
-def _of(row: ConditionRow) -> Retention:
-    return row.retention or _NO_RETENTION
-
-
-Cell = Callable[[ConditionRow], str]
-COLUMNS: dict[str, Cell] = {
-    "condition": lambda row: row.label,
-    "n": lambda row: f"{row.num_tasks} ({row.num_questions} q)",
-    "log-prob": lambda row: shown_estimate(row.log_prob, 2),
-    "accuracy": lambda row: shown_estimate(row.accuracy, 3),
-    "F1": lambda row: shown_estimate(row.f1, 3),
-    "log-prob after own step": lambda row: shown_estimate(row.log_prob_after_own_step, 2),
-    "accuracy after own step": lambda row: shown_estimate(row.accuracy_after_own_step, 3),
-    "solved": lambda row: shown_estimate(row.solved if row.partial_credit else None, 3),
-    "cells right": lambda row: shown_estimate(row.partial_credit, 3),
-    "new learning": lambda row: shown_estimate(_of(row).new_learning, 2, signed=True),
-    "retained share": lambda row: shown_estimate(_of(row).retained_share, 2),
-    "transfer": lambda row: shown_estimate(_of(row).transfer, 2, signed=True),
-    "retained of own step": lambda row: shown_estimate(_of(row).specific_share, 2),
-    "steps": lambda row: f"{row.num_steps.mean:.1f}",
-    "vs equal steps": lambda row: shown_estimate(row.log_prob_vs_matched, 2, signed=True),
-    "vs untrained": lambda row: shown_estimate(row.log_prob_vs_untrained, 2, signed=True),
-    "failed": lambda row: str(row.num_failed),
-    "unscored": lambda row: str(row.num_unscored) if row.num_unscored else _NOTHING,
-    "merges": lambda row: (
-        f"{row.num_scaled} scaled, {row.num_refused} refused of {row.num_merges}" if row.num_merges else _NOTHING
-    ),
-    "invalid": lambda row: (
-        f"{row.num_invalid} of {row.num_views}" if row.partial_credit or row.num_invalid else _NOTHING
-    ),
-}
-"""By heading; a column with nothing in any row is left out."""
+_RETENTION_NOTE = (
+    "New learning: log-prob just after a task's own step less before any. Retained share: what is left of it after the last "
+    "step, over tasks that were followed by others, with the jackknife's error; a dash where less than two standard errors "
+    "were learned, or there was one sequence. Transfer: what other tasks' steps had added before its own; retained of own "
+    "step: the share counted from there."
+)
 
 
 class ResultsTable(SealCallback):
-    """Shows and keeps the results of ``seal test`` in ``results/test.json``."""
+    """Prints the results of ``seal test`` and stores them in ``results/test.json``.
+
+    Example:
+        >>> from seal_lightning.callbacks import ResultsTable
+        >>> ResultsTable().state_key
+        'ResultsTable'
+    """
 
     __test__ = False  # pytest: not a test case
 
@@ -72,86 +57,98 @@ class ResultsTable(SealCallback):
         self._start = time.perf_counter()
 
     def on_test_results(self, trainer: Trainer, pl_module: LightningModule, results: Sequence[ConditionResult]) -> None:
-        """Write and print on the first rank."""
+        """Store and print the results on the first rank."""
         module = cast(SealModule, pl_module)
-        names = module.domain.condition_names
-        rows = condition_table(results, names)
+        rows = condition_table(results, module.domain.condition_names)
         if rows:  # for every logger, and for what `trainer.test` returns
             module.log_dict(_scalars(rows, module.protocol), add_dataloader_idx=False)
         if not trainer.is_global_zero or not rows:
             return
-        content = test_record(trainer, module, rows, results, time.perf_counter() - self._start)
+        record = evaluation_record(trainer, module, rows, results, time.perf_counter() - self._start)
+        content = TypeAdapter(EvaluationRecord).dump_python(record, mode="json")
         path = RunDir.of(trainer).write_result("test", content)
-        print_table(rows, module.protocol)
-        print_matrices(module.test_matrices, names)
-        Console().print(
-            f"Per-task results and the edits: {path}\nCharts: tensorboard --logdir {path.parent.parent}", soft_wrap=True
-        )
+        unit = "sequences" if module.protocol.merges else "tasks"
+        table = rows_table(rows, f"Held-out tasks, {module.protocol.name}: mean ± standard error over {unit}")
+        print_table(table)
+        print_line(NOTE)
+        if any(row.retention for row in rows):
+            print_line(_RETENTION_NOTE)
+        print_matrices(module.test_matrices)
+        print_line(f"Per-task results and the edits: {path}")
+        print_line(f"Charts: tensorboard --logdir {path.parent.parent}")
         if isinstance(trainer.logger, TensorBoardLogger):
-            trainer.logger.experiment.add_text("test/table", markdown(rows), 0)
+            trainer.logger.experiment.add_text("test/table", "\n".join(markdown_table(table)), 0)
 
 
-def print_table(rows: Sequence[ConditionRow], protocol: Protocol) -> None:
-    """Print the table with Rich."""
-    console = Console()
-    console = Console(width=max(console.width, _MIN_WIDTH))  # a log file would get 80 columns
-    unit = "sequences" if protocol.merges else "tasks"
-    table = Table(title=f"Held-out tasks, {protocol.name}: mean ± standard error over {unit}")
-    headings, lines = cells(rows)
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading == "condition" else "right", no_wrap=heading == "condition")
-    for line in lines:
-        table.add_row(*line)
-    console.print(table)
-    console.print(
-        "Vs equal steps: paired difference in log-prob from adaptation without an edit for as many steps as the last round's "
-        "edits took, on the same policy; vs untrained: from the self-edit before training. Failed: malformed or diverged; "
-        f"such a task has the scores {'that the model has without its step' if protocol.merges else 'without adaptation'}"
+def print_matrices(matrices: Mapping[str, Sequence[ScoreMatrix]]) -> None:
+    """Print each matrix of several steps: the score of each task after each step."""
+    for matrix in (matrix for of_score in matrices.values() for matrix in of_score):
+        if len(matrix.mean) <= 2 or not any(map(any, matrix.n)):
+            continue
+        rows = []
+        for step, (means, errors) in enumerate(zip(matrix.mean, matrix.standard_error, strict=True)):
+            pairs = zip(means, errors, strict=True)
+            cells = ["" if m is None else shown_estimate(Estimate(mean=m, standard_error=e)) for m, e in pairs]
+            rows.append((f"step {step}" if step else "before", *cells))
+        headings = ("after", *(f"task {place + 1}" for place in range(len(matrix.mean[0]))))
+        title = f"{matrix.label}: {matrix.score} of each task after each step"
+        print_table(Table(title=title, headings=headings, rows=tuple(rows)))
+
+
+def evaluation_record(
+    trainer: Trainer,
+    module: SealModule,
+    rows: Sequence[ConditionRow],
+    results: Sequence[ConditionResult],
+    seconds: float,
+) -> EvaluationRecord:
+    """Return a test as it is stored; ``seconds`` is the duration of the whole test."""
+    episodes = module.test_episodes
+    return EvaluationRecord(
+        protocol=ProtocolRecord(
+            name=module.protocol.name,
+            class_name=type(module.protocol).__name__,
+            settings=module.protocol.settings,
+            num_steps=max(len(episode.steps) for episode in episodes),
+            num_sequences=len(episodes),
+        ),
+        model=TestedModel(
+            pretrained=module.pretrained.source,
+            student=module.student.source if module.student is not None else None,
+        ),
+        inner_loop=type(module.inner_loop).__name__,
+        edits_per_task=module.test_edits,
+        seed=module.seed,
+        world_size=trainer.world_size,
+        device=str(module.device),
+        seconds=seconds,
+        peak_memory_bytes=_peak_memory(module.device),
+        table=tuple(rows),
+        matrices=tuple(matrix for of_score in module.test_matrices.values() for matrix in of_score),
+        tasks=_tasks(trainer, module),
+        results=tuple(results),
     )
-    if any(row.retention for row in rows):
-        console.print(
-            "New learning: log-prob just after a task's own step less before any. Retained share: what is left of it after "
-            "the last step, over tasks that were followed by others, with the jackknife's error; a dash where less than two "
-            "standard errors were learned, or there was one sequence. Transfer: what other tasks' steps had added before its "
-            "own; retained of own step: the share counted from there"
+
+
+def _tasks(trainer: Trainer, module: SealModule) -> dict[str, HeldOutTask]:
+    found = {}
+    for task in trainer.datamodule.tasks("test"):  # type: ignore[attr-defined]
+        questions = asked_questions(module.domain, task)
+        found[task.task_id] = HeldOutTask(
+            context=module.domain.context_text(task),
+            questions={
+                q.question_id: HeldOutQuestion(question=q.question, gold=tuple(q.gold_answers)) for q in questions
+            },
         )
-    if any(row.num_merges for row in rows):
-        console.print("Merges: what the gate let through in part, and what it refused; a refused step changes nothing")
+    return found
 
 
-def print_matrices(matrices: Mapping[str, Sequence[MatrixEstimate]], names: ConditionNames) -> None:
-    """Print what is known of each task after each step, where there are several steps."""
-    console = Console()
-    console = Console(width=max(console.width, _MIN_WIDTH))
-    for score, estimates in matrices.items():
-        for matrix in estimates:
-            if len(matrix.mean) <= 2 or not any(map(any, matrix.n)):
-                continue
-            console.print(f"\n{arm_label(names, matrix.arm)}: {score} of each task after each step")
-            table = Table()
-            for heading in ("after", *(f"task {place + 1}" for place in range(len(matrix.mean[0])))):
-                table.add_column(heading, justify="right")
-            for step, (means, errors) in enumerate(zip(matrix.mean, matrix.standard_error, strict=True)):
-                cells = [_cell(mean, error) for mean, error in zip(means, errors, strict=True)]
-                table.add_row(f"step {step}" if step else "before", *cells)
-            console.print(table)
-
-
-def _cell(mean: float | None, error: float | None) -> str:
-    return "" if mean is None else f"{mean:.3f}" + ("" if error is None else f" ± {error:.3f}")
-
-
-def markdown(rows: Sequence[ConditionRow]) -> str:
-    """The table as Markdown."""
-    headings, lines = cells(rows)
-    return "\n".join("| " + " | ".join(line) + " |" for line in [headings, ("---",) * len(headings), *lines])
-
-
-def cells(rows: Sequence[ConditionRow]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """The headings of the columns that have something, and each row's cells."""
-    columns = {heading: [cell(row) for row in rows] for heading, cell in COLUMNS.items()}
-    filled = {heading: column for heading, column in columns.items() if set(column) != {_NOTHING}}
-    return tuple(filled), list(zip(*filled.values(), strict=True))
+def _peak_memory(device: torch.device) -> int:
+    """Return the peak memory of the accelerator, or of this process, in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kibibytes * (1 if sys.platform == "darwin" else 1024)  # macOS counts bytes
 
 
 def _scalars(rows: Sequence[ConditionRow], protocol: Protocol) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def test_continued_pretraining(tiny_folder: Path, tmp_path: Path) -> None:
     protocol = PRETRAINING | {"init_args": {"num_tasks": 4, "optimizer": {"learning_rate": 0.01, "num_epochs": 2}}}
     found = settings(tiny_folder, tmp_path / "run", protocol=protocol, inner_loop=full, test_edits=2)
     content = outcome_of(tmp_path, found)
-    assert content["format"] == 2
+    assert content["format"] == 3
     assert content["protocol"]["name"] == "continued pretraining"
     assert content["protocol"]["settings"]["optimizer"]["learning_rate"] == 0.01
     assert (content["protocol"]["num_steps"], content["protocol"]["num_sequences"]) == (1, 1)

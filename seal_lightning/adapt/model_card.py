@@ -18,8 +18,7 @@ from seal_lightning.adapt.record import AdaptedRecord, BaseModel, ExamRecord, he
 from seal_lightning.core import JSON
 from seal_lightning.core.estimates import shown_estimate
 from seal_lightning.core.names import is_url
-from seal_lightning.reporting.markdown import escaped
-from seal_lightning.reporting.text import shown_seconds
+from seal_lightning.reporting.text import escape_markdown, shown_seconds
 
 EMBEDDED = "embedded"
 EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -43,7 +42,7 @@ def model_card(record: AdaptedRecord, name: str) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {
-        "plain": escaped,
+        "plain": escape_markdown,
         "base_name": last_part,
         "estimate": shown_estimate,
         "forgotten": _forgotten,
@@ -60,8 +59,8 @@ def model_card(record: AdaptedRecord, name: str) -> str:
         probes=[exam for exam in record.exams if exam.name == "probe"],
         asks_itself=any(exam.by == "the model" for exam in record.exams),
         settings=_settings(record.settings),
-        seconds=", ".join(f"{escaped(k)} {shown_seconds(s)}" for k, s in record.seconds.items()) or "not measured",
-        versions=", ".join(f"{escaped(k)} {escaped(v)}" for k, v in record.versions.items()) or "unknown",
+        seconds=", ".join(f"{escape_markdown(k)} {shown_seconds(s)}" for k, s in record.seconds.items()) or "not measured",
+        versions=", ".join(f"{escape_markdown(k)} {escape_markdown(v)}" for k, v in record.versions.items()) or "unknown",
     )
     return re.sub("\n{3,}", "\n\n", text)
 

@@ -1,4 +1,4 @@
-"""Means with standard errors, and how they are written. No torch: reports start at once."""
+"""Means with standard errors, clustered by task or sequence. No torch: reports start at once."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean with its standard error (sample standard deviation / √n; None for n < 2) over what was learned apart: tasks,
-    or where tasks are learned after one another, sequences of them."""
+    """A mean with its standard error (sample standard deviation / √n; None for n < 2).
+
+    The n units are what was learned independently: tasks, or sequences of tasks that are learned one after another.
+    """
 
     mean: float
     standard_error: float | None = None
@@ -21,7 +23,7 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:
-    """Mean and standard error of values; None of none."""
+    """Return mean and standard error of values; None without values."""
     n = len(values)
     if n == 0:
         return None
@@ -33,12 +35,12 @@ def estimate(values: Sequence[float]) -> Estimate | None:
 
 
 def clustered(pairs: Iterable[tuple[K, float]]) -> Estimate | None:
-    """Over clusters (tasks): each one's own mean first, because what is measured on one task hangs together."""
+    """Return the estimate over clusters (tasks) of their means, because scores on one task are not independent."""
     return estimate(list(cluster_means(pairs).values()))
 
 
 def cluster_means(pairs: Iterable[tuple[K, float]]) -> dict[K, float]:
-    """The mean of each cluster, in the order in which clusters first come."""
+    """Return the mean of each cluster, in the order in which clusters first occur."""
     found: dict[K, list[float]] = {}
     for cluster, value in pairs:
         found.setdefault(cluster, []).append(value)
@@ -46,9 +48,9 @@ def cluster_means(pairs: Iterable[tuple[K, float]]) -> dict[K, float]:
 
 
 def ratio_of_sums(pairs: Mapping[K, tuple[float, float]]) -> Estimate | None:
-    """Σ numerators / Σ denominators over clusters, its standard error by the jackknife (one cluster left out at a time).
+    """Return Σ numerators / Σ denominators over clusters, with the jackknife's standard error (leave one cluster out).
 
-    None unless the denominators' mean is more than two of its standard errors above zero: else the ratio says nothing.
+    None unless the denominators' mean is more than two of its standard errors above zero.
     """
     denominator = estimate([below for _, below in pairs.values()])
     if denominator is None or denominator.standard_error is None or denominator.mean <= 2 * denominator.standard_error:
@@ -56,14 +58,14 @@ def ratio_of_sums(pairs: Mapping[K, tuple[float, float]]) -> Estimate | None:
     above, below = (math.fsum(column) for column in zip(*pairs.values(), strict=True))
     without = [(above - a) / (below - b) for a, b in pairs.values() if below != b]
     if len(without) < len(pairs):
-        return None  # a single cluster learned anything at all
+        return None  # one cluster alone makes up the denominator
     center = math.fsum(without) / len(without)
     error = math.hypot(*(value - center for value in without)) * math.sqrt((len(pairs) - 1) / len(pairs))
     return Estimate(mean=above / below, standard_error=error, n=len(pairs))
 
 
 def shown_estimate(value: Estimate | None, digits: int = 3, *, signed: bool = False) -> str:
-    """``mean ± standard error``; a dash where nothing was measured."""
+    """Return ``mean ± standard error``; a dash where nothing was measured."""
     if value is None:
         return "–"
     error = "" if value.standard_error is None else f" ± {value.standard_error:.{digits}f}"

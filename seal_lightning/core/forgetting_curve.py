@@ -1,7 +1,6 @@
-"""How much of what was learned is still known after later steps, from an episode's matrix M of scores.
+"""Retention of what was learned after later steps, from an episode's matrix M of scores.
 
-M[k, i] is what is known of task i after k steps; row 0 is before any step. Task i is learned in step i + 1 of K. No torch:
-tests and reports both come here.
+M[k, i] is the score of task i after k steps; row 0 is before any step. Task i is learned in step i + 1 of K.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class ForgettingCurve:
-    """One task's way through an episode."""
+    """One task's scores along an episode."""
 
     sequence: Hashable
-    """The episode: what was learned apart from others."""
+    """The episode; episodes are learned independently."""
     task: Hashable
-    """Who it is: where episodes share tasks, they are not learned quite apart."""
+    """The task; episodes that share tasks are not quite independent."""
     before: float
     """M[0, i]."""
     just_before: float | None = None
@@ -34,71 +33,67 @@ class ForgettingCurve:
     is_first: bool
     """Whether its step was the first, before which nothing was learned: M[i, i] is M[0, i]."""
     followed: bool
-    """Whether other steps came behind its own."""
+    """Whether other steps follow its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retention:
-    """Over sequences; of log-probabilities all differences are in nats. None where it cannot be said.
+    """Learning and forgetting over sequences; differences of log-probabilities are in nats. None where undefined.
 
-    Where sequences share tasks, of the standard errors over sequences and over tasks the larger one.
+    Where sequences share tasks, the standard error is the larger one of those over sequences and over tasks.
     """
 
     new_learning: Estimate | None
     """Mean of M[i+1, i] − M[0, i]."""
     retained_share: Estimate | None
-    """Σ (M[K, i] − M[0, i]) / Σ (M[i+1, i] − M[0, i]) over i < K − 1; with the jackknife's standard error. None
-    unless the denominator exceeds two standard errors, which a single sequence has not."""
+    """Σ (M[K, i] − M[0, i]) / Σ (M[i+1, i] − M[0, i]) over i < K − 1; with the jackknife's standard error. None unless the
+    denominator exceeds two standard errors, which a single sequence does not have."""
     transfer: Estimate | None
-    """Mean of M[i, i] − M[0, i]: what other tasks' steps had taught before its own."""
+    """Mean of M[i, i] − M[0, i]: gained from other tasks' steps before its own."""
     specific_share: Estimate | None
-    """As ``retained_share`` with M[i, i] in the place of M[0, i]: of what the own step added, how much is left. None where
-    M[i, i] is not known beyond the first step's."""
+    """As ``retained_share`` with M[i, i] for M[0, i]: how much is left of what the own step added. None where M[i, i] is
+    known for the first step only."""
 
 
-def retention(courses: Sequence[ForgettingCurve]) -> Retention | None:
-    """What became of what was learned; None where no task was followed by another."""
-    followed = [course for course in courses if course.followed]
+def retention(curves: Sequence[ForgettingCurve]) -> Retention | None:
+    """Return the retention over curves; None where no task was followed by another."""
+    followed = [curve for curve in curves if curve.followed]
     if not followed:
         return None
-    met = [(course, course.just_before) for course in courses if course.just_before is not None]
-    starts = met + [(course, course.before) for course in courses if course.is_first]
+    met = [(curve, curve.just_before) for curve in curves if curve.just_before is not None]
+    starts = met + [(curve, curve.before) for curve in curves if curve.is_first]
     return Retention(
-        new_learning=_mean([(course, course.own - course.before) for course in courses]),
-        retained_share=_share([(course, course.before) for course in followed]),
-        transfer=_mean([(course, just_before - course.before) for course, just_before in met]),
-        specific_share=_share([(course, start) for course, start in starts if course.followed]) if met else None,
+        new_learning=_with_larger_error([(curve, curve.own - curve.before) for curve in curves], clustered),
+        retained_share=_share([(curve, curve.before) for curve in followed]),
+        transfer=_with_larger_error([(curve, start - curve.before) for curve, start in met], clustered),
+        specific_share=_share([(curve, start) for curve, start in starts if curve.followed]) if met else None,
     )
 
 
-def _mean(values: Sequence[tuple[ForgettingCurve, float]]) -> Estimate | None:
-    return _with_larger_error(values, clustered)
+def _share(curves: Sequence[tuple[ForgettingCurve, float]]) -> Estimate | None:
+    """Return the share that is left at the end of what was learned above each curve's start."""
+    return _with_larger_error([(curve, (curve.last - start, curve.own - start)) for curve, start in curves], _ratio)
 
 
-def _share(courses: Sequence[tuple[ForgettingCurve, float]]) -> Estimate | None:
-    """Of what was learned above a start, how much is left in the end."""
-    parts = [(course, (course.last - start, course.own - start)) for course, start in courses]
-
-    def over(clusters: Iterable[tuple[Hashable, tuple[float, float]]]) -> Estimate | None:
-        sums: dict[Hashable, tuple[float, float]] = {}
-        for cluster, (kept, learned) in clusters:
-            kept_before, learned_before = sums.get(cluster, (0.0, 0.0))
-            sums[cluster] = kept_before + kept, learned_before + learned
-        return ratio_of_sums(sums)
-
-    return _with_larger_error(parts, over)
+def _ratio(clusters: Iterable[tuple[Hashable, tuple[float, float]]]) -> Estimate | None:
+    sums: dict[Hashable, tuple[float, float]] = {}
+    for cluster, (kept, learned) in clusters:
+        kept_before, learned_before = sums.get(cluster, (0.0, 0.0))
+        sums[cluster] = kept_before + kept, learned_before + learned
+    return ratio_of_sums(sums)
 
 
 def _with_larger_error(
     values: Sequence[tuple[ForgettingCurve, T]], over: Callable[[Iterable[tuple[Hashable, T]]], Estimate | None]
 ) -> Estimate | None:
-    """An estimate over sequences; where they share tasks, with the error over tasks if that is larger, and None if over
-    tasks it cannot be said.
+    """Return an estimate over sequences; where they share tasks, with the error over tasks if that is larger.
+
+    None if it is undefined over tasks.
     """
-    found = over([(course.sequence, value) for course, value in values])
-    if found is None or len({course.task for course, _ in values}) == len(values):
+    found = over([(curve.sequence, value) for curve, value in values])
+    if found is None or len({curve.task for curve, _ in values}) == len(values):
         return found
-    over_tasks = over([(course.task, value) for course, value in values])
+    over_tasks = over([(curve.task, value) for curve, value in values])
     if over_tasks is None:
         return None
     errors = [one.standard_error for one in (found, over_tasks) if one.standard_error is not None]

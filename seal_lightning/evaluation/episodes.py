@@ -16,8 +16,8 @@ from seal_lightning.core import (
     SelfEdit,
     Task,
 )
+from seal_lightning.core.evaluation_records import Arm, Condition, ConditionResult
 from seal_lightning.core.interfaces import Writer
-from seal_lightning.evaluation.conditions import Arm, Condition, ConditionResult
 from seal_lightning.evaluation.merging import Merging
 from seal_lightning.evaluation.protocols import Episode, Protocol, SinglePassage
 from seal_lightning.evaluation.steps import Job, Steps

@@ -1,57 +1,54 @@
-"""An episode's merges: each step's update becomes the model's own, as far as what is done against forgetting lets it."""
+"""An episode's merges: each step's update becomes the model's own, as far as the mitigations allow."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from seal_lightning.core import AdaptationPlan, Adapter, TrainingSequence
+from seal_lightning.core.evaluation_records import MergeDecision
 from seal_lightning.core.seeds import derive_seed
-from seal_lightning.evaluation.mitigations import MergeDecision, Mitigation, Proposal
+from seal_lightning.evaluation.mitigations import MergeProposal, Mitigation
 from seal_lightning.inner_loop.whole_weights import merge
 from seal_lightning.models.language_model import LanguageModel
 
 
 class Merging:
-    """What one episode merged so far, under one condition.
+    """The merges of one episode under one condition.
 
     Args:
         learner: the model that merges.
-        mitigations: in the order in which they are asked.
+        mitigations: in the order in which they are applied.
     """
 
     def __init__(self, learner: LanguageModel, mitigations: Sequence[Mitigation]) -> None:
         self.learner = learner
         self.mitigations = mitigations
         self.past: list[TrainingSequence] = []
-        """What was trained on and merged, oldest first; what was replayed is not there twice."""
+        """What was trained on and merged, oldest first; replayed sequences occur once."""
         self.merged: Adapter | None = None
-        """The update that the last :meth:`merge` made the model's own; None where it was refused."""
+        """The update of the last :meth:`merge`; None where it was refused."""
 
     def prepared(self, plan: AdaptationPlan, seed: int) -> AdaptationPlan:
-        """A step's plan with what is done against forgetting while it is learned."""
-        for place, mitigation in enumerate(self.mitigations):
-            plan = mitigation.plan(plan, tuple(self.past), derive_seed(seed, "against forgetting", place))
+        """Return a step's plan with the changes of the mitigations."""
+        for i, mitigation in enumerate(self.mitigations):
+            plan = mitigation.plan(plan, tuple(self.past), derive_seed(seed, "against forgetting", i))
         return plan
 
     def merge(self, plan: AdaptationPlan, adapter: Adapter) -> MergeDecision | None:
-        """Make a step's update the model's own, as far as it is let; ``plan`` is what it was trained on.
+        """Merge a step's update as far as the mitigations allow; ``plan`` is what it was trained on.
 
-        Returns what a gate decided; None where there is no gate.
+        Returns the gate's decision; None without a gate.
         """
-        proposal = Proposal(adapter=adapter)
+        proposal = MergeProposal(adapter=adapter)
         for mitigation in self.mitigations:
             if proposal.adapter is not None:
                 proposal = mitigation.merging(proposal, tuple(self.past))
         if proposal.adapter is not None:
-            merge(self.learner, proposal.adapter)
-            self._remember(plan)
+            self.merge_again(plan, proposal.adapter)
         self.merged = proposal.adapter
         return proposal.decision
 
     def merge_again(self, plan: AdaptationPlan, adapter: Adapter) -> None:
-        """Repeat a merge that was let before."""
+        """Repeat a merge that was allowed before."""
         merge(self.learner, adapter)
-        self._remember(plan)
-
-    def _remember(self, plan: AdaptationPlan) -> None:
         self.past = list(dict.fromkeys((*self.past, *plan.sequences)))

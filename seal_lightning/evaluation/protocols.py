@@ -17,7 +17,7 @@ from seal_lightning.core import AdaptationPlan, AdapterSpec, OptimizerSpec, Task
 from seal_lightning.core.configurable import Configurable
 from seal_lightning.core.errors import ConfigError
 from seal_lightning.core.seeds import derive_seed
-from seal_lightning.evaluation.mitigations.base import Mitigation
+from seal_lightning.evaluation.mitigations import Mitigation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 
 from seal_lightning.attempts import AttemptRunner
 from seal_lightning.core import AdaptationPlan, Adapted, Adapter, Diverged, ExamScores, Measurement, Task
+from seal_lightning.core.evaluation_records import Arm, ConditionResult, MergeDecision
 from seal_lightning.core.seeds import derive_seed
-from seal_lightning.evaluation.conditions import Arm, ConditionResult
 from seal_lightning.evaluation.merging import Merging
-from seal_lightning.evaluation.mitigations import MergeDecision
 from seal_lightning.evaluation.protocols import Episode, Protocol
 from seal_lightning.evaluation.training_sets import StepPlan
 from seal_lightning.evaluation.unadapted_exams import is_finite, result_at

@@ -17,8 +17,8 @@ from seal_lightning.core import (
     TrainingSequence,
 )
 from seal_lightning.core.errors import ConfigError, MalformedEdit
+from seal_lightning.core.evaluation_records import Condition, ConditionResult
 from seal_lightning.core.interfaces import AnyDomain
-from seal_lightning.evaluation.conditions import Condition, ConditionResult
 
 Change = Callable[[AdaptationPlan], AdaptationPlan]
 

@@ -9,8 +9,8 @@ from typing import Literal
 from seal_lightning.attempts import AttemptRunner
 from seal_lightning.core import Adapter, AnsweredQuestion, ExamPrompt, ExamScores, Measurement, Task
 from seal_lightning.core.errors import ConfigError, RunError
+from seal_lightning.core.evaluation_records import Arm, Condition, ConditionResult
 from seal_lightning.core.interfaces import AnyDomain
-from seal_lightning.evaluation.conditions import Arm, Condition, ConditionResult
 from seal_lightning.evaluation.protocols import Episode
 
 EVERYTHING = frozenset(Measurement)

@@ -1,4 +1,4 @@
-"""Two sides of a comparison, question by question, and whether their difference is more than noise."""
+"""Paired comparison of two tests, question by question, with a sign-flip permutation test over independent units."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from typing import Any
 from seal_lightning.core import QuestionScore, VerdictStatus
 from seal_lightning.core.errors import RunError, shown
 from seal_lightning.core.estimates import Estimate, cluster_means, estimate
+from seal_lightning.core.evaluation_records import SINGLE_PASSAGE, Arm, ConditionResult, ProtocolRecord
 from seal_lightning.core.seeds import derive_seed
-from seal_lightning.reporting.result_files import SINGLE_PASSAGE, Protocol, StoredResult, TestResult
-from seal_lightning.reporting.sign_flips import FlipTest, sign_flip_test
+from seal_lightning.reporting.runs import StoredEvaluation
 from seal_lightning.reporting.text import label
 
 SIGNIFICANT = 0.05
+MAX_EXACT = 16
+"""Differences up to which every choice of signs is counted; 2¹⁶ of them."""
+NUM_DRAWS = 10_000
+_CHANGED = "in both with another text or other gold answers"
 
 QuestionKey = tuple[str, str]
 """Task id and question id."""
@@ -36,104 +40,149 @@ SCORES: dict[str, Callable[[QuestionScore], float | None]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Side:
-    """One condition of one test: each question's score, the mean over a task's edits."""
+class SignFlipTest:
+    """The result of a sign-flip permutation test."""
 
-    where: str
-    label: str
-    condition: str
-    round: int
-    name: str
-    protocol: str
-    scores: dict[QuestionKey, float | None]
-    """None: asked, but not measured or not scored."""
-    texts: dict[QuestionKey, tuple[str, tuple[str, ...]]]
-    """Question and gold answers, where the file has them."""
-    num_failed: int
-    """Results without adaptation, because nothing could be learned."""
-    unit: str
-    """What was learned apart from the others: ``task``, ``sequence`` of tasks, or one ``training`` of all."""
-    unit_of: dict[str, str]
-    """By task, which of them it was learned in."""
-    is_repeated: bool
-    """Whether a task was learned in several of them."""
+    p_value: float
+    """Two-sided, in (0, 1]."""
+    num_signs: int
+    """Choices of signs that were counted, or drawn."""
+    is_exact: bool
+
+
+def sign_flip_test(differences: Sequence[float], seed: int = 0) -> SignFlipTest:
+    """Test that the mean of independent paired differences is zero, by flipping their signs; no distribution is assumed.
+
+    Args:
+        differences: at least one.
+        seed: of the draws, where there are more than :data:`MAX_EXACT` differences.
+    """
+    if len(differences) == 1:
+        return SignFlipTest(p_value=1.0, num_signs=2, is_exact=True)
+    import numpy as np  # with SciPy half a second: only when something is compared
+    from scipy.stats import permutation_test
+
+    is_exact = len(differences) <= MAX_EXACT
+    num_signs = 2 ** len(differences) if is_exact else NUM_DRAWS
+    found = permutation_test(
+        (np.array(differences),),
+        np.mean,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=num_signs,
+        rng=np.random.default_rng(seed),
+    )
+    return SignFlipTest(p_value=float(found.pvalue), num_signs=num_signs, is_exact=is_exact)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """A less B, over what was learned apart on both sides."""
+class ComparisonSide:
+    """One arm of one test: each question's score, the mean over a task's edits."""
+
+    where: str
+    """The results file."""
+    label: str
+    arm: Arm
+    protocol: str
+    scores: dict[QuestionKey, float | None]
+    """None: examined, but not measured or not scored."""
+    texts: dict[QuestionKey, tuple[str, tuple[str, ...]]]
+    """Question and gold answers."""
+    num_failed: int
+    """Results without adaptation, because nothing could be learned."""
+    unit: str
+    """What was learned independently: a ``task``, a ``sequence`` of tasks, or all tasks in one ``training``."""
+    unit_of: dict[str, str]
+    """Each task's unit."""
+    is_repeated: bool
+    """Whether a task was learned in several units."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedComparison:
+    """A less B, over units that were learned independently on both sides."""
 
     mean_a: Estimate
     mean_b: Estimate
     difference: Estimate
-    test: FlipTest
+    test: SignFlipTest
     num_questions: int
     num_unmeasured: int
-    """Questions that both have, but that were not measured (or scored) on one side at least."""
+    """Shared questions without a score on one side at least."""
     num_only_a: int
     num_only_b: int
     num_changed: int
     """Questions of the same id with another text or other gold answers."""
     unit: str
-    """What differences are taken over: tasks, or sequences of them."""
+    """What the differences are taken over: ``task`` or ``sequence``."""
     is_of_trainings: bool
-    """Whether the units were trained apart, so that an error over them has what differs from training to training."""
+    """Whether the units were trained independently, so that their error includes what differs between trainings."""
 
     @property
     def is_significant(self) -> bool:
-        """Whether so large a difference is rarer than one in twenty by chance."""
+        """Whether p is below :data:`SIGNIFICANT`."""
         return self.test.p_value < SIGNIFICANT
 
 
-def chosen_side(test: StoredResult, condition: str, round_index: int | None, name: str | None, score: str) -> Side:
-    """The results of one condition, after the last step at which each task was examined.
+def chosen_side(
+    test: StoredEvaluation, condition: str, round_index: int | None, name: str | None, score: str
+) -> ComparisonSide:
+    """Return the results of one arm, after the last step at which each task was examined.
 
     Args:
         test: a results file.
-        condition: as the file calls it, for instance ``self_edit``.
-        round_index: rounds the policy was trained for; None takes the last that the condition occurs with.
-        name: of another writer or adapter; may be None where there is one only.
-        score: one of :data:`SCORES`.
+        condition: a :class:`Condition`, for instance ``self_edit``.
+        round_index: rounds the policy was trained for; None takes the last one with this condition.
+        name: of another writer or adapter; may be None where there is only one.
+        score: a key of :data:`SCORES`.
 
-    Raises :class:`RunError` where the file has no such results, or several.
+    Raises:
+        RunError: the file has no such results, or several.
     """
-    arms = dict.fromkeys((r.condition, r.round, r.name or "") for r in test.results)
+    arms = list(dict.fromkeys(r.arm for r in test.results))
     fitting = [
-        (c, r, n) for c, r, n in arms if c == condition and round_index in (None, r) and (name is None or name == n)
+        arm
+        for arm in arms
+        if arm.condition == condition and round_index in (None, arm.round) and name in (None, arm.name)
     ]
     if not fitting:
-        wanted = (
-            condition
-            + ("" if round_index is None else f", round {round_index}")
-            + ("" if name is None else f", {shown(name)}")
+        wanted = ", ".join(
+            [
+                condition,
+                *([f"round {round_index}"] if round_index is not None else []),
+                *([shown(name)] if name else []),
+            ]
         )
-        raise RunError(f"{test.path} has no results of {wanted}; it has {_listed(list(arms))}")
-    last = [arm for arm in fitting if arm[1] == max(r for _, r, _ in fitting)]
+        raise RunError(f"{test.path} has no results of {wanted}; it has {_listed(arms)}")
+    last = [arm for arm in fitting if arm.round == max(one.round for one in fitting)]
     if len(last) > 1:
-        raise RunError(f"{test.path} has several of {condition}: {_listed(last)}; say which with --name")
-    results = _last_steps([r for r in test.results if (r.condition, r.round, r.name or "") == last[0]])
-    labels = {(row.condition, row.round, row.name or ""): row.label for row in test.table}
+        raise RunError(f"{test.path} has several results of {condition}: {_listed(last)}. Choose one with --name")
+    (arm,) = last
+    results = [r for r in test.last_results() if r.arm == arm]
     texts = {
         (task_id, question_id): (question.question, question.gold)
         for task_id, task in test.tasks.items()
         for question_id, question in task.questions.items()
     }
-    return Side(
+    values: dict[QuestionKey, list[float]] = {}
+    for result in results:
+        for question in result.scores.questions:
+            found = values.setdefault((result.task_id, question.question_id), [])
+            if (value := SCORES[score](question)) is not None:
+                found.append(value)
+    return ComparisonSide(
         where=str(test.path),
-        label=labels.get(last[0], condition),
-        condition=last[0][0],
-        round=last[0][1],
-        name=last[0][2],
+        label=next((row.label for row in test.table if row.arm == arm), condition),
+        arm=arm,
         protocol=test.protocol.name,
-        scores=_scores(results, SCORES[score]),
+        scores={key: sum(found) / len(found) if found else None for key, found in values.items()},
         texts=texts,
         num_failed=sum(r.failure is not None for r in results),
         **_units(test.protocol, results),
     )
 
 
-def _units(protocol: Protocol, results: Sequence[TestResult]) -> dict[str, Any]:
-    """In what the tasks were learned: alone, in sequences, or in one training."""
+def _units(protocol: ProtocolRecord, results: Sequence[ConditionResult]) -> dict[str, Any]:
     sequences: dict[str, set[int]] = {}
     for result in results:
         sequences.setdefault(result.task_id, set()).add(result.sequence)
@@ -144,15 +193,31 @@ def _units(protocol: Protocol, results: Sequence[TestResult]) -> dict[str, Any]:
     return {"unit": unit, "unit_of": {task_id: task_id for task_id in sequences}, "is_repeated": False}
 
 
-def compared(a: Side, b: Side, score: str, *, common: bool) -> Comparison:
-    """The paired difference over the questions of both. Raises :class:`RunError` unless these are all, or ``common``."""
-    only_a = [key for key in a.scores if key not in b.scores]
-    only_b = [key for key in b.scores if key not in a.scores]
+def _listed(arms: Sequence[Arm]) -> str:
+    said = [f"{arm.condition} (round {arm.round}{f', {shown(arm.name)}' if arm.name else ''})" for arm in arms[:20]]
+    return ", ".join(said) or "none"
+
+
+def paired_comparison(a: ComparisonSide, b: ComparisonSide, score: str, *, common: bool) -> PairedComparison:
+    """Compare the questions that both sides have. Raises :class:`RunError` unless these are all, or ``common``."""
     both = [key for key in a.scores if key in b.scores]
-    changed = [key for key in both if key in a.texts and key in b.texts and a.texts[key] != b.texts[key]]
-    if (only_a or only_b or changed) and not common:
-        raise RunError(_differ(a, b, only_a, only_b, changed, len(both)))
-    shared = [key for key in both if key not in set(changed)]
+    changed = {key for key in both if key in a.texts and key in b.texts and a.texts[key] != b.texts[key]}
+    differing = {
+        "only in A": [key for key in a.scores if key not in b.scores],
+        "only in B": [key for key in b.scores if key not in a.scores],
+        _CHANGED: [key for key in both if key in changed],
+    }
+    if any(differing.values()) and not common:
+        counts = [
+            f"{len(keys)} {what} (the first: task {shown(keys[0][0])}, question {shown(keys[0][1])})"
+            for what, keys in differing.items()
+            if keys
+        ]
+        raise RunError(
+            f"A ({a.where}) and B ({b.where}) were not asked the same questions: {', '.join(counts)}; {len(both)} have the "
+            "same names. Test both on the same tasks, or compare what they share with --common"
+        )
+    shared = [key for key in both if key not in changed]
     pairs = [(key, x, y) for key in shared if (x := a.scores[key]) is not None and (y := b.scores[key]) is not None]
     if not pairs:
         raise RunError(
@@ -160,90 +225,34 @@ def compared(a: Side, b: Side, score: str, *, common: bool) -> Comparison:
             f"sides. Choose another --score ({', '.join(SCORES)}), or test both on the same tasks"
         )
     units = {a.unit, b.unit}
-    of_sequences = "sequence" in units
 
     def unit(task_id: str) -> str:
-        return f"{a.unit_of[task_id]} {b.unit_of[task_id]}" if of_sequences else task_id
+        return f"{a.unit_of[task_id]} {b.unit_of[task_id]}" if "sequence" in units else task_id
 
-    means = [
-        cluster_means((unit(key[0]), value) for key, *sides in pairs for value in [pick(sides)]) for pick in _PICKS
-    ]
-    of_a, of_b, difference = (_known(list(found.values())) for found in means)
-    return Comparison(
-        mean_a=of_a,
-        mean_b=of_b,
-        difference=difference,
-        test=sign_flip_test(list(means[2].values()), derive_seed("seal compare", score)),
+    differences = cluster_means((unit(key[0]), x - y) for key, x, y in pairs)
+    return PairedComparison(
+        mean_a=_estimate(cluster_means((unit(key[0]), x) for key, x, _ in pairs)),
+        mean_b=_estimate(cluster_means((unit(key[0]), y) for key, _, y in pairs)),
+        difference=_estimate(differences),
+        test=sign_flip_test(list(differences.values()), derive_seed("seal compare", score)),
         num_questions=len(pairs),
         num_unmeasured=len(shared) - len(pairs),
-        num_only_a=len(only_a),
-        num_only_b=len(only_b),
+        num_only_a=len(differing["only in A"]),
+        num_only_b=len(differing["only in B"]),
         num_changed=len(changed),
-        unit="sequence" if of_sequences and a.unit_of == b.unit_of else "task",
+        unit="sequence" if "sequence" in units and a.unit_of == b.unit_of else "task",
         is_of_trainings=units == {"task"} or (units == {"sequence"} and a.unit_of == b.unit_of and not a.is_repeated),
     )
 
 
-_PICKS: tuple[Callable[[Sequence[float]], float], ...] = (lambda s: s[0], lambda s: s[1], lambda s: s[0] - s[1])
-
-
-def _known(values: list[float]) -> Estimate:
-    found = estimate(values)
-    assert found is not None  # there are pairs
+def _estimate(means: Mapping[str, float]) -> Estimate:
+    found = estimate(list(means.values()))
+    assert found is not None, "there are pairs"
     return found
 
 
-def _last_steps(results: Sequence[TestResult]) -> list[TestResult]:
-    """In each sequence a task's results after the last step at which it was examined."""
-    last: dict[tuple[int, str], int] = {}
-    for result in results:
-        key = (result.sequence, result.task_id)
-        last[key] = max(result.step, last.get(key, 0))
-    return [result for result in results if result.step == last[result.sequence, result.task_id]]
-
-
-def _scores(
-    results: Sequence[TestResult], score: Callable[[QuestionScore], float | None]
-) -> dict[QuestionKey, float | None]:
-    values: dict[QuestionKey, list[float]] = {}
-    for result in results:
-        for question in result.scores.questions:
-            found = values.setdefault((result.task_id, question.question_id), [])
-            if (value := score(question)) is not None:
-                found.append(value)
-    return {key: sum(found) / len(found) if found else None for key, found in values.items()}
-
-
-def _listed(arms: Sequence[tuple[str, int, str]]) -> str:
-    said = [f"{condition} (round {index}{f', {shown(name)}' if name else ''})" for condition, index, name in arms[:20]]
-    return ", ".join(said) or "none"
-
-
-def _differ(
-    a: Side,
-    b: Side,
-    only_a: Sequence[QuestionKey],
-    only_b: Sequence[QuestionKey],
-    changed: Sequence[QuestionKey],
-    num_both: int,
-) -> str:
-    parts = [
-        f"{len(keys)} {what} (the first: task {shown(keys[0][0])}, question {shown(keys[0][1])})"
-        for keys, what in (
-            (only_a, "only in A"),
-            (only_b, "only in B"),
-            (changed, "in both with another text or other gold answers"),
-        )
-        if keys
-    ]
-    return (
-        f"A ({a.where}) and B ({b.where}) were not asked the same questions: {', '.join(parts)}; {num_both} have the same "
-        "names. Nothing was compared. Test both on the same tasks, or compare what they share with --common"
-    )
-
-
-def notes(a: Side, b: Side, found: Comparison) -> Iterator[str]:
-    """What a reader must know beside the numbers."""
+def notes(a: ComparisonSide, b: ComparisonSide, found: PairedComparison) -> Iterator[str]:
+    """Yield what a reader must know beside the numbers."""
     if a.protocol != b.protocol:
         yield f"the protocols differ: A {label(a.protocol)}, B {label(b.protocol)}"
     if not found.is_of_trainings:
@@ -254,10 +263,10 @@ def notes(a: Side, b: Side, found: Comparison) -> Iterator[str]:
     if found.num_only_a or found.num_only_b or found.num_changed:
         yield (
             f"only shared questions are compared: {found.num_only_a} only in A, {found.num_only_b} only in B and "
-            f"{found.num_changed} with another text or other gold answers are left out"
+            f"{found.num_changed} with another text or other gold answers are skipped"
         )
     if found.num_unmeasured:
-        yield f"{found.num_unmeasured} shared questions were not scored on both sides; they are left out"
+        yield f"{found.num_unmeasured} shared questions were not scored on both sides; they are skipped"
     if a.num_failed or b.num_failed:
         yield (
             f"nothing could be learned in {a.num_failed} results of A and {b.num_failed} of B (malformed or "
@@ -265,13 +274,15 @@ def notes(a: Side, b: Side, found: Comparison) -> Iterator[str]:
         )
 
 
-def as_json(a: Side, b: Side, score: str, found: Comparison) -> Mapping[str, object]:
-    """A comparison as plain values, for scripts."""
+def as_json(a: ComparisonSide, b: ComparisonSide, score: str, found: PairedComparison) -> dict[str, object]:
+    """Return a comparison as plain values, for scripts."""
 
-    def side(one: Side, mean: Estimate) -> dict[str, object]:
-        what = {"results": one.where, "protocol": one.protocol, "condition": one.condition, "round": one.round}
-        return {**what, "name": one.name, "label": one.label, "num_failed": one.num_failed, **_plain(mean)}
+    def side(one: ComparisonSide, mean: Estimate) -> dict[str, object]:
+        arm = {"condition": one.arm.condition.value, "round": one.arm.round, "name": one.arm.name}
+        where = {"results": one.where, "protocol": one.protocol}
+        return {**where, **arm, "label": one.label, "num_failed": one.num_failed, **_plain(mean)}
 
+    counts = ("num_questions", "num_unmeasured", "num_only_a", "num_only_b", "num_changed")
     return {
         "score": score,
         "a": side(a, found.mean_a),
@@ -283,11 +294,7 @@ def as_json(a: Side, b: Side, score: str, found: Comparison) -> Mapping[str, obj
         "unit": found.unit,
         "num_units": found.difference.n,
         "is_of_trainings": found.is_of_trainings,
-        "num_questions": found.num_questions,
-        "num_unmeasured": found.num_unmeasured,
-        "num_only_a": found.num_only_a,
-        "num_only_b": found.num_only_b,
-        "num_changed": found.num_changed,
+        **{name: getattr(found, name) for name in counts},
         "inside_the_noise": not found.is_significant,
         "notes": list(notes(a, b, found)),
     }

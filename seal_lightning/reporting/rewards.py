@@ -1,4 +1,4 @@
-"""The training's rewards: curves over rounds, their spread, and how attempts ended."""
+"""The report's section on rewards in training: by round, their spread, and how attempts ended."""
 
 from __future__ import annotations
 
@@ -7,24 +7,33 @@ from collections.abc import Sequence
 
 from seal_lightning.core import AttemptStatus
 from seal_lightning.core.estimates import Estimate, estimate, shown_estimate
-from seal_lightning.reporting.blocks import Block, Chart, Paragraph, Section, Table, capped, without_empty_columns
-from seal_lightning.reporting.reward_charts import MAX_POINTS, MAX_ROUNDS, reward_curves, reward_spread
-from seal_lightning.reporting.runs import Round, StoredRun
-from seal_lightning.reporting.settings import are_seeds_of_one, reward_name
+from seal_lightning.reporting.charts import MAX_POINTS, MAX_ROUNDS, reward_curves, reward_spread
+from seal_lightning.reporting.document import (
+    Block,
+    Chart,
+    Paragraph,
+    ReportSection,
+    Table,
+    capped,
+    without_empty_columns,
+)
+from seal_lightning.reporting.runs import StoredRound, StoredRun
+from seal_lightning.reporting.settings import are_seeds_of_one, class_name
 from seal_lightning.reporting.text import label
 
 MAX_SPREADS = 8
-"""Runs whose rewards are drawn one by one."""
+"""Runs whose single rewards are drawn."""
 _MAX_KINDS = 12
 _UNITS = {
     "LikelihoodReward": "log-prob of gold, nats",
     "AccuracyReward": "share of answers right",
     "SolvedReward": "1 solved, 0 not",
 }
+_SCORES = ("reward", "score_before", "score_after")
 
 
-def rewards_section(runs: Sequence[StoredRun]) -> Section:
-    """Of every run that has attempts."""
+def rewards_section(runs: Sequence[StoredRun]) -> ReportSection:
+    """Return the section on the runs that have attempts."""
     trained = [run for run in runs if run.rounds]
     blocks: list[Block] = [
         Paragraph(text=f"{run.name} has no stored attempts: only a test is reported of it.")
@@ -32,8 +41,10 @@ def rewards_section(runs: Sequence[StoredRun]) -> Section:
         if not run.rounds
     ]
     if not trained:
-        return Section(title="Rewards in training", blocks=tuple(blocks))
-    unit = _unit(trained)
+        return ReportSection(title="Rewards in training", blocks=tuple(blocks))
+    names = {class_name(run, "model.reward") for run in trained}
+    name = names.pop() if len(names) == 1 else "of different kinds"
+    unit = _UNITS.get(name, label(name, 40) or "unknown unit")
     blocks.append(
         Chart(
             title="Mean reward by round",
@@ -49,38 +60,24 @@ def rewards_section(runs: Sequence[StoredRun]) -> Section:
                 title=f"Rewards of single attempts and how attempts ended ({run.name})",
                 picture=reward_spread(run, unit),
                 description=_spread_description(run),
-                numbers=_ends_table(run),
+                numbers=_status_table(run),
             )
         )
     if len(trained) > MAX_SPREADS:
         blocks.append(Paragraph(text=f"Single attempts are drawn for the first {MAX_SPREADS} of {len(trained)} runs."))
-    return Section(title="Rewards in training", blocks=tuple(blocks))
-
-
-def _unit(runs: Sequence[StoredRun]) -> str:
-    names = {reward_name(run) for run in runs}
-    name = names.pop() if len(names) == 1 else "of different kinds"
-    return _UNITS.get(name, label(name, 40) or "unit not known")
+    return ReportSection(title="Rewards in training", blocks=tuple(blocks))
 
 
 def _curve_table(runs: Sequence[StoredRun]) -> Table:
     rows: list[tuple[str, ...]] = []
     for run in runs:
         for found in run.rounds:
-            rows.append(
-                (
-                    f"{run.name}, round {found.index}",
-                    str(len(found.attempts)),
-                    shown_estimate(found.reward, 4),
-                    str(len(found.kept)) if found.kept else "–",
-                    shown_estimate(found.kept_reward, 4),
-                    shown_estimate(found.over_tasks("before"), 4),
-                    shown_estimate(found.over_tasks("after"), 4),
-                )
-            )
+            of_all, before, after = (shown_estimate(found.over_tasks(column), 4) for column in _SCORES)
+            kept = (str(len(found.kept)) if found.kept else "–", shown_estimate(found.kept_reward, 4))
+            rows.append((f"{run.name}, round {found.index}", str(len(found.attempts)), of_all, *kept, before, after))
     if are_seeds_of_one(runs):
         rows += _pooled_rows(runs)
-    headings = (
+    names = (
         "run and round",
         "attempts",
         "reward of all",
@@ -89,21 +86,20 @@ def _curve_table(runs: Sequence[StoredRun]) -> Table:
         "score before",
         "score after",
     )
-    shown_headings, shown_rows = without_empty_columns(headings, rows)
+    headings, cells = without_empty_columns(names, rows)
     note = "Mean ± standard error over tasks. Scores before and after adaptation: where the reward keeps both."
-    return Table(title="Rewards by round", headings=shown_headings, rows=capped(shown_rows), note=note)
+    return Table(title="Rewards by round", headings=headings, rows=capped(cells), note=note)
 
 
 def _pooled_rows(runs: Sequence[StoredRun]) -> list[tuple[str, ...]]:
-    """Over runs that differ in their seed only: each run's mean counts once."""
+    """Return a row for each round that all runs have; each run's mean counts once."""
     rows: list[tuple[str, ...]] = []
     for index in sorted({found.index for run in runs for found in run.rounds}):
         rounds = [found for run in runs for found in run.rounds if found.index == index]
         if len(rounds) == len(runs):
             name = f"mean over {len(runs)} runs, round {index}"
-            of_all, of_kept = _over_runs([r.reward for r in rounds]), _over_runs([r.kept_reward for r in rounds])
-            before, after = (_over_runs([r.over_tasks(part) for r in rounds]) for part in ("before", "after"))
-            rows.append((name, "", of_all, "", of_kept, before, after))
+            of_all, before, after = (_over_runs([r.over_tasks(column) for r in rounds]) for column in _SCORES)
+            rows.append((name, "", of_all, "", _over_runs([r.kept_reward for r in rounds]), before, after))
     return rows
 
 
@@ -113,24 +109,20 @@ def _over_runs(values: Sequence[Estimate | None]) -> str:
 
 
 def _spread_description(run: StoredRun) -> str:
-    most = max(len(found.attempts) for found in run.rounds)
-    cut = (
-        f" Of more than {MAX_POINTS} rewards of a round, evenly spaced quantiles are drawn."
-        if most > MAX_POINTS
-        else ""
-    )
+    is_cut = max(len(found.attempts) for found in run.rounds) > MAX_POINTS
+    cut = f" Of more than {MAX_POINTS} rewards of a round, evenly spaced quantiles are drawn." if is_cut else ""
     few = f" Of {len(run.rounds)} rounds, {MAX_ROUNDS} are drawn." if len(run.rounds) > MAX_ROUNDS else ""
     return f"Left: a point is an attempt. Right: how many were scored, and how many failed in which way.{cut}{few}"
 
 
-def _ends_table(run: StoredRun) -> Table:
-    rows = [_ends_row(found) for found in run.rounds]
+def _status_table(run: StoredRun) -> Table:
     headings = ("round", *(status.value for status in AttemptStatus), "kinds of failure")
-    return Table(title=f"How attempts ended ({run.name})", headings=headings, rows=capped(rows))
+    rows = capped([_status_row(found) for found in run.rounds])
+    return Table(title=f"How attempts ended ({run.name})", headings=headings, rows=rows)
 
 
-def _ends_row(found: Round) -> tuple[str, ...]:
-    kinds = Counter(t.failure_kind for t in found.attempts if t.failure_kind is not None)
+def _status_row(found: StoredRound) -> tuple[str, ...]:
+    kinds = Counter(row.failure_kind for row in found.attempts if row.failure_kind is not None)
     failures = ", ".join(f"{count} × {label(kind, 60)}" for kind, count in kinds.most_common(_MAX_KINDS))
     more = f" and {len(kinds) - _MAX_KINDS} more kinds" if len(kinds) > _MAX_KINDS else ""
     counts = found.status_counts

@@ -12,13 +12,12 @@ from lightning.pytorch import LightningModule
 from seal_lightning.attempts import AttemptRunner
 from seal_lightning.core import AttemptStatus, Measurement
 from seal_lightning.core.errors import ConfigError
+from seal_lightning.core.evaluation_records import ConditionName, ScoreMatrix
 from seal_lightning.core.interfaces import AnyDomain, Engine, InnerLoop, Writer
 from seal_lightning.core.seeds import derive_seed
 from seal_lightning.distributed import interruption
-from seal_lightning.evaluation.conditions import ConditionName
 from seal_lightning.evaluation.episodes import Evaluation
 from seal_lightning.evaluation.held_out import HeldOutTest, rounds_to_test
-from seal_lightning.evaluation.matrix import MatrixEstimate
 from seal_lightning.evaluation.protocols import Episode, Protocol
 from seal_lightning.evaluation.written_edits import written_edits
 from seal_lightning.generation.prompt_lengths import check_prompts_fit
@@ -50,7 +49,7 @@ class EvaluationSteps(LightningModule):
     test_needs: frozenset[Measurement]
     test_writers: Mapping[str, Writer]
     test_adapters: Mapping[str, str]
-    test_matrices: dict[str, list[MatrixEstimate]]
+    test_matrices: dict[str, list[ScoreMatrix]]
 
     @property
     def loaded_policy(self) -> Policy:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 if TYPE_CHECKING:
-    from seal_lightning.evaluation.conditions import ConditionResult
+    from seal_lightning.core.evaluation_records import ConditionResult
 from seal_lightning.core import Attempt, BufferRow, Candidate
 from seal_lightning.storage.attempt_store import AttemptStore
 

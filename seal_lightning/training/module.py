@@ -17,12 +17,11 @@ from seal_lightning.attempts import AttemptRunner
 from seal_lightning.core import AdapterSpec, Attempt, OptimizerSpec, SamplingSpec
 from seal_lightning.core.configurable import Configurable
 from seal_lightning.core.errors import ConfigError, RunError
+from seal_lightning.core.evaluation_records import ConditionName, ScoreMatrix
 from seal_lightning.core.interfaces import Domain, Engine, Grader, InnerLoop, Reward, Writer
 from seal_lightning.core.random_state import random_state, restore_random_state
 from seal_lightning.distributed.coordination import gather_objects
-from seal_lightning.evaluation.conditions import ConditionName
 from seal_lightning.evaluation.held_out import check_conditions
-from seal_lightning.evaluation.matrix import MatrixEstimate
 from seal_lightning.evaluation.protocols import Protocol, SinglePassage
 from seal_lightning.evaluation.unadapted_exams import MeasurementName, measurements
 from seal_lightning.generation import PolicyWriter, TransformersEngine
@@ -139,7 +138,7 @@ class SealModule(EvaluationSteps, Configurable):
         self.policy: Policy | None = None
         self.run_dir: Path | None = None
         """Where the run keeps its files, if there is no trainer to say so."""
-        self.test_matrices: dict[str, list[MatrixEstimate]] = {}
+        self.test_matrices: dict[str, list[ScoreMatrix]] = {}
         """By score, what the last test found over its episodes."""
         self._check_settings()
 

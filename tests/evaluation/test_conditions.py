@@ -27,10 +27,11 @@ from seal_lightning.core import (
 )
 from seal_lightning.core.errors import ConfigError
 from seal_lightning.core.interfaces import Writer
-from seal_lightning.evaluation import Condition, ConditionResult, condition_table
+from seal_lightning.evaluation import Condition, ConditionResult
 from seal_lightning.evaluation.episodes import Evaluation
 from seal_lightning.evaluation.protocols import Episode, SinglePassage
 from seal_lightning.evaluation.written_edits import written_edits
+from seal_lightning.reporting.condition_table import condition_table
 from seal_lightning.scoring.graders import LocalRules
 from seal_lightning.scoring.rewards import LikelihoodReward
 from seal_lightning.training.module import SealModule

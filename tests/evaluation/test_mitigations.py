@@ -25,6 +25,7 @@ from seal_lightning.core import (
     TrainingSequence,
 )
 from seal_lightning.core.errors import ConfigError, DataError, MalformedEdit
+from seal_lightning.core.evaluation_records import MergeDecision
 from seal_lightning.core.interfaces import InnerLoop, TaskSource
 from seal_lightning.domains.knowledge import PassagesJsonl
 from seal_lightning.evaluation import (
@@ -38,16 +39,15 @@ from seal_lightning.evaluation import (
     Mitigation,
     Replay,
     ScaledMerge,
-    condition_table,
 )
 from seal_lightning.evaluation.merging import Merging
-from seal_lightning.evaluation.mitigations import MergeDecision
-from seal_lightning.evaluation.mitigations.probe_texts import context_texts
+from seal_lightning.evaluation.mitigations import _context_texts
 from seal_lightning.inner_loop import BatchedInnerLoop, FullFinetuning
 from seal_lightning.inner_loop.data_order import batches
 from seal_lightning.inner_loop.whole_weights import scratch_weights
 from seal_lightning.models.language_model import LanguageModel
 from seal_lightning.models.packed import TokenizedSequence
+from seal_lightning.reporting.condition_table import condition_table
 
 DOMAIN = ToyDomain(optimizer=OPTIMIZER)
 EVERYTHING: list[Mitigation] = [
@@ -387,7 +387,7 @@ def test_an_inner_loop_that_knows_no_anchor_is_refused(tiny: LanguageModel) -> N
         uses_anchor = False
 
     protocol = ContinualSelfEdits(num_steps=2, against_forgetting=[KLAnchor()])
-    with pytest.raises(ConfigError, match=r"model\.inner_loop: Other does not hold to a plan's anchor"):
+    with pytest.raises(ConfigError, match=r"model\.inner_loop: Other ignores a plan's anchor"):
         evaluation(tiny, protocol, Other())
 
 
@@ -429,7 +429,7 @@ def test_texts_that_give_nothing_are_refused(tiny: LanguageModel) -> None:
             raise MalformedEdit("empty")
 
     with pytest.raises(DataError, match="none of its 2 contexts gives a training sequence"):
-        context_texts(Mute(), ToyTasks(2))
+        _context_texts(Mute(), ToyTasks(2))
 
 
 def test_where_nothing_is_probed_nothing_is_decided(tiny64: LanguageModel) -> None:

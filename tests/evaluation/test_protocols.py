@@ -33,13 +33,13 @@ from seal_lightning.evaluation import (
     Evaluation,
     Protocol,
     SinglePassage,
-    condition_table,
 )
 from seal_lightning.evaluation.training_sets import joined_plan
 from seal_lightning.generation import PolicyWriter, TransformersEngine
 from seal_lightning.inner_loop import BatchedInnerLoop, FullFinetuning
 from seal_lightning.inner_loop.whole_weights import merge, scratch_weights
 from seal_lightning.models.language_model import LanguageModel
+from seal_lightning.reporting.condition_table import condition_table
 from seal_lightning.scoring.graders import LocalRules
 from seal_lightning.scoring.rewards import LikelihoodReward
 

@@ -1,17 +1,39 @@
-"""Run directories as `seal fit` and `seal test` leave them, made of real records and the results files' documented format."""
+"""Run directories as `seal fit` and `seal test` leave them, made of the real records."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import TypeAdapter
 from storage.test_records import ATTEMPT
 
-from seal_lightning.core import Attempt, AttemptStatus, BufferRow, PlanSummary
+from seal_lightning.core import (
+    Attempt,
+    AttemptStatus,
+    BufferRow,
+    ExamScores,
+    PlanSummary,
+    QuestionScore,
+    SelfEdit,
+    Verdict,
+    VerdictStatus,
+)
+from seal_lightning.core.estimates import Estimate
+from seal_lightning.core.evaluation_records import (
+    Condition,
+    ConditionResult,
+    ConditionRow,
+    EvaluationRecord,
+    HeldOutQuestion,
+    HeldOutTask,
+    ProtocolRecord,
+    ScoreMatrix,
+    TestedModel,
+)
 from seal_lightning.storage.attempt_store import AttemptStore
 from seal_lightning.storage.journal import RecordFile
 
@@ -62,77 +84,75 @@ def write_round(run: Path, index: int, attempts: Sequence[Attempt], kept: Sequen
 
 
 def question(
-    question_id: str, log_prob: float | None, status: str | None = None, f1: float | None = None
-) -> dict[str, Any]:
-    verdict = None if status is None else {"question_id": question_id, "status": status, "reason": ""}
-    return {"question_id": question_id, "log_prob": log_prob, "answer": "it", "verdict": verdict, "f1": f1}
+    question_id: str, log_prob: float | None, status: str | None = None, f1: float | None = None, answer: str = "it"
+) -> QuestionScore:
+    verdict = None if status is None else Verdict(question_id=question_id, status=VerdictStatus(status))
+    return QuestionScore(question_id=question_id, log_prob=log_prob, answer=answer, verdict=verdict, f1=f1)
 
 
 def result(
-    condition: str, round_index: int, task: str, questions: Sequence[Mapping[str, Any]], **more: Any
-) -> dict[str, Any]:
-    """One result of format 2."""
-    edits = [{"text": f"Notes on {task}", "edit_index": 0, "task_id": task}] if condition == "self_edit" else []
+    condition: str, round_index: int, task: str, questions: Sequence[QuestionScore], **more: Any
+) -> ConditionResult:
+    """A result of an own step, or of an exam before any."""
+    unadapted = condition in ("no_adaptation", "in_context")
+    edit = SelfEdit(task_id=task, edit_index=0, text=f"Notes on {task}")
     made = {
-        "condition": condition,
+        "condition": Condition(condition),
         "round": round_index,
-        "name": "",
-        "sequence": 0,
-        "step": 0 if condition in ("no_adaptation", "in_context") else 1,
-        "place": 0,
         "task_id": task,
-        "scores": {"questions": list(questions)},
+        "scores": ExamScores(questions=tuple(questions)),
+        "step": 0 if unadapted else 1,
+        "taught": not unadapted,
         "num_steps": 4,
-        "num_sequences": 2,
         "num_tokens": 50.0,
-        "failure": None,
-        "failed_edits": 0,
-        "edits": edits,
+        "edits": (edit,) if condition == "self_edit" else (),
         "adapt_seconds": 1.5,
     }
-    return made | more
+    return ConditionResult(**(made | more))
 
 
-def estimate(mean: float, error: float | None = 0.1, n: int = 4) -> dict[str, Any]:
-    return {"mean": mean, "standard_error": error, "n": n}
-
-
-def row(condition: str, round_index: int, label: str, log_prob: float = -2.0, **more: Any) -> dict[str, Any]:
+def row(condition: str, round_index: int, label: str, log_prob: float = -2.0, **more: Any) -> ConditionRow:
     made = {
         "label": label,
-        "condition": condition,
+        "condition": Condition(condition),
         "round": round_index,
-        "name": "",
         "num_tasks": 4,
         "num_questions": 8,
+        "log_prob": Estimate(mean=log_prob, standard_error=0.1, n=4),
+        "accuracy": Estimate(mean=0.25, standard_error=0.1, n=4),
+        "num_steps": Estimate(mean=4.0, standard_error=0.0, n=4),
     }
-    scores = {
-        "log_prob": estimate(log_prob),
-        "accuracy": estimate(0.25),
-        "num_steps": estimate(4.0, 0.0),
-        "solved": None,
-    }
-    return made | {"num_failed": 0, "num_unscored": 0} | scores | more
+    return ConditionRow(**(made | more))
 
 
-def results_file(results: Sequence[Any], **more: Any) -> dict[str, Any]:
-    """A results file of format 2, single passage unless told otherwise."""
-    protocol = {"name": "single passage", "class": "SinglePassage", "settings": {}, "num_steps": 1, "num_sequences": 4}
-    made = {
-        "format": 2,
-        "protocol": protocol,
-        "model": {"pretrained": "tiny", "student": None},
+def evaluation(results: Sequence[ConditionResult], **more: Any) -> EvaluationRecord:
+    """A test, of single passages unless ``more`` says otherwise."""
+    made: dict[str, Any] = {
+        "protocol": ProtocolRecord(class_name="SinglePassage", num_sequences=4),
+        "model": TestedModel(pretrained="tiny"),
+        "inner_loop": "BatchedInnerLoop",
+        "edits_per_task": 1,
         "seed": 1,
         "world_size": 1,
+        "device": "cpu",
+        "seconds": 12.5,
+        "peak_memory_bytes": 3 * 2**30,
+        "results": tuple(results),
     }
-    made |= {"device": "cpu", "seconds": 12.5, "peak_memory_bytes": 3 * 2**30, "table": [], "matrices": [], "tasks": {}}
-    return made | {"results": list(results)} | more
+    return EvaluationRecord(**(made | more))
 
 
-def write_test(run: Path, content: object, name: str = "test") -> Path:
+def held_out(context: str, *questions: tuple[str, str, Sequence[str]]) -> HeldOutTask:
+    """A task of (id, question, gold answers)."""
+    return HeldOutTask(
+        context=context, questions={i: HeldOutQuestion(question=q, gold=tuple(g)) for i, q, g in questions}
+    )
+
+
+def write_test(run: Path, record: EvaluationRecord, name: str = "test") -> Path:
     path = run / "results" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
+    path.write_bytes(TypeAdapter(EvaluationRecord).dump_json(record))
     return path
 
 
@@ -190,25 +210,22 @@ def write_run(run: Path, seed: int = 1, shift: float = 0.0, **model: Any) -> Pat
         )
         for task in ("olga", "petr", "rosa", "sven")
     ]
-    table = [
+    table = (
         row("no_adaptation", 2, "no adaptation, policy after round 2", -3.0 + shift),
         row("self_edit", 2, "passage + self-edit after round 2", -2.0 + shift),
-    ]
-    questions = {
-        "q1": {"question": "What is it?", "gold": ["a stone", "stone"]},
-        "q2": {"question": "Why?", "gold": ["so"]},
-    }
-    tasks = {
-        task: {"context": f"Passage of {task}.", "questions": questions} for task in ("olga", "petr", "rosa", "sven")
-    }
-    write_test(run, results_file(results, table=table, tasks=tasks))
+    )
+    questions = ("q1", "What is it?", ["a stone", "stone"]), ("q2", "Why?", ["so"])
+    tasks = {task: held_out(f"Passage of {task}.", *questions) for task in ("olga", "petr", "rosa", "sven")}
+    write_test(run, evaluation(results, table=table, tasks=tasks))
     return run
 
 
-def continual(num_steps: int = 3, num_sequences: int = 2) -> dict[str, Any]:
-    """A test of several steps: each passage is known at its own step and loses 0.25 with each one after it."""
-    protocol = {"name": "continual self-edits", "class": "ContinualSelfEdits", "settings": {}}
-    protocol |= {"num_steps": num_steps, "num_sequences": num_sequences}
+def continual(num_steps: int = 3, num_sequences: int = 2) -> EvaluationRecord:
+    """A test of several steps: each passage is learned at its own step and loses 0.25 with each one after it."""
+    name = "continual self-edits"
+    protocol = ProtocolRecord(
+        name=name, class_name="ContinualSelfEdits", num_steps=num_steps, num_sequences=num_sequences
+    )
     results = []
     for sequence in range(num_sequences):
         for place in range(num_steps):
@@ -216,19 +233,25 @@ def continual(num_steps: int = 3, num_sequences: int = 2) -> dict[str, Any]:
             where = {"sequence": sequence, "place": place}
             results.append(result("no_adaptation", 0, task, [question("q", -4.0 - sequence, "wrong")], **where))
             for step in range(place + 1, num_steps + 1):
-                score = -2.0 - sequence - 0.25 * (step - place - 1)
-                results.append(result("self_edit", 0, task, [question("q", score, "correct")], step=step, **where))
-    mean = [[-4.5] * num_steps]
+                score = question("q", -2.0 - sequence - 0.25 * (step - place - 1), "correct")
+                results.append(result("self_edit", 0, task, [score], step=step, taught=step == place + 1, **where))
+    mean: list[list[float | None]] = [[-4.5] * num_steps]
     mean += [[-2.5 - 0.25 * (i - j - 1) if j < i else None for j in range(num_steps)] for i in range(1, num_steps + 1)]
-    arm = {"label": "passage + self-edit before training", "condition": "self_edit", "round": 0, "name": ""}
-    blank = [[None] * num_steps] * (num_steps + 1)
-    counts = [[0 if cell is None else 2 for cell in line] for line in mean]
-    matrix = arm | {
-        "score": "log_prob",
-        "mean": mean,
-        "standard_error": blank,
-        "standard_deviation": blank,
-        "n": counts,
-    }
-    table = [row("no_adaptation", 0, "no adaptation"), row("self_edit", 0, arm["label"])]
-    return results_file(results, protocol=protocol, matrices=[matrix], table=table)
+    label = "passage + self-edit before training"
+    table = row("no_adaptation", 0, "no adaptation"), row("self_edit", 0, label)
+    return evaluation(results, protocol=protocol, matrices=(matrix(mean, label=label),), table=table)
+
+
+def matrix(mean: Sequence[Sequence[float | None]], label: str = "self-edit", score: str = "log_prob") -> ScoreMatrix:
+    """A matrix of two episodes without known errors."""
+    blank: Any = tuple((None,) * len(line) for line in mean)
+    return ScoreMatrix(
+        label=label,
+        score=score,
+        condition=Condition.SELF_EDIT,
+        round=0,
+        mean=tuple(map(tuple, mean)),
+        standard_deviation=blank,
+        standard_error=blank,
+        n=tuple(tuple(0 if cell is None else 2 for cell in line) for line in mean),
+    )

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import re
 import xml.etree.ElementTree as ElementTree
-from dataclasses import replace
+from dataclasses import fields, replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from reporting.stored_runs import (
     NASTY,
     attempt,
     continual,
+    evaluation,
+    held_out,
+    matrix,
     question,
     result,
-    results_file,
     row,
     settings,
     write_round,
@@ -27,16 +27,25 @@ from reporting.stored_runs import (
     write_test,
 )
 
-from seal_lightning.core import RankPhase
-from seal_lightning.reporting.blocks import Block, Chart, Columns, Paragraph, Report, Table
+from seal_lightning.core import RankPhase, SelfEdit
+from seal_lightning.core.evaluation_records import EvaluationRecord, TestedModel
+from seal_lightning.reporting.document import (
+    Block,
+    Chart,
+    Columns,
+    Paragraph,
+    Report,
+    Table,
+    html_page,
+    markdown_text,
+    print_table,
+)
 from seal_lightning.reporting.forgetting import forgetting_section
-from seal_lightning.reporting.markdown import markdown_text
-from seal_lightning.reporting.page import html_page
 from seal_lightning.reporting.published import published_section
 from seal_lightning.reporting.report import make_report
 from seal_lightning.reporting.runs import StoredRun, read_run
 from seal_lightning.reporting.settings import are_seeds_of_one, differing_settings, settings_section
-from seal_lightning.reporting.text import label, visible
+from seal_lightning.reporting.text import excerpt, label
 from seal_lightning.storage.journal import RecordFile
 from seal_lightning.storage.run_dir import RunDir
 
@@ -80,7 +89,7 @@ class Page(HTMLParser):
 # --- numbers ------------------------------------------------------------------------------------------------------------
 
 
-def test_where_the_ranks_time_went(tmp_path: Path) -> None:
+def test_phases_table_shares_ranks_time(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     split = {"propose": 5.0, "adapt": 10.0, "examine": 5.0, "idle": 0.0, "other": 0.0}
     idle = {"propose": 2.0, "adapt": 4.0, "examine": 2.0, "idle": 12.0, "other": 0.0}
@@ -92,7 +101,7 @@ def test_where_the_ranks_time_went(tmp_path: Path) -> None:
     found = table(make_report([read(run)]), "Phases")
     cells = dict(zip(found.headings, found.rows[0], strict=True))
     assert cells["phase"] == "run, round 0, E-step"
-    assert (cells["ranks"], cells["seconds"], cells["attempts a minute"]) == ("2", "20.0", "18.0")
+    assert (cells["ranks"], cells["seconds"], cells["attempts per minute"]) == ("2", "20.0", "18.0")
     assert (cells["propose"], cells["adapt"], cells["idle"]) == ("17.5%", "35.0%", "30.0%")
     assert cells["slowest rank"] == "+43%"
     assert "judge" not in cells
@@ -119,16 +128,17 @@ def test_rewards_by_round(tmp_path: Path) -> None:
     assert table(report, "Tests").rows[0][1:] == ("12", "18.0 s", "600", "12.5 s", "3.00 GiB", "cpu")
 
 
-def test_the_error_is_over_tasks(tmp_path: Path) -> None:
+def test_reward_error_is_over_tasks(tmp_path: Path) -> None:
     """Ten edits of one task are not ten independent observations."""
     rewards = {"maud": [0.0] * 10, "nils": [1.0] * 10}
     write_round(tmp_path, 0, [attempt(t, i, 0, r) for t, values in rewards.items() for i, r in enumerate(values)])
     (found,) = read(tmp_path).rounds
-    assert found.reward is not None
-    assert (found.reward.mean, found.reward.standard_error, found.reward.n) == (0.5, 0.5, 2)
+    reward = found.over_tasks()
+    assert reward is not None
+    assert (reward.mean, reward.standard_error, reward.n) == (0.5, 0.5, 2)
 
 
-def test_best_and_worst_of_a_task_stand_side_by_side(tmp_path: Path) -> None:
+def test_best_and_worst_edits_side_by_side(tmp_path: Path) -> None:
     run = tmp_path / "run"
     near = [attempt("near", i, 0, -1.0 - 0.01 * i) for i in range(3)]
     far = [attempt("far", i, 0, 0.0 - i, f"far edit {i}") for i in range(3)]
@@ -142,7 +152,7 @@ def test_best_and_worst_of_a_task_stand_side_by_side(tmp_path: Path) -> None:
     assert pairs[1].columns[0].text == "(not known here)"
 
 
-def test_without_its_data_a_run_shows_the_prompts_of_kept_edits(tmp_path: Path) -> None:
+def test_missing_contexts_show_prompts_of_kept_edits(tmp_path: Path) -> None:
     stored = replace(read(write_run(tmp_path / "run")), missing_contexts="there is no disk")
     blocks = blocks_of(make_report([stored]))
     assert any(isinstance(b, Paragraph) and "because there is no disk" in b.text for b in blocks)
@@ -150,12 +160,12 @@ def test_without_its_data_a_run_shows_the_prompts_of_kept_edits(tmp_path: Path) 
     assert (first.columns[0].heading, first.columns[0].text) == ("The prompt", "Prompt of maud")
 
 
-def test_held_out_edits_with_their_gain_and_answers(tmp_path: Path) -> None:
+def test_held_out_edits_with_gain_and_answers(tmp_path: Path) -> None:
     pairs = [
         b for b in blocks_of(make_report([read(write_run(tmp_path / "run"))])) if isinstance(b, Columns) and b.below
     ]
     assert len(pairs) == 4
-    assert pairs[0].title == "run, single passage: olga (among the most gained, gain +1.000 nats)"
+    assert pairs[0].title == "run, single passage, LoRA: olga (among the most gained, gain +1.000 nats)"
     assert pairs[0].columns[0].text == "Passage of olga."
     assert pairs[0].columns[1].text == "Notes on olga"
     assert pairs[0].below is not None
@@ -179,7 +189,7 @@ def test_seeds_of_one_configuration_are_pooled(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"seed": 2, "num_edits": 9}])
-def test_other_runs_are_not(tmp_path: Path, other: dict[str, int]) -> None:
+def test_other_runs_are_not_pooled(tmp_path: Path, other: dict[str, int]) -> None:
     runs = [read(write_run(tmp_path / "a", 1)), read(write_run(tmp_path / "b", **other))]
     assert not are_seeds_of_one(runs)
     report = make_report(runs)
@@ -190,30 +200,31 @@ def test_other_runs_are_not(tmp_path: Path, other: dict[str, int]) -> None:
     ]
 
 
-@pytest.mark.parametrize("other", [{"edits_per_task": 2}, {"inner_loop": "FullFinetuning"}, {"results": []}])
-def test_tests_of_another_kind_are_not_pooled(tmp_path: Path, other: dict[str, object]) -> None:
+@pytest.mark.parametrize("other", [{"edits_per_task": 2}, {"inner_loop": "FullFinetuning"}, {"results": ()}])
+def test_tests_of_another_kind_are_not_pooled(tmp_path: Path, other: dict[str, Any]) -> None:
     """The runs differ in their seeds only, but were tested on other questions or in another way."""
     runs = [write_run(tmp_path / name, seed=seed) for seed, name in enumerate("ab", 1)]
-    path = runs[1] / "results" / "test.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | other))
+    test = read(runs[1]).tests[0]
+    record = EvaluationRecord(**{one.name: getattr(test, one.name) for one in fields(EvaluationRecord)})
+    write_test(runs[1], replace(record, **other))
     headings = [
         block.headings for block in blocks_of(make_report([read(run) for run in runs])) if isinstance(block, Table)
     ]
     assert not any("mean over runs" in of_table for of_table in headings if of_table[0] == "condition")
 
 
-def test_several_protocols_get_a_table_each(tmp_path: Path) -> None:
+def test_protocols_get_a_table_each(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     write_test(run, continual(), "test-2")
     titles = [block.title for block in blocks_of(make_report([read(run)])) if isinstance(block, Table)]
-    assert "single passage (run, test.json)" in titles
-    assert "continual self-edits, 3 steps, 2 sequences (run, test-2.json)" in titles
+    assert "single passage, LoRA (run, test.json)" in titles
+    assert "continual self-edits, 3 steps, 2 sequences, LoRA (run, test-2.json)" in titles
 
 
 # --- forgetting ---------------------------------------------------------------------------------------------------------
 
 
-def test_forgetting_in_numbers(tmp_path: Path) -> None:
+def test_forgetting_table_by_hand(tmp_path: Path) -> None:
     write_test(tmp_path / "run", continual())
     section = forgetting_section([read(tmp_path / "run")])
     assert section is not None
@@ -238,18 +249,13 @@ def test_forgetting_in_numbers(tmp_path: Path) -> None:
     assert ElementTree.fromstring(chart.picture).tag.endswith("svg")
 
 
-def test_protocols_of_one_step_have_no_such_section(tmp_path: Path) -> None:
+def test_forgetting_needs_several_steps(tmp_path: Path) -> None:
     assert forgetting_section([read(write_run(tmp_path / "run"))]) is None
 
 
-def test_a_matrix_of_nothing_and_a_large_one_are_drawn(tmp_path: Path) -> None:
-    content = continual()
-    empty = content["matrices"][0] | {"mean": [[None, None]] * 3}
-    large = content["matrices"][0] | {
-        "mean": [[0.001 * i + j for j in range(300)] for i in range(300)],
-        "score": "accuracy",
-    }
-    write_test(tmp_path / "run", content | {"matrices": [empty, large, large | {"mean": []}]})
+def test_heat_map_of_empty_and_large_matrices(tmp_path: Path) -> None:
+    large = matrix([[0.001 * i + j for j in range(300)] for i in range(300)], score="accuracy")
+    write_test(tmp_path / "run", replace(continual(), matrices=(matrix([[None, None]] * 3), large, matrix([]))))
     section = forgetting_section([read(tmp_path / "run")])
     assert section is not None
     pictures = [block.picture for block in section.blocks if isinstance(block, Chart)]
@@ -260,32 +266,32 @@ def test_a_matrix_of_nothing_and_a_large_one_are_drawn(tmp_path: Path) -> None:
 # --- what the paper reports ---------------------------------------------------------------------------------------------
 
 
-def published(tmp_path: Path, domain: str, test: object) -> str:
+def published(tmp_path: Path, domain: str, test: EvaluationRecord) -> str:
     write_settings(tmp_path, settings(domain=domain))
     write_test(tmp_path, test)
     section = published_section([read(tmp_path)])
     return "" if section is None else markdown_text(Report(title="", subtitle="", sections=(section,)))
 
 
-def test_the_paper_s_tables_go_with_domain_and_protocol(tmp_path: Path) -> None:
+def test_published_tables_fit_domain_and_protocol(tmp_path: Path) -> None:
     knowledge = "seal_lightning.domains.knowledge.KnowledgeDomain"
-    single = published(tmp_path / "single", knowledge, results_file([]))
+    single = published(tmp_path / "single", knowledge, evaluation([]))
     assert "| SEAL, after round 2 | 47.0 | 37.0 |" in single
     assert "| rewrites | 49.4 | 55.3 | 55.6 | 54.4 |" in single
     assert "ANOTHER MODEL" in single
     assert "GPT-4.1" in single
     assert "64 sequences" not in single
     assert "| after all eight | 19 |" in published(tmp_path / "continual", knowledge, continual())
-    arc = published(tmp_path / "arc", "seal_lightning.domains.arc.ArcDomain", results_file([]))
+    arc = published(tmp_path / "arc", "seal_lightning.domains.arc.ArcDomain", evaluation([]))
     assert "72.5" in arc
     assert "passage" not in arc
-    assert published(tmp_path / "other", "my.Domain", results_file([])) == ""
+    assert published(tmp_path / "other", "my.Domain", evaluation([])) == ""
 
 
 # --- settings -----------------------------------------------------------------------------------------------------------
 
 
-def test_secrets_stay_out(tmp_path: Path) -> None:
+def test_settings_hide_secrets(tmp_path: Path) -> None:
     judge = {
         "class_path": "my.Judge",
         "init_args": {"api_key": "sk-12345", "max_new_tokens": 7, "tokens": ["sk-12345"]},
@@ -310,58 +316,51 @@ def hostile(tmp_path: Path) -> StoredRun:
     write_round(
         run, 1, [replace(broken, failure=NASTY), attempt(NASTY, 0, 1, 0.5, NASTY), attempt(NASTY, 1, 1, 0.7, NASTY)]
     )
-    scores = [question(NASTY, -1.0, "correct") | {"answer": NASTY}]
-    edits = [{"text": NASTY, "edit_index": 0}]
-    results = [
-        result("self_edit", 0, NASTY, scores, edits=edits, failure=NASTY),
+    scores = [question(NASTY, -1.0, "correct", answer=NASTY)]
+    edit = SelfEdit(task_id=NASTY, edit_index=0, text=NASTY)
+    results = (
+        result("self_edit", 0, NASTY, scores, edits=(edit,), failure=NASTY),
         result("no_adaptation", 0, NASTY, scores),
-    ]
-    tasks = {NASTY: {"context": NASTY, "questions": {NASTY: {"question": NASTY, "gold": [NASTY]}}}}
+    )
     content = continual()
-    content["matrices"][0]["label"] = content["matrices"][0]["score"] = NASTY
-    content["protocol"]["name"] = NASTY
-    content |= {
-        "table": [row("self_edit", 0, NASTY, name=NASTY)],
-        "results": content["results"] + results,
-        "tasks": tasks,
-    }
-    content |= {"device": NASTY, "model": {"student": NASTY}}
-    write_test(run, content)
+    record = replace(
+        content,
+        matrices=(replace(content.matrices[0], label=NASTY, score=NASTY),),
+        protocol=replace(content.protocol, name=NASTY),
+        table=(row("self_edit", 0, NASTY, name=NASTY), *content.table),
+        results=content.results + results,
+        tasks={NASTY: held_out(NASTY, (NASTY, NASTY, [NASTY]))},
+        device=NASTY,
+        model=TestedModel(pretrained="tiny", student=NASTY),
+    )
+    write_test(run, record)
     return replace(read(run), name=NASTY, contexts={NASTY: NASTY})
 
 
-def test_nothing_hostile_becomes_a_tag(hostile: StoredRun) -> None:
+def test_html_escapes_hostile_text(hostile: StoredRun) -> None:
     text = html_page(make_report([hostile]))
     page = Page(text)
     assert "script" not in page.tags
-    assert set(page.references) == {
-        r for r in page.references if re.match(r"#s\d+$|data:image/(svg\+xml|png);base64,", r)
-    }
+    assert set(page.references) == {r for r in page.references if re.match(r"#s\d+$|data:image/svg\+xml;base64,", r)}
     assert page.tags.count("img") == len([b for b in blocks_of(make_report([hostile])) if isinstance(b, Chart)])
     assert "<script>alert(1)</script>" in page.text  # shown as what it is
     assert "{{ 7*7 }}" in page.text
     assert not {"\x00", "\x1b", "\u202e"} & set(text)
     for block in blocks_of(make_report([hostile])):
-        if isinstance(block, Chart) and block.media_type == "image/svg+xml":
+        if isinstance(block, Chart):
             for element in ElementTree.fromstring(block.picture).iter():
                 assert element.tag.rsplit("}")[-1] not in ("script", "foreignObject", "a")
                 links = [value for name, value in element.attrib.items() if name.endswith("href")]
                 assert all(link.startswith(("#", "data:image/png;base64,")) for link in links)
 
 
-def test_the_policy_allows_this_page_s_style_and_no_more(hostile: StoredRun) -> None:
-    text = html_page(make_report([hostile]))
-    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', text)
-    style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)
+def test_page_policy_forbids_scripts_and_requests(hostile: StoredRun) -> None:
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', html_page(make_report([hostile])))
     assert policy is not None
-    assert style is not None
-    digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
-    assert policy[1].replace("&#43;", "+") == (
-        f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    )
+    assert policy[1].startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'")
 
 
-def test_nothing_hostile_becomes_markdown(hostile: StoredRun) -> None:
+def test_markdown_escapes_hostile_text(hostile: StoredRun) -> None:
     text = markdown_text(make_report([hostile]))
     outside, fence, width = [], "", 0
     for line in text.splitlines():
@@ -384,7 +383,7 @@ def test_nothing_hostile_becomes_markdown(hostile: StoredRun) -> None:
 
 
 @pytest.mark.slow
-def test_the_page_of_a_huge_run_is_bounded(tmp_path: Path) -> None:
+def test_report_of_a_huge_run_is_bounded(tmp_path: Path) -> None:
     run = tmp_path / "run"
     big = "x <&> 'ü' " * 2_000
     attempts = [attempt(f"task-{i % 200}", i // 200, 0, (i * 37 % 101) / 100, big) for i in range(800)]
@@ -392,12 +391,18 @@ def test_the_page_of_a_huge_run_is_bounded(tmp_path: Path) -> None:
     for index in range(1, 30):
         write_round(run, index, attempts[:2] + attempts[200:202])
     results = [
-        result(c, 0, f"task-{i}", [question(f"q{j}", -1.0) for j in range(30)], edits=[{"text": big}])
+        result(
+            c,
+            0,
+            f"task-{i}",
+            [question(f"q{j}", -1.0) for j in range(30)],
+            edits=(SelfEdit(task_id=f"task-{i}", edit_index=0, text=big),),
+        )
         for c in ("no_adaptation", "self_edit")
         for i in range(100)
     ]
-    rows = [row("other_writer", i, f"writer {big[:5000]}", name=str(i)) for i in range(500)]
-    write_test(run, results_file(results, table=rows, tasks={f"task-{i}": {"context": big} for i in range(100)}))
+    rows = tuple(row("other_writer", i, f"writer {big[:5000]}", name=str(i)) for i in range(500))
+    write_test(run, evaluation(results, table=rows, tasks={f"task-{i}": held_out(big) for i in range(100)}))
     stored = replace(read(run), contexts={f"task-{i}": big for i in range(200)})
     report = make_report([stored])
     assert len(html_page(report)) < 1_500_000
@@ -409,23 +414,25 @@ def test_the_page_of_a_huge_run_is_bounded(tmp_path: Path) -> None:
     assert "Of 30 rounds, 12 are drawn" in text
 
 
-def test_long_texts_are_cut_and_say_so() -> None:
-    assert visible("x" * 30, 10) == "x" * 10 + " … (and 20 more characters)"
-    assert visible("a\r\nb\tc\x00\u200b", 99) == "a\nb\tc\\x00\\u200b"
-    assert len(visible("\x00" * 10**6, 10)) < 100
+def test_excerpt_cuts_and_escapes() -> None:
+    assert excerpt("x" * 30, 10) == "x" * 10 + " … (and 20 more characters)"
+    assert excerpt("a\r\nb\tc\x00\u200b", 99) == "a\nb\tc\\x00\\u200b"
+    assert len(excerpt("\x00" * 10**6, 10)) < 100
     assert label(" two\n lines " + "x" * 500, 20) == "two lines xxxxxxx…"
 
 
-def test_a_picture_that_would_be_large_is_drawn_in_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = read(write_run(tmp_path / "run"))
-    assert "data:image/png" not in html_page(make_report([run]))
-    monkeypatch.setattr("seal_lightning.reporting.charts.MAX_SVG_BYTES", 1_000)
-    page = Page(html_page(make_report([run])))
-    pictures = [url.removeprefix("data:image/png;base64,") for url in page.references if url.startswith("data:")]
-    assert len(pictures) == 2
-    assert all(base64.b64decode(picture).startswith(b"\x89PNG") for picture in pictures)
-
-
-def test_the_same_run_gives_the_same_page(tmp_path: Path) -> None:
+def test_report_is_deterministic(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     assert html_page(make_report([read(run)])) == html_page(make_report([read(run)]))
+
+
+def test_print_table_is_never_narrower_than_its_cells(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    cells = ("x" * 120, "[bold]1[/bold]\x1b[31m")
+    print_table(Table(title="[red]all", headings=("name", "value"), rows=(cells,), footer=(("mean", "2"),)))
+    lines = capsys.readouterr().out.splitlines()
+    assert "[red]all" in lines[0]
+    assert any("x" * 120 in line and r"[bold]1[/bold]\x1b[31m" in line for line in lines)
+    assert any("mean" in line for line in lines)

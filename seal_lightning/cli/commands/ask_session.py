@@ -24,7 +24,7 @@ from seal_lightning.adapt.record import Asking
 from seal_lightning.cli.commands.shown_answers import EMPTY, measured
 from seal_lightning.core import SamplingSpec
 from seal_lightning.core.errors import DataError, shown
-from seal_lightning.reporting.text import escaped_unseen
+from seal_lightning.reporting.text import escape_invisible
 
 HELP = "/topic TITLE sets the title before questions, /topic alone drops it; /quit or Ctrl-D leaves; Ctrl-C stops an answer"
 
@@ -97,7 +97,7 @@ class Session:
             self._say(f"error: {error}")
 
     def _say(self, text: str, style: str = "") -> None:
-        self._console.print(Text(escaped_unseen(text), style=style), soft_wrap=True)
+        self._console.print(Text(escape_invisible(text), style=style), soft_wrap=True)
 
 
 class _Teller:
@@ -111,7 +111,7 @@ class _Teller:
         whole = piece.lstrip() if self._blanks is None else self._blanks + piece
         words = whole.rstrip()
         if words:
-            sys.stdout.write(escaped_unseen(words))
+            sys.stdout.write(escape_invisible(words))
             sys.stdout.flush()
             self._blanks = whole[len(words) :]
         elif self._blanks is not None:

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from seal_lightning.adapt.ask.comparing import Compared, TimedAnswer
-from seal_lightning.reporting.text import escaped_unseen
+from seal_lightning.reporting.text import escape_invisible
 
 NARROW = 80
 """Columns of a terminal; on fewer, answers stand below each other."""
@@ -20,7 +20,7 @@ def print_beside(console: Console, question: str, compared: Compared, *, is_firs
     if not is_first:
         console.print()
     plain = not console.is_terminal
-    console.print(Text(escaped_unseen(question), style="" if plain else "bold"), soft_wrap=plain)
+    console.print(Text(escape_invisible(question), style="" if plain else "bold"), soft_wrap=plain)
     if plain or console.width < NARROW or len(compared) == 1:
         for side, answer in compared.items():
             line = Text(f"{side}: ", style="" if plain else "cyan").append(shown_answer(answer), style="default")
@@ -36,7 +36,7 @@ def print_beside(console: Console, question: str, compared: Compared, *, is_firs
 
 def shown_answer(answer: TimedAnswer) -> str:
     """An answer's text with what cannot be seen escaped."""
-    return escaped_unseen(answer.text) or EMPTY
+    return escape_invisible(answer.text) or EMPTY
 
 
 def measured(answer: TimedAnswer) -> str:

@@ -24,9 +24,7 @@ def report(*args: object) -> int:
     return main([*map(str, args), "--without_contexts"])
 
 
-def test_one_run_is_reported_among_its_results_and_nothing_is_overwritten(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_report_of_one_run_overwrites_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "run")
     assert report(run) == 0
     assert files(run / "results") == ["report.html", "report.md", "test.json"]
@@ -41,9 +39,9 @@ def test_one_run_is_reported_among_its_results_and_nothing_is_overwritten(
     assert "| passage + self-edit after round 2 | 4 (8) | -2.00 ± 0.10 | 0.250 ± 0.100 |" in text
 
 
-def test_several_runs_go_where_out_says(tmp_path: Path) -> None:
+def test_report_of_several_runs_needs_out(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / name / "run", seed) for seed, name in ((1, "a"), (2, "b"))]
-    with pytest.raises(ConfigError, match="say with --out DIR"):
+    with pytest.raises(ConfigError, match="--out is missing"):
         report(*runs)
     for _ in range(2):
         assert report(*runs, "--out", tmp_path / "new" / "out") == 0
@@ -55,8 +53,7 @@ def test_several_runs_go_where_out_says(tmp_path: Path) -> None:
     assert f"{tmp_path}/a/run".replace("_", r"\_") in text  # both are called run
 
 
-def test_passages_come_from_the_run_s_data(tmp_path: Path) -> None:
-    """Also those of held-out tasks, where the results file is of an older version."""
+def test_report_reads_passages_from_data(tmp_path: Path) -> None:
     passage = BundledPassages(split="train", limit=1).load()[0]
     run = tmp_path / "run"
     write_settings(run, settings())
@@ -75,7 +72,7 @@ def test_passages_come_from_the_run_s_data(tmp_path: Path) -> None:
         (None, "there is no config.yaml"),
     ],
 )
-def test_data_that_cannot_be_read_is_said(tmp_path: Path, change: dict[str, object] | None, reason: str) -> None:
+def test_report_says_why_passages_are_missing(tmp_path: Path, change: dict[str, object] | None, reason: str) -> None:
     run = write_run(tmp_path / "run")
     if change is None:
         (run / "config.yaml").unlink()
@@ -87,7 +84,7 @@ def test_data_that_cannot_be_read_is_said(tmp_path: Path, change: dict[str, obje
     assert "Prompt of maud" in text
 
 
-def test_a_run_of_tests_only_and_one_of_attempts_only(tmp_path: Path) -> None:
+def test_report_of_tests_only_and_attempts_only(tmp_path: Path) -> None:
     tested, tried = write_run(tmp_path / "tested"), write_run(tmp_path / "tried")
     for folder in tested.glob("round_*"):
         for file in folder.iterdir():
@@ -98,12 +95,12 @@ def test_a_run_of_tests_only_and_one_of_attempts_only(tmp_path: Path) -> None:
     assert "has no results of a test" in (tried / "results" / "report.md").read_text()
 
 
-def test_refusals(tmp_path: Path) -> None:
+def test_report_refusals(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunError, match=r"empty has nothing to report: .*seal fit -c CONFIG"):
         report(tmp_path / "empty")
-    with pytest.raises(RunError, match="is no run directory: there is no such folder"):
+    with pytest.raises(RunError, match="is not a run directory: no such folder"):
         report(tmp_path / "nothing")
     with pytest.raises(ConfigError, match="it must be a folder"):
         report(run / "config.yaml")
@@ -111,8 +108,6 @@ def test_refusals(tmp_path: Path) -> None:
         report(run, f"{run}/", "--out", tmp_path / "out")
     with pytest.raises(ConfigError, match=r"--out: .* it must be a folder"):
         report(run, "--out", run / "config.yaml")
-    with pytest.raises(ConfigError, match="at most 20"):
-        report(*[run] * 21, "--out", tmp_path / "out")
     journal = run / "round_0" / "attempts.rank0.jsonl"
     whole = journal.read_bytes()
     journal.write_bytes(whole.replace(b"Edit", b"Tide"))
@@ -120,13 +115,13 @@ def test_refusals(tmp_path: Path) -> None:
         report(run)
     journal.write_bytes(whole)
     (run / "results" / "test.json").write_text('{"format": 2}')
-    with pytest.raises(RunError, match=r"test\.json is no results file"):
+    with pytest.raises(RunError, match=r"test\.json is not a results file"):
         report(run)
     assert not (tmp_path / "out").exists()
     assert files(run / "results") == ["test.json"]
 
 
-def test_it_needs_no_torch_without_contexts(tmp_path: Path) -> None:
+def test_report_without_contexts_needs_no_torch(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom seal_lightning.cli.commands.report import main\nmain(sys.argv[1:])\n"
         "heavy = {'torch', 'transformers', 'lightning', 'matplotlib.pyplot'} & sys.modules.keys()\n"

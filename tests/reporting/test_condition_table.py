@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from seal_lightning.callbacks.results_table import cells, markdown
 from seal_lightning.core import ConditionNames, ExamScores, QuestionScore, Verdict, VerdictStatus
 from seal_lightning.core.estimates import estimate
-from seal_lightning.evaluation import Condition, ConditionResult, condition_table
+from seal_lightning.evaluation import Condition, ConditionResult
+from seal_lightning.reporting.condition_table import condition_table
+from seal_lightning.reporting.document import markdown_table
+from seal_lightning.reporting.result_tables import rows_table
 
 NAMES = ConditionNames(
     unadapted="none",
@@ -40,7 +42,7 @@ def test_estimate() -> None:
     assert three.standard_error == pytest.approx(1 / math.sqrt(3))
 
 
-def test_rows_and_paired_differences() -> None:
+def test_condition_table_paired_differences() -> None:
     results = [
         result(Condition.SELF_EDIT, 0, "a", -4.0, num_steps=4),
         result(Condition.SELF_EDIT, 0, "b", -6.0, num_steps=8, failure="malformed: empty"),
@@ -70,13 +72,14 @@ def test_rows_and_paired_differences() -> None:
     assert rows[Condition.WITHOUT_EDIT_MATCHED, 1].log_prob_vs_matched is None
 
 
-def test_the_order_of_results_changes_nothing() -> None:
+def test_condition_table_ignores_order_of_results() -> None:
     results = [result(Condition.SELF_EDIT, r, t, -float(r) - ord(t)) for r in (0, 1) for t in "abc"]
     assert condition_table(results, NAMES) == condition_table(results[::-1], NAMES)
 
 
-def test_markdown_has_a_line_a_row() -> None:
-    lines = markdown(condition_table([result(Condition.IN_CONTEXT, 0, "a", -1.0)], NAMES)).splitlines()
+def test_markdown_table_has_a_line_per_row() -> None:
+    rows = condition_table([result(Condition.IN_CONTEXT, 0, "a", -1.0)], NAMES)
+    lines = list(markdown_table(rows_table(rows, "")))
     assert len(lines) == 3
     assert "-1.00" in lines[2]
     assert len({line.count("|") for line in lines}) == 1
@@ -101,7 +104,7 @@ def grids(
     )  # type: ignore[arg-type]
 
 
-def test_several_edits_are_a_mean_by_task_first() -> None:
+def test_condition_table_averages_edits_by_task() -> None:
     edit = Condition.SELF_EDIT
     results = [
         grids(edit, "a", True, 1.0, 10),
@@ -126,7 +129,7 @@ def test_several_edits_are_a_mean_by_task_first() -> None:
     assert (row.num_views, row.num_invalid) == (18, 6)  # of what was learned
 
 
-def test_a_task_solved_in_part_is_not_solved_and_unscored_is_neither() -> None:
+def test_condition_table_partly_solved_tasks() -> None:
     half = result(Condition.SELF_EDIT, 0, "a", -1.0)
     (row,) = condition_table([half], NAMES)
     assert row.solved is None  # one of its answers could not be scored
@@ -138,7 +141,7 @@ def test_a_task_solved_in_part_is_not_solved_and_unscored_is_neither() -> None:
     assert row.solved.mean == 0.0
 
 
-def test_rows_have_the_domains_names_in_a_readers_order() -> None:
+def test_condition_table_names_and_order() -> None:
     named = {Condition.OUTSIDE_ADAPTER: "mine", Condition.OTHER_WRITER: "mine"}
     conditions = [(r, c) for r in (2, 1, 0) for c in reversed(Condition) if r == 0 or c not in ONCE]
     results = [result(c, r, "a", -1.0, name=named.get(c, "")) for r, c in conditions]
@@ -155,17 +158,17 @@ def test_rows_have_the_domains_names_in_a_readers_order() -> None:
     ]
 
 
-def test_columns_with_nothing_in_them_are_left_out() -> None:
+def test_rows_table_drops_empty_columns() -> None:
     of_grids = [grids(Condition.SELF_EDIT, "a", True, 1.0, 3)]
-    headings, ((*line,),) = cells(condition_table(of_grids, NAMES))
-    shown = dict(zip(headings, line, strict=True))
+    table = rows_table(condition_table(of_grids, NAMES), "")
+    shown = dict(zip(table.headings, table.rows[0], strict=True))
     assert (shown["solved"], shown["cells right"], shown["invalid"]) == ("1.000", "1.000", "2 of 6")
     assert "F1" not in shown
     texts = [as_text_domains_have_it(result(Condition.SELF_EDIT, 0, "a", -1.0)) for _ in range(5)]  # edits of one task
     rows = condition_table(texts, NAMES)
     assert rows[0].solved is not None
-    headings, _ = cells(rows)
-    assert {"log-prob", "accuracy"} <= {*headings}
+    headings = rows_table(rows, "").headings
+    assert {"log-prob (nats)", "accuracy"} <= {*headings}
     assert not {"solved", "cells right", "invalid"} & {*headings}
 
 
@@ -175,5 +178,5 @@ def as_text_domains_have_it(one: ConditionResult) -> ConditionResult:
     return replace(one, scores=ExamScores(questions=questions))
 
 
-def test_no_results_no_rows() -> None:
+def test_condition_table_without_results() -> None:
     assert condition_table([], NAMES) == []
