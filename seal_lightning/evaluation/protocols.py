@@ -80,7 +80,7 @@ class Protocol(Configurable, ABC):
     @property
     def settings(self) -> dict[str, Any]:
         """What distinguishes this protocol from another of its kind, for a reader."""
-        found = {key: value for key, value in vars(self).items() if value is not None}
+        found = {key: value for key, value in vars(self).items() if not key.startswith("_") and value is not None}
         if self.against_forgetting:
             found["against_forgetting"] = [mitigation.settings for mitigation in self.against_forgetting]
         return found

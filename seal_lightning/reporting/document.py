@@ -121,7 +121,9 @@ def without_empty_columns(
 
 def print_table(table: Table) -> None:
     """Print a table at its full width, in a narrow terminal too; nothing in it is taken for markup."""
-    drawn = RichTable(title=Text(escape_invisible(table.title)) if table.title else None)
+    if table.title:
+        print_line(table.title)
+    drawn = RichTable()
     for i, heading in enumerate(table.headings):
         drawn.add_column(Text(heading), justify="left" if i in table.text_columns else "right", no_wrap=True)
     for rows in (table.rows, table.footer):
