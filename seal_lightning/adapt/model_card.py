@@ -59,8 +59,10 @@ def model_card(record: AdaptedRecord, name: str) -> str:
         probes=[exam for exam in record.exams if exam.name == "probe"],
         asks_itself=any(exam.by == "the model" for exam in record.exams),
         settings=_settings(record.settings),
-        seconds=", ".join(f"{escape_markdown(k)} {shown_seconds(s)}" for k, s in record.seconds.items()) or "not measured",
-        versions=", ".join(f"{escape_markdown(k)} {escape_markdown(v)}" for k, v in record.versions.items()) or "unknown",
+        seconds=", ".join(f"{escape_markdown(k)} {shown_seconds(s)}" for k, s in record.seconds.items())
+        or "not measured",
+        versions=", ".join(f"{escape_markdown(k)} {escape_markdown(v)}" for k, v in record.versions.items())
+        or "unknown",
     )
     return re.sub("\n{3,}", "\n\n", text)
 
