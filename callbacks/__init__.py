@@ -11,7 +11,7 @@ from seal_lightning.callbacks.phase_checkpoint import PhaseCheckpoint
 from seal_lightning.callbacks.policy_export import PolicyExport
 from seal_lightning.callbacks.prediction_writer import SelfEditFile
 from seal_lightning.callbacks.progress import SealProgressBar
-from seal_lightning.callbacks.rank_agreement import RankAgreement
+from seal_lightning.callbacks.rank_checks import RankAgreement, SharedRunDir, StartingPoint
 from seal_lightning.callbacks.rank_report import RankReport
 from seal_lightning.callbacks.rest_em_buffer import RestEmBuffer
 from seal_lightning.callbacks.results_table import ResultsTable
@@ -24,8 +24,6 @@ from seal_lightning.callbacks.reward_filter import (
     TopFraction,
 )
 from seal_lightning.callbacks.round_report import RoundReport
-from seal_lightning.callbacks.shared_run_dir import SharedRunDir
-from seal_lightning.callbacks.starting_point import StartingPoint
 
 __all__ = [
     "AboveThreshold",

@@ -1,4 +1,4 @@
-"""Checkpoints at the end of each phase, within M-steps, and where a run is told to stop.
+"""Checkpoints at the end of each phase, within M-steps, and where a run is stopped.
 
 Never on an epoch's last batch, where Lightning would skip the epoch's end on resume and with it the buffer or the merge.
 """
@@ -25,13 +25,17 @@ _OTHERS_LEAVE_WITHIN_S = 6.0
 class PhaseCheckpoint(Checkpoint):
     """Writes ``checkpoints/round{r}-e_step.ckpt``, ``round{r}-m_step.ckpt`` and, within, ``round{r}-m_step-{n}.ckpt``.
 
-    An E-step needs none of its own, because every attempt is stored; one that is told to stop writes
+    An E-step needs none before its end, because every attempt is stored; one that is stopped writes
     ``round{r}-e_step-stopped.ckpt``, from which it starts at its first batch and skips what is stored.
 
     Args:
         every_n_steps: ≥ 1, optimiser steps between the checkpoints of an M-step. One more is written before its last
-            step, so that a run that dies in the validation behind it trains one step again.
-        keep: ≥ 1, how many of the newest checkpoints stay (each holds the LoRAs of all rounds); null keeps all.
+            step, so that a run that dies in the validation after it repeats one step only.
+        keep: ≥ 1, number of newest checkpoints to keep (each holds the LoRAs of all rounds); null keeps all.
+
+    Example:
+        >>> PhaseCheckpoint(every_n_steps=10, keep=None).every_n_steps
+        10
     """
 
     def __init__(self, every_n_steps: int = 50, keep: int | None = 3) -> None:
@@ -43,7 +47,7 @@ class PhaseCheckpoint(Checkpoint):
         self._within_phase = False
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """From here to the phase's end there is something to save."""
+        """Note that the phase has begun: from now on a stop has something to save."""
         self._within_phase = True
 
     def on_train_batch_end(
@@ -64,19 +68,19 @@ class PhaseCheckpoint(Checkpoint):
         self._save(trainer, f"round{module.round_index}-{'e_step' if module.in_e_step else 'm_step'}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save where the run was told to stop, if all ranks came there and Lightning can go on from there."""
+        """Save where the run was stopped, if all ranks came here and Lightning can resume from there."""
         if not isinstance(exception, StopRequested):
             return
         try:
-            if interruption.wind_up(_OTHERS_COME_WITHIN_S):
+            if interruption.finish_together(_OTHERS_COME_WITHIN_S):
                 self._save_where_it_stopped(trainer, cast(SealModule, pl_module))
         except SealError as error:
             exception.add_note(f"No checkpoint was written where the run stopped: {error}")
         finally:
-            interruption.end(_OTHERS_LEAVE_WITHIN_S)
+            interruption.finish(_OTHERS_LEAVE_WITHIN_S)
         if trainer.is_global_zero and trainer.state.fn == "fit":
             run = RunDir.of(trainer).path
-            exception.add_note(f"Attempts and checkpoints are kept. Go on with `seal fit --resume {run}`")
+            exception.add_note(f"Attempts and checkpoints are kept. Resume with `seal fit --resume {run}`")
 
     def _save_where_it_stopped(self, trainer: Trainer, module: SealModule) -> None:
         if self._within_phase and trainer.training and module.in_e_step:

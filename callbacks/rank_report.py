@@ -1,4 +1,4 @@
-"""Where each rank's time goes: throughput, stragglers, waiting, GPU memory and utilisation, phase by phase."""
+"""Throughput, stragglers, waiting, GPU memory and utilisation of each rank, phase by phase."""
 
 from __future__ import annotations
 
@@ -26,8 +26,13 @@ _SAMPLE_EVERY_S = 1.0
 class RankReport(SealCallback):
     """Logs ``ranks/…``, ``time/…`` and ``gpu/…`` after each phase, and keeps them in ``round_{r}/ranks.{phase}.jsonl``.
 
-    The step of the charts is the round. ``time/…`` are shares of all ranks' time; ``ranks/straggler`` is by how much of the
-    mean the slowest rank was busy longer. Exchanging gradients is part of ``reinforce``.
+    The step of the charts is the round. ``time/…`` are shares of all ranks' time; ``ranks/straggler`` is the slowest rank's
+    busy time divided by the mean, minus 1. Exchanging gradients is part of ``reinforce``.
+
+    Example:
+        >>> phase = RankPhase(rank=0, host="a", phase="e_step", seconds=60.0, split={"adapt": 60.0}, num_attempts=3)
+        >>> rank_metrics([phase])["ranks/attempts_per_minute/0"]
+        3.0
     """
 
     def __init__(self) -> None:
@@ -36,7 +41,7 @@ class RankReport(SealCallback):
         self._sampled = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock of a phase that is gone on with: Lightning does not begin its epoch again."""
+        """Start the clock of a resumed phase: Lightning does not begin its epoch again."""
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -47,18 +52,18 @@ class RankReport(SealCallback):
             torch.cuda.reset_peak_memory_stats(pl_module.device)
 
     def on_attempt(self, trainer: Trainer, pl_module: LightningModule, attempt: Attempt) -> None:
-        """Count it."""
+        """Count the attempt."""
         self._attempts.append(attempt)
         self._sample(pl_module.device)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """See how busy the GPU is."""
+        """Sample the GPU's utilisation."""
         self._sample(pl_module.device)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gather every rank's figures; log and keep them."""
+        """Gather, log and write every rank's figures."""
         module = cast(SealModule, pl_module)
         ranks = interruption.gather([self._figures(trainer, module)])
         if len(ranks) > 1:
@@ -87,12 +92,12 @@ class RankReport(SealCallback):
     def _sample(self, device: torch.device) -> None:
         if device.type == "cuda" and time.perf_counter() - self._sampled >= _SAMPLE_EVERY_S:
             self._sampled = time.perf_counter()
-            with suppress(ModuleNotFoundError, RuntimeError):  # it needs nvidia-ml-py and a driver that tells
+            with suppress(ModuleNotFoundError, RuntimeError):  # it needs nvidia-ml-py and a driver that reports
                 self._utilisation.append(float(torch.cuda.utilization(device)))
 
 
 def rank_metrics(ranks: Sequence[RankPhase]) -> dict[str, float]:
-    """A phase's figures over all ranks."""
+    """Return a phase's metrics by name."""
     phase = ranks[0].phase
     metrics = {f"time/{phase}/{activity}": share for activity, share in time_shares(ranks).items()}
     metrics[f"ranks/{phase}/straggler"] = straggler(ranks)
@@ -108,7 +113,7 @@ def rank_metrics(ranks: Sequence[RankPhase]) -> dict[str, float]:
 
 
 def in_words(ranks: Sequence[RankPhase]) -> str:
-    """A phase's ranks in a line."""
+    """Return one line about a phase's ranks."""
     shares = sorted(time_shares(ranks).items(), key=lambda item: -item[1])
     spent = ", ".join(f"{name} {share:.0%}" for name, share in shares if share >= 0.005)
     slowest = max(ranks, key=lambda one: one.busy_seconds)

@@ -80,7 +80,7 @@ def test_one_module_in_several_runs(module: SealModule, tmp_path: Path) -> None:
         trainer(tmp_path / name).fit(module, data())
         assert len(attempts(tmp_path / name, 0)) == 4
     assert signal_handlers() == before
-    assert not interruption.called_off()
+    assert not interruption.stop_requested()
 
 
 def test_signals_behind_a_run_that_failed_do_what_they_did_before(module: SealModule, tmp_path: Path) -> None:

@@ -236,8 +236,7 @@ def remove_adapter(folder: AdaptedFolder) -> list[Path]:
     if folder.path.is_symlink():
         raise RunError(f"DIR: {shown(str(folder.path))} is a link; name the folder that it points to")
     lock = RunLock(folder.path)
-    with atomic_files.going_on_with("the same `seal adapters remove` command"):
-        lock.acquire()
+    lock.acquire()
     try:
         atomic_files.remove_leftovers(folder.path)
         for path in adapter_parts(folder):

@@ -107,7 +107,7 @@ class FinalTraining:
         if plans:
             seed = derive_seed(self.module.seed, "adapt", "together")
             # Inner loops call the interruption check between steps, and report nothing else before their end.
-            with interruption.checked_with(lambda: advance(1)):
+            with interruption.extra_check(lambda: advance(1)):
                 outcomes = self.module.inner_loop.adapt(list(plans.values()), [seed] * len(plans))
             for name, outcome in zip(plans, outcomes, strict=True):
                 self._store(name, outcome, outcome.adapter if isinstance(outcome, Adapted) else None)

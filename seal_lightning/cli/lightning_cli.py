@@ -25,7 +25,7 @@ from seal_lightning.cli.trainer import (
 )
 from seal_lightning.core.errors import ConfigError, RankLost, RunError, shown
 from seal_lightning.distributed import interruption, launching
-from seal_lightning.distributed.coordination import is_connection_lost, is_no_meeting
+from seal_lightning.distributed.coordination import is_connection_lost, is_rendezvous_failure
 from seal_lightning.models.out_of_memory import is_out_of_memory
 from seal_lightning.storage.run_dir import RunDir
 from seal_lightning.training.data_module import SealDataModule
@@ -119,7 +119,7 @@ def run(command: str, args: Sequence[str]) -> SealCLI:
     except RuntimeError as error:
         raise _explained(error) from error
     finally:
-        interruption.end()
+        interruption.finish()
 
 
 def _explained(error: RuntimeError) -> Exception:
@@ -130,8 +130,8 @@ def _explained(error: RuntimeError) -> Exception:
             "model.engine.init_args.max_batch_size, data.tasks_per_batch or model.sampling.max_new_tokens, and go on with "
             "`seal fit --resume RUN`"
         )
-    if is_no_meeting(error):
-        return launching.meeting_failed(error)
+    if is_rendezvous_failure(error):
+        return launching.rendezvous_error(error)
     if is_connection_lost(error):
         explained = RankLost(
             f"the connection to another rank is lost ({str(error).strip().splitlines()[-1][:200]}). Attempts and checkpoints "

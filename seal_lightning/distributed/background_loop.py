@@ -1,4 +1,4 @@
-"""Waiting for others on a thread apart, while the run can still be told to stop."""
+"""Coroutines run on a background thread, while the main thread watches for a stop."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from typing import Any
 
 from seal_lightning.distributed import interruption
 
-LOOK_EVERY_S = 0.1
-"""How often a wait looks whether the run shall stop."""
+POLL_INTERVAL_S = 0.1
 
 
 def on_main_thread() -> bool:
-    """Whether a stop may be heard here: signals and ranks are the main thread's."""
+    """Return True on the thread that may check for a stop: signals and ranks are the main thread's."""
     return threading.current_thread() is threading.main_thread()
 
 
-def run_apart(work: Coroutine[Any, Any, None], name: str) -> None:
-    """Run a coroutine in a thread of its own (a notebook's thread has a loop already) and wait for it.
+def run_in_background(work: Coroutine[Any, Any, None], name: str) -> None:
+    """Run a coroutine on a thread (a notebook's own thread has a loop already) and wait for it.
 
-    Where the run is told to stop meanwhile, the work is cancelled and that error raised.
+    A stop of the run cancels the work and is raised.
     """
     done: Future[None] = Future()
     running: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None]] = []
@@ -35,20 +34,20 @@ def run_apart(work: Coroutine[Any, Any, None], name: str) -> None:
     def run() -> None:
         try:
             done.set_result(asyncio.run(main()))
-        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+        except BaseException as error:  # noqa: BLE001 - raised on the waiting thread
             done.set_exception(error)
 
     thread = threading.Thread(target=run, name=name, daemon=True)
     thread.start()
     try:
         while thread.is_alive():
-            thread.join(LOOK_EVERY_S)
+            thread.join(POLL_INTERVAL_S)
             if on_main_thread():
                 interruption.check()
     except BaseException:
         for loop, task in running:
             if task is not None:
-                with suppress(RuntimeError):  # it is over already
+                with suppress(RuntimeError):  # the loop has ended already
                     loop.call_soon_threadsafe(task.cancel)
         thread.join()
         raise

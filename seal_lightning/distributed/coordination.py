@@ -1,7 +1,6 @@
-"""What ranks say to each other outside gradients: notes on a board that needs no collective, and objects gathered once
-at a phase's end.
+"""Coordination of ranks without collectives: stop notices and signs of life in the key-value store of the process group.
 
-A rank inside a collective hears no signal and cannot be told anything, so ranks first meet at the board, and enter the
+A rank inside a collective handles no signal and cannot be told anything, so ranks first meet at the store, and enter the
 collective together.
 """
 
@@ -25,76 +24,80 @@ from seal_lightning.distributed.shared_store import SharedStore
 T = TypeVar("T")
 
 _DEFAULT_TIMEOUT = timedelta(minutes=30)
-_LOOK_EVERY_S = 0.25
+_POLL_INTERVAL_S = 0.25
+_MEET_INTERVAL_S = 0.05
 _ANSWER_WITHIN_S = 2.0
-_num_boards = 0
+_num_coordinators = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class StopNotice:
-    """Why the run ends before its end. The first note on the board stands."""
+    """The reason why the run ends early. The first notice posted by any rank stands."""
 
     kind: Literal["stop", "failure"]
     rank: int
     reason: str
 
+    def __str__(self) -> str:
+        if self.kind == "stop":
+            return f"stopped by {self.reason} (rank {self.rank})"
+        return f"rank {self.rank} failed first: {shown(self.reason, 400)}"
+
 
 class RankCoordinator:
-    """Where the ranks of a run leave notes and signs of life: the key-value store of their process group.
+    """Shares a stop notice and signs of life between the ranks of a run.
 
     Args:
         rank: this process.
         num_ranks: of the run.
-        timeout_s: a rank that gives no sign of life for so long is lost; one whose process or host is gone, after a
-            minute at most.
+        timeout_s: a rank whose main thread gives no sign of life for so long is lost; one whose process or host is gone,
+            after a minute at most.
     """
 
     def __init__(self, rank: int, num_ranks: int, timeout_s: float) -> None:
-        global _num_boards
+        global _num_coordinators
         self.rank = rank
         self.num_ranks = num_ranks
         self.timeout_s = timeout_s
-        self._note: StopNotice | None = None
+        self._notice: StopNotice | None = None
         self._store: SharedStore | None = None
-        self._looked = 0.0
+        self._polled = 0.0
         self._beats = 0
         self._num_meetings: Counter[str] = Counter()
-        others = [other for other in range(num_ranks) if other != rank]
-        self._lives = {other: ("", time.monotonic()) for other in others}
-        self._pulses = {other: ("", time.monotonic()) for other in others}
-        self._lives_looked = time.monotonic()
+        self._lives: dict[str, tuple[str, float]] = {}
+        """By key of a rank's counter, its value and the time when that was first seen."""
+        self._lives_checked = time.monotonic()
         if num_ranks > 1:
-            _num_boards += 1  # the same on every rank: each makes one a run
-            self._store = SharedStore(f"seal_lightning/{_num_boards}", timeout_s, pulse=f"pulse/{rank}")
+            _num_coordinators += 1  # the same on every rank: each makes one per run
+            self._store = SharedStore(f"seal_lightning/{_num_coordinators}", timeout_s, pulse=f"pulse/{rank}")
 
-    def post(self, note: StopNotice) -> None:
-        """Leave a note, unless there is one already."""
+    def post(self, notice: StopNotice) -> None:
+        """Post a notice, unless there is one already."""
         if self._store is None:
-            self._note = self._note or note
+            self._notice = self._notice or notice
             return
         self._store.timeout_s = min(self._store.timeout_s, _ANSWER_WITHIN_S)  # this rank is about to end
-        with suppress(RankLost):  # the store lives with rank 0: where that is lost, others see so themselves
-            self._store.compare_set("note", "", json.dumps(asdict(note)))
+        with suppress(RankLost):  # rank 0 keeps the store: where it is lost, the others notice that themselves
+            self._store.compare_set("notice", "", json.dumps(asdict(notice)))
 
-    def look(self, *, now: bool = False) -> StopNotice | None:
-        """The note on the board, if there is one; gives a sign of life. Looks a few times a second unless ``now``.
+    def poll(self, *, now: bool = False) -> StopNotice | None:
+        """Return the notice, if there is one, and give a sign of life. Asks the store 4 times a second unless ``now``.
 
-        Raises :class:`RankLost` when rank 0, which keeps the board, cannot be reached, or another rank gives no sign of
-        life.
+        Raises :class:`RankLost` when rank 0, which keeps the store, cannot be reached, or another rank is silent.
         """
-        if self._store is None or (not now and time.monotonic() - self._looked < _LOOK_EVERY_S):
-            return self._note
-        self._looked = time.monotonic()
+        if self._store is None or (not now and time.monotonic() - self._polled < _POLL_INTERVAL_S):
+            return self._notice
+        self._polled = time.monotonic()
         self._beats += 1
         self._store.set(f"alive/{self.rank}", str(self._beats))
-        if self._note is None and self._store.check(["note"]):
-            self._note = StopNotice(**json.loads(self._store.get("note")))
-        if self._note is None:
+        if self._notice is None and self._store.check(["notice"]):
+            self._notice = StopNotice(**json.loads(self._store.get("notice")))
+        if self._notice is None:
             self._check_lives()
-        return self._note
+        return self._notice
 
     def leave(self, within_s: float) -> None:
-        """Say good-bye. Rank 0, which keeps the board, stays until the others have left, for so long at most."""
+        """Sign off. Rank 0, which keeps the store, waits for the others to do so, for ``within_s`` at most."""
         if self._store is None:
             return
         self._store.timeout_s = min(self._store.timeout_s, _ANSWER_WITHIN_S)
@@ -103,17 +106,17 @@ class RankCoordinator:
             self._store.set(f"left/{self.rank}", "yes")
             others = [f"left/{rank}" for rank in range(1, self.num_ranks)]
             while self.rank == 0 and not self._store.check(others) and time.monotonic() < deadline:
-                time.sleep(_LOOK_EVERY_S / 5)
+                time.sleep(_MEET_INTERVAL_S)
         self._store.close()
 
     def meet(self, purpose: str, give_up: Callable[[], bool], timeout_s: float | None = None) -> bool:
-        """Wait for all ranks; True when all are there, on every one of them, and False where one gave up before.
+        """Wait for all ranks. Return True on every rank when all came, False on every rank where one gave up before.
 
         Ranks meet those that come for the same ``purpose``, for the same time: one that is about to end does not meet one
         that is about to go on.
 
-        ``timeout_s`` bounds the wait; without it, a rank that is merely slow is waited for as long as it gives signs of
-        life. Raises :class:`RankLost` when it does not.
+        ``timeout_s`` bounds the wait; without it, a slow rank is waited for as long as it gives signs of life. Raises
+        :class:`RankLost` when it does not.
         """
         if self._store is None:
             return True
@@ -122,44 +125,45 @@ class RankCoordinator:
         start = time.monotonic()
         self._store.set(f"{name}/{self.rank}", "here")
         while True:
-            here = self._store.check([f"{name}/{rank}" for rank in range(self.num_ranks)])
+            complete = self._store.check([f"{name}/{rank}" for rank in range(self.num_ranks)])
             late = timeout_s is not None and time.monotonic() - start > timeout_s
-            # Whoever decides first decides for all: no rank goes into a collective that another has turned from.
-            if here or late or give_up():
-                return self._store.compare_set(f"{name}/outcome", "", "go" if here else "stop") == b"go"
+            # The first decision holds for all: no rank enters a collective that another has turned away from.
+            if complete or late or give_up():
+                return self._store.compare_set(f"{name}/outcome", "", "go" if complete else "stop") == b"go"
             if self._store.check([f"{name}/outcome"]):
                 return self._store.get(f"{name}/outcome") == b"go"
-            time.sleep(_LOOK_EVERY_S / 5)
+            time.sleep(_MEET_INTERVAL_S)
 
     def _check_lives(self) -> None:
-        """Raise :class:`RankLost` for a rank that has given no sign of life for too long, or has no pulse any more."""
-        if time.monotonic() - self._lives_looked < max(1.0, self.num_ranks / 8):
+        """Raise :class:`RankLost` for a rank whose main thread is silent for too long, or whose process is gone."""
+        if time.monotonic() - self._lives_checked < max(1.0, self.num_ranks / 8):
             return
-        self._lives_looked = time.monotonic()
+        self._lives_checked = time.monotonic()
         dead_after_s = min(shared_store.DEAD_WITHOUT_PULSE_S, self.timeout_s)
-        for rank in self._lives:
-            if self._silent_s(self._lives, "alive", rank) > self.timeout_s:
+        for rank in range(self.num_ranks):
+            if rank == self.rank:
+                continue
+            if self._silent_s(f"alive/{rank}") > self.timeout_s:
                 raise RankLost(
                     f"rank {rank} has given no sign of life for {self.timeout_s:.0f} s: it was killed, stopped or hangs"
                 )
-            if self._silent_s(self._pulses, "pulse", rank) > dead_after_s and self._pulses[rank][0]:
+            if self._silent_s(f"pulse/{rank}") > dead_after_s and self._lives[f"pulse/{rank}"][0]:
                 raise RankLost(
                     f"rank {rank} can no longer be reached, for {dead_after_s:.0f} s: it was killed or stopped, or its host "
                     "is down or cut off"
                 )
 
-    def _silent_s(self, known: dict[int, tuple[str, float]], name: str, rank: int) -> float:
-        """For how long a rank's counter of that name has stood still, in seconds."""
+    def _silent_s(self, key: str) -> float:
+        """Return the seconds for which a rank's counter has stood still."""
         assert self._store is not None
-        key = f"{name}/{rank}"
-        found = self._store.get(key).decode() if self._store.check([key]) else ""
-        if found != known[rank][0]:
-            known[rank] = (found, time.monotonic())
-        return time.monotonic() - known[rank][1]
+        value = self._store.get(key).decode() if self._store.check([key]) else ""
+        if key not in self._lives or value != self._lives[key][0]:
+            self._lives[key] = (value, time.monotonic())
+        return time.monotonic() - self._lives[key][1]
 
 
 def gather_objects(local: list[T]) -> list[T]:
-    """The lists of all ranks, joined in rank order, on every rank. A collective: every rank must call it."""
+    """Concatenate the lists of all ranks, in rank order, on every rank. A collective: every rank must call it."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return list(local)
     lists: list[list[T] | None] = [None] * dist.get_world_size()
@@ -167,24 +171,17 @@ def gather_objects(local: list[T]) -> list[T]:
     return [item for items in lists for item in items or []]
 
 
-def silence_allowed_s(strategy: Any) -> float:
-    """How long a rank may give no sign of life: the strategy's ``timeout``, or torch's own for process groups."""
+def silence_timeout_s(strategy: Any) -> float:
+    """Return how long a rank may give no sign of life: the strategy's ``timeout``, or torch's own for process groups."""
     timeout: timedelta = getattr(strategy, "_timeout", None) or _DEFAULT_TIMEOUT
     return timeout.total_seconds()
 
 
 def is_connection_lost(error: RuntimeError) -> bool:
-    """Whether a collective failed because of another rank: a type of its own with NCCL, a message with gloo."""
+    """Return True if a collective failed because of another rank."""
     return isinstance(error, dist.DistError) or (dist.is_initialized() and "gloo" in str(error))
 
 
-def is_no_meeting(error: RuntimeError) -> bool:
-    """Whether the ranks never came together: their process group could not be made."""
+def is_rendezvous_failure(error: RuntimeError) -> bool:
+    """Return True if the process group could not be created."""
     return not dist.is_initialized() and (isinstance(error, dist.DistError) or "gloo" in str(error).lower())
-
-
-def described(note: StopNotice) -> str:
-    """A note in a sentence."""
-    if note.kind == "stop":
-        return f"stopped by {note.reason} (rank {note.rank})"
-    return f"rank {note.rank} failed first: {shown(note.reason, 400)}"

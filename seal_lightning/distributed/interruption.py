@@ -1,7 +1,7 @@
-"""Ends a run in good order: on SIGTERM or SIGINT to any rank, and when another rank has failed.
+"""Orderly ends of a run: on SIGTERM or SIGINT to any rank, and when another rank has failed.
 
-Signals belong to the process, so this is a module's state and no object's. Inner loops and engines call :func:`check`
-between their steps; it costs nothing where nobody listens.
+Signals belong to the process, so the state is this module's. Inner loops and engines call :func:`check` between their
+steps; outside of a run it does nothing.
 """
 
 from __future__ import annotations
@@ -15,125 +15,125 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from seal_lightning.core.errors import RankLost, StopRequested
-from seal_lightning.distributed.coordination import RankCoordinator, StopNotice, described, gather_objects
+from seal_lightning.distributed.coordination import RankCoordinator, StopNotice, gather_objects
 
 T = TypeVar("T")
 
-_board: RankCoordinator | None = None
+_coordinator: RankCoordinator | None = None
 _signal: signal.Signals | None = None
 _ending = False
-_also: list[Callable[[], None]] = []
+_extra_checks: list[Callable[[], None]] = []
 _replaced: dict[signal.Signals, Any] = {}
-"""The handlers that were there before :func:`listen`."""
+"""The handlers from before :func:`install_handlers`."""
 
 
-def begin(board: RankCoordinator) -> None:
-    """A run starts: its ranks share this board."""
-    global _board, _signal, _ending
-    _board, _signal, _ending = board, None, False
+def start(coordinator: RankCoordinator) -> None:
+    """Begin a run whose ranks share this coordinator."""
+    global _coordinator, _signal, _ending
+    _coordinator, _signal, _ending = coordinator, None, False
     for number in list(_replaced):
         if signal.getsignal(number) is not _receive:
-            del _replaced[number]  # of an earlier run; it was put back
+            del _replaced[number]  # of an earlier run, and restored already
 
 
-def listen() -> None:
-    """Take SIGTERM and SIGINT from now on; a second one of either ends the process at once."""
+def install_handlers() -> None:
+    """Handle SIGTERM and SIGINT from now on; a second one of either ends the process at once."""
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             before = signal.signal(number, _receive)
             if before is not _receive:
-                _replaced.setdefault(number, before)  # the first one: Lightning puts its own in between
+                _replaced.setdefault(number, before)  # the first one: Lightning installs its own in between
 
 
-def end(leave_within_s: float = 2.0) -> None:
-    """The run is over, or ends now: :func:`check` lets everything pass, and signals do what they did before.
+def finish(leave_within_s: float = 2.0) -> None:
+    """End the run: :func:`check` does nothing any more, and signals do what they did before.
 
-    ``leave_within_s`` is how long rank 0, which keeps the board, waits for the others to see how it ended.
+    ``leave_within_s`` is how long rank 0, which keeps the store, waits for the others to see how the run ended.
     """
-    global _board, _signal, _ending
-    if _board is not None:
-        _board.leave(leave_within_s)
-    _board, _signal, _ending = None, None, False
+    global _coordinator, _signal, _ending
+    if _coordinator is not None:
+        _coordinator.leave(leave_within_s)
+    _coordinator, _signal, _ending = None, None, False
     for number, before in _replaced.items():
         if signal.getsignal(number) is _receive:
             signal.signal(number, before)
 
 
-def called_off() -> bool:
-    """Whether this rank was told to stop, or sees a note that some rank was."""
-    if _board is None or _ending:
+def stop_requested() -> bool:
+    """Return True if this rank got a signal, or any rank has posted a notice."""
+    if _coordinator is None or _ending:
         return False
     if _signal is not None:
-        _board.post(StopNotice(kind="stop", rank=_board.rank, reason=_signal.name))
-    return _board.look(now=_signal is not None) is not None
+        _coordinator.post(StopNotice(kind="stop", rank=_coordinator.rank, reason=_signal.name))
+    return _coordinator.poll(now=_signal is not None) is not None
 
 
 @contextmanager
-def checked_with(also: Callable[[], None]) -> Iterator[None]:
-    """Inside this block :func:`check` calls this too."""
-    _also.append(also)
+def extra_check(callback: Callable[[], None]) -> Iterator[None]:
+    """Let :func:`check` call this too, within this block."""
+    _extra_checks.append(callback)
     try:
         yield
     finally:
-        _also.remove(also)
+        _extra_checks.remove(callback)
 
 
 def check() -> None:
-    """Raise :class:`StopRequested` or :class:`RankLost` when the run shall end; called between steps of long work."""
-    for also in _also:
-        also()
-    if called_off():
-        stop_together(True)
+    """Raise :class:`StopRequested` or :class:`RankLost` when the run must end; called between steps of long work."""
+    for callback in _extra_checks:
+        callback()
+    raise_if_stopped(stop_requested())
 
 
-def stop_together(called_off_anywhere: bool) -> None:
-    """Raise :class:`StopRequested` where some rank is to stop and every rank knows so, at the same step."""
-    if not called_off_anywhere or _board is None:
+def raise_if_stopped(stopped: bool) -> None:
+    """Raise :class:`StopRequested` or :class:`RankLost` with the notice, where ``stopped`` is True on all ranks."""
+    if not stopped or _coordinator is None:
         return
-    note = _board.look(now=True)
-    if note is None and _signal is not None:  # the board would not take it
-        note = StopNotice(kind="stop", rank=_board.rank, reason=_signal.name)
-    raise _error(note) if note is not None else RankLost("another rank was told to stop and cannot say how")
+    notice = _coordinator.poll(now=True)
+    if notice is None and _signal is not None:  # the store did not take this rank's own notice
+        notice = StopNotice(kind="stop", rank=_coordinator.rank, reason=_signal.name)
+    raise _error(notice) if notice is not None else RankLost("another rank was stopped and left no notice")
 
 
-def fail(error: BaseException) -> None:
-    """Tell the other ranks that this one has failed, and why."""
-    if _board is not None and not isinstance(error, StopRequested | RankLost):
+def report_failure(error: BaseException) -> None:
+    """Post this rank's failure for the other ranks, unless the error only reports a stop."""
+    if _coordinator is not None and not isinstance(error, StopRequested | RankLost):
         reason = str(error) or type(error).__name__
-        _board.post(StopNotice(kind="failure", rank=_board.rank, reason=reason.strip().split("\n", 1)[0]))
+        reason = reason.strip().split("\n", 1)[0]
+        _coordinator.post(StopNotice(kind="failure", rank=_coordinator.rank, reason=reason))
 
 
-def first_cause() -> StopNotice | None:
-    """What ended the run, where another rank knew it first."""
-    if _board is None:
+def posted_notice() -> StopNotice | None:
+    """Return the notice that ended the run, if one was posted and can be read."""
+    if _coordinator is None:
         return None
     try:
-        return _board.look(now=True)
+        return _coordinator.poll(now=True)
     except RankLost:
         return None
 
 
-def wind_up(timeout_s: float) -> bool:
-    """All ranks end together: True on all of them when every one came within the time. Nothing is checked after."""
+def finish_together(timeout_s: float) -> bool:
+    """Return True on all ranks when every one came here within the time. :func:`check` does nothing after this."""
     global _ending
     _ending = True
-    return _board is None or _board.meet("end", lambda: False, timeout_s)
+    return _coordinator is None or _coordinator.meet("end", lambda: False, timeout_s)
 
 
 def gather(local: list[T]) -> list[T]:
-    """The lists of all ranks joined, on every rank, once all of them are there; while waiting, a stop is heard.
+    """Concatenate the lists of all ranks, on every rank, once all of them came; a stop ends the wait.
 
     A collective: every rank must call it. Raises :class:`StopRequested` and :class:`RankLost`.
     """
-    if _board is not None and not _ending and not _board.meet("gather", called_off):
-        note = _board.look(now=True)
-        raise _error(note) if note is not None else RankLost("another rank turned back")
+    if _coordinator is not None and not _ending and not _coordinator.meet("gather", stop_requested):
+        notice = _coordinator.poll(now=True)
+        raise _error(notice) if notice is not None else RankLost("another rank left the meeting")
     return gather_objects(local)
 
 
 def _receive(number: int, frame: FrameType | None) -> None:
     global _signal
-    if _board is None:  # Lightning puts this handler back behind a run that failed
+    if _coordinator is None:  # Lightning restores this handler after a run that failed
         signal.signal(number, _replaced.get(signal.Signals(number), signal.SIG_DFL))
         os.kill(os.getpid(), number)
         return
@@ -143,7 +143,7 @@ def _receive(number: int, frame: FrameType | None) -> None:
     _signal = signal.Signals(number)
 
 
-def _error(note: StopNotice) -> StopRequested | RankLost:
-    if note.kind == "stop":
-        return StopRequested(described(note), exit_code=128 + signal.Signals[note.reason])
-    return RankLost(described(note))
+def _error(notice: StopNotice) -> StopRequested | RankLost:
+    if notice.kind == "stop":
+        return StopRequested(str(notice), exit_code=128 + signal.Signals[notice.reason])
+    return RankLost(str(notice))

@@ -1,4 +1,4 @@
-"""Weights that may be spread over ranks: which part of a whole tensor is here, and how a whole one is had again.
+"""Access to weights that may be spread over ranks: this rank's rows, and the whole tensor.
 
 A sharded weight (FSDP2's ``DTensor``) is cut by rows into as many pieces as its group has ranks, the last ones smaller.
 """
@@ -10,12 +10,12 @@ from torch.distributed.tensor import DTensor
 
 
 def here(weight: Tensor) -> Tensor:
-    """The rows of a weight that this process holds, to be read or written in place; of a plain tensor all."""
+    """Return the rows of a weight that this process holds, to be read or written in place; all of a plain tensor."""
     return weight.to_local() if isinstance(weight, DTensor) else weight
 
 
 def rows_here(whole: Tensor, weight: Tensor) -> Tensor:
-    """Of a whole tensor the rows that belong to :func:`here` of a weight."""
+    """Return the rows of a whole tensor that correspond to :func:`here` of a weight."""
     if not isinstance(weight, DTensor):
         return whole
     start = first_row(weight)
@@ -23,7 +23,7 @@ def rows_here(whole: Tensor, weight: Tensor) -> Tensor:
 
 
 def first_row(weight: Tensor) -> int:
-    """Where the rows of :func:`here` begin in the whole weight."""
+    """Return the index in the whole weight of the first row of :func:`here`."""
     if not isinstance(weight, DTensor):
         return 0
     mesh = weight.device_mesh
@@ -32,17 +32,17 @@ def first_row(weight: Tensor) -> int:
 
 
 def whole(weight: Tensor) -> Tensor:
-    """The whole weight, without gradient. A collective of the weight's ranks where it is sharded."""
+    """Return the whole weight, without gradient. A collective of the weight's ranks where it is sharded."""
     weight = weight.detach()
     if not isinstance(weight, DTensor):
         return weight
-    if weight.device.type != weight.device_mesh.device_type:  # offloaded: the ranks' devices gather
+    if weight.device.type != weight.device_mesh.device_type:  # offloaded: it is gathered on the devices
         weight = like(weight.to_local().to(weight.device_mesh.device_type), weight)
     return weight.full_tensor()
 
 
 def like(rows: Tensor, weight: DTensor) -> DTensor:
-    """The tensor of which each rank holds such rows as it does of a sharded weight."""
+    """Return the sharded tensor of which each rank holds the given rows, with a weight's layout."""
     return DTensor.from_local(
         rows,
         weight.device_mesh,

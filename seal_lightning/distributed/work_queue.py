@@ -1,8 +1,8 @@
-"""How ranks share out the E-step: who is free takes the next piece. No collective, and nobody waits for anybody's end.
+"""Work sharing in the E-step: the next free rank takes the next piece. No collective, and no rank waits for another.
 
 Calls of the inner loop get smaller towards the end (guided self-scheduling, Polychronopoulos and Kuck 1987), so that all
-ranks end at nearly the same time. How work is cut depends on the number of ranks and on nothing else; who does a piece does
-not change what comes out, so a run's results do not depend on the ranks' speeds.
+ranks end at nearly the same time. The cut depends on the number of ranks only, and results do not depend on which rank
+does a piece, so they do not depend on the ranks' speeds.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from seal_lightning.core.interfaces import AnyDomain
 from seal_lightning.distributed.shared_store import SharedStore
 
 _MAX_VALUE_BYTES = 4 << 20
-"""Of one key: the store refuses much more."""
-_CALLS_A_RANK = 2
-"""Into how many calls what is left for a rank is cut at least, where there are several."""
-_num_shared = 0
+"""Of one key: the store refuses much larger values."""
+_CALLS_PER_RANK = 2
+"""Number of calls into which a rank's share of the remaining work is cut at least, with several ranks."""
+_num_queues = 0
 
 
 def guided_sizes(count: int, *, left: int, most: int, num_pieces: int) -> Iterator[int]:
-    """How many of ``count`` things each piece of work has; they add up to ``count``.
+    """Yield the sizes of pieces of work; they add up to ``count``.
 
     Args:
         count: ≥ 0, things to cut up.
@@ -41,9 +41,9 @@ def guided_sizes(count: int, *, left: int, most: int, num_pieces: int) -> Iterat
 
 
 def batch_sizes(num_tasks: int, most: int, num_ranks: int) -> list[int]:
-    """How many tasks' edits are written together, batch by batch: as many as may be, and as many batches for each rank.
+    """Return the sizes of batches of tasks whose edits are written together: as large as may be, equally many per rank.
 
-    Not fewer and fewer: to write a little takes nearly as long as to write much.
+    They do not get smaller: writing a few edits takes nearly as long as writing many.
     """
     if num_ranks == 1:
         return list(guided_sizes(num_tasks, left=num_tasks, most=most, num_pieces=1))
@@ -52,19 +52,19 @@ def batch_sizes(num_tasks: int, most: int, num_ranks: int) -> list[int]:
 
 
 def call_sizes(count: int, *, left: int, most: int, num_ranks: int) -> Iterator[int]:
-    """How many of a batch's ``count`` attempts the inner loop gets at once, call by call; see :func:`guided_sizes`."""
-    return guided_sizes(count, left=left, most=most, num_pieces=1 if num_ranks == 1 else _CALLS_A_RANK * num_ranks)
+    """Yield the number of a batch's ``count`` attempts in each call of the inner loop; see :func:`guided_sizes`."""
+    return guided_sizes(count, left=left, most=most, num_pieces=1 if num_ranks == 1 else _CALLS_PER_RANK * num_ranks)
 
 
 def by_falling_cost(domain: AnyDomain, tasks: Sequence[Task]) -> list[Task]:
-    """The tasks, what probably takes longest first; ties in the data's order."""
+    """Sort the tasks by expected cost, the largest first; ties keep the data's order."""
     return sorted(tasks, key=lambda task: -expected_cost(domain, task))
 
 
 def expected_cost(domain: AnyDomain, task: Task) -> int:
-    """Characters that the model will read for a task: its prompt for an edit, and its exam with the gold answers.
+    """Return the characters that the model will read for a task: its edit prompt, and its exam with the gold answers.
 
-    What an edit will make of it is not known before it is written.
+    The edit's own length is unknown before it is written.
     """
     exam = domain.exam(task)
     return _length(domain.edit_prompt(task)) + sum(_length(e.prompt) + len(e.target) for e in exam)
@@ -74,12 +74,17 @@ def _length(prompt: Prompt) -> int:
     return len(prompt) if isinstance(prompt, str) else sum(len(message.content) for message in prompt)
 
 
-class SharedWork:
-    """Who takes which piece of work, and what ranks hand each other for it.
+class WorkQueue:
+    """Numbers that each go to one rank only, and values that ranks hand each other.
 
     Args:
         num_ranks: that share the work.
         store: of the run; None for one rank.
+
+    Example:
+        >>> queue = WorkQueue()
+        >>> [queue.take("batch 0"), queue.take("batch 0")]
+        [0, 1]
     """
 
     def __init__(self, num_ranks: int = 1, store: SharedStore | None = None) -> None:
@@ -89,26 +94,26 @@ class SharedWork:
         self._own: dict[str, Any] = {}
 
     @classmethod
-    def of_run(cls, num_ranks: int, timeout_s: float) -> SharedWork:
-        """Shared by so many ranks of the process group, each of which must have made as many before.
+    def of_run(cls, num_ranks: int, timeout_s: float) -> WorkQueue:
+        """Return the queue of the process group's ranks, each of which must have made as many before.
 
         ``timeout_s`` is how long rank 0 may be silent before :class:`RankLost` is raised.
         """
-        global _num_shared
+        global _num_queues
         if num_ranks == 1:
             return cls()
-        _num_shared += 1
-        return cls(num_ranks, SharedStore(f"seal_lightning/shared/{_num_shared}", timeout_s))
+        _num_queues += 1
+        return cls(num_ranks, SharedStore(f"seal_lightning/queue/{_num_queues}", timeout_s))
 
     def take(self, name: str) -> int:
-        """How many have taken of this before: 0 for the first, and no number twice over all ranks."""
+        """Return how often this name was taken before, on all ranks: 0 for the first, and no number twice."""
         if self._store is not None:
             return self._store.add(f"{name}/taken", 1) - 1
         self._taken[name] += 1
         return self._taken[name] - 1
 
     def publish(self, name: str, value: Any) -> None:
-        """Let all ranks have a value; once a name."""
+        """Let all ranks fetch a value; once per name."""
         self._own[name] = value
         if self._store is not None:
             data = pickle.dumps(value)
@@ -118,11 +123,11 @@ class SharedWork:
             self._store.set(f"{name}/published", str(len(starts)))
 
     def is_published(self, name: str) -> bool:
-        """Whether a value is there to be fetched."""
+        """Return True if a value can be fetched."""
         return name in self._own or (self._store is not None and self._store.check([f"{name}/published"]))
 
     def fetch(self, name: str) -> Any:
-        """A value that :meth:`is_published`."""
+        """Return a value that :meth:`is_published`."""
         if name not in self._own:
             assert self._store is not None
             parts = range(int(self._store.get(f"{name}/published")))
@@ -132,16 +137,16 @@ class SharedWork:
         return self._own[name]
 
     def close(self) -> None:
-        """Ask no more."""
+        """Close the store."""
         if self._store is not None:
             self._store.close()
 
-    def let_go(self, name: str) -> None:
-        """This rank needs a value no more."""
+    def drop(self, name: str) -> None:
+        """Drop this rank's copy of a value."""
         self._own.pop(name, None)
 
     def forget(self, name: str) -> None:
-        """No rank will fetch this value any more."""
+        """Delete a value that no rank will fetch any more."""
         if self._store is not None and self._store.check([f"{name}/published"]):
             for number in range(int(self._store.get(f"{name}/published"))):
                 self._store.delete(f"{name}/value/{number}")

@@ -13,7 +13,6 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from seal_lightning.core.errors import RunError
 _TEMPORARY = ".tmp"
 _OURS = re.compile(r"\..+\.\d+\.tmp")
 _BUFFER_BYTES = 1 << 20
-_how_to_go_on = ContextVar("how_to_go_on", default="`seal fit --resume RUN`")
 
 
 class ScratchFile(io.RawIOBase):
@@ -181,29 +179,14 @@ def sync_folder(path: Path) -> None:
 
 @contextmanager
 def reporting(path: Path) -> Iterator[None]:
-    """Turn an :class:`OSError` into a :class:`RunError` that names the file and how to go on."""
+    """Turn an :class:`OSError` into a :class:`RunError` that names the file and the way to resume."""
     try:
         yield
     except OSError as error:
         raise RunError(
             f"{path} could not be written: {error.strerror or error}. Stored results are kept; check the disk's free space "
-            f"and permissions, then go on with {how_to_go_on()}"
+            "and permissions, then repeat the command (after `seal fit`: `seal fit --resume RUN`)"
         ) from error
-
-
-@contextmanager
-def going_on_with(command: str) -> Iterator[None]:
-    """Let messages within this block name ``command`` as the one that resumes the work."""
-    token = _how_to_go_on.set(command)
-    try:
-        yield
-    finally:
-        _how_to_go_on.reset(token)
-
-
-def how_to_go_on() -> str:
-    """Return the command that resumes the work, as messages name it."""
-    return _how_to_go_on.get()
 
 
 @contextmanager

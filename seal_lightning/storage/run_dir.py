@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from seal_lightning.core.errors import RunError, shown
 from seal_lightning.core.names import checked_name, checked_run_dir
-from seal_lightning.storage.atomic_files import how_to_go_on, make_folder, remove_leftovers, reporting, write_bytes
+from seal_lightning.storage.atomic_files import make_folder, remove_leftovers, reporting, write_bytes
 from seal_lightning.storage.checkpoints import PHASES, newest_checkpoint, remove_incomplete
 
 if TYPE_CHECKING:
@@ -202,8 +202,7 @@ class RunLock:
                 self._lock.acquire(timeout=0)
             except Timeout as error:
                 raise RunError(
-                    f"{self.path.parent} is locked by another process. Wait for it, or stop it with SIGTERM and go on "
-                    f"with {how_to_go_on()}"
+                    f"{self.path.parent} is locked by another process. Wait until it has ended, or stop it with SIGTERM"
                 ) from error
 
     def release(self) -> None:

@@ -23,8 +23,8 @@ from seal_lightning.core import Attempt, ExamScores, SelfEdit, Task
 from seal_lightning.core.errors import RankLost, RunError, StopRequested
 from seal_lightning.core.seeds import attempt_id
 from seal_lightning.distributed import interruption
-from seal_lightning.distributed.coordination import silence_allowed_s
-from seal_lightning.distributed.work_queue import SharedWork, call_sizes
+from seal_lightning.distributed.coordination import silence_timeout_s
+from seal_lightning.distributed.work_queue import WorkQueue, call_sizes
 from seal_lightning.storage.attempt_store import AttemptStore
 from seal_lightning.training.batches import TaskBatch
 
@@ -80,7 +80,7 @@ class SelfEditLoop(_Loop):
         self._round = -1
         self._others: list[TaskBatch] = []
         """Batches of this round, so far, that other ranks own."""
-        self._work: SharedWork = None  # type: ignore[assignment]  # made when the ranks have met
+        self._work: WorkQueue = None  # type: ignore[assignment]  # made when the ranks have met
 
     def attach(self) -> None:
         """Attach to the trainer's epoch loop, so that Lightning saves and restores this loop's progress; once."""
@@ -114,7 +114,9 @@ class SelfEditLoop(_Loop):
         except (StopRequested, RankLost):
             raise
         except Exception as error:
-            interruption.fail(error)  # before the judges are waited for: the other ranks must not wait for them too
+            interruption.report_failure(
+                error
+            )  # before the judges are waited for: the other ranks must not wait for them too
             self.runner.finish_after(error)
             raise
 
@@ -135,7 +137,7 @@ class SelfEditLoop(_Loop):
         self.store.close()
         self.store, self._round, self._others = self.open_store(round_index), round_index, []
         if self._work is None:
-            self._work = SharedWork.of_run(self.num_ranks, silence_allowed_s(self.trainer.strategy))
+            self._work = WorkQueue.of_run(self.num_ranks, silence_timeout_s(self.trainer.strategy))
         self._check_seeds()
         with self.runner.time_split.spent("communicate"):
             self._agree_on_stored()
@@ -173,7 +175,7 @@ class SelfEditLoop(_Loop):
                     f"{_VISIBLE_WITHIN_S:.0f} s. Put the run directory (--run_dir) on a file system that all ranks share, "
                     "and resume with `seal fit --resume RUN`"
                 )
-        self._work.let_go(name)
+        self._work.drop(name)
 
     # --- batches and their chunks
 
@@ -236,7 +238,7 @@ class SelfEditLoop(_Loop):
         with self.runner.time_split.spent("communicate"):
             number = self._work.take(f"{name}/chunks")
             if number >= len(chunks):
-                self._work.let_go(name)
+                self._work.drop(name)
                 return None
             written = self._work.fetch(name)
             if self._work.take(f"{name}/fetched") == len(chunks) - 1:

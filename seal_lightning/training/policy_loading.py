@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from seal_lightning.core import AdapterSpec
-from seal_lightning.distributed.rank_consistency import of_weights, require_agreement
+from seal_lightning.distributed.rank_consistency import require_agreement, weights_part
 from seal_lightning.models.packed.gradient_checkpointing import recomputable_layers
 from seal_lightning.models.pretrained import Pretrained
 from seal_lightning.models.quantization import check_device, is_quantized
@@ -51,7 +51,7 @@ def load_policy(
         check_placement(policy.model, trainer)
         if trainer.world_size > 1:
             vocabulary = policy.language_model.tokenizer.get_vocab()
-            require_agreement({"model.pretrained": of_weights(policy.model, vocabulary)})
+            require_agreement({"model.pretrained": weights_part(policy.model, vocabulary)})
     return policy
 
 

@@ -1,4 +1,4 @@
-"""What ranks compare is the same in every process for equal things, and another for others."""
+"""Consistency of ranks: digests, settings, launchers, and the pulse that shows a process is alive."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from seal_lightning.distributed.rank_consistency import (
     RanksDiffer,
     content_digest,
     installed,
-    of_settings,
-    of_tasks,
-    of_weights,
+    settings_part,
+    tasks_part,
+    weights_part,
 )
 from seal_lightning.models.language_model import LanguageModel
 
@@ -30,7 +30,7 @@ VALUES = "{'a': {'x', 'y', 'z'}, 'b': [1, 2.5, None, object]}"
 
 
 @pytest.mark.slow
-def test_a_digest_does_not_hang_on_the_hash_seed() -> None:
+def test_content_digest_ignores_the_hash_seed() -> None:
     program = f"from seal_lightning.distributed.rank_consistency import content_digest; print(content_digest({VALUES}))"
     found = {
         subprocess.run(
@@ -55,15 +55,15 @@ def test_a_digest_does_not_hang_on_the_hash_seed() -> None:
         (torch.zeros(2000), torch.zeros(2000).index_fill_(0, torch.tensor([1000]), 1.0)),
     ],
 )
-def test_other_things_have_other_digests(one: object, other: object) -> None:
+def test_content_digest_differs_for_other_values(one: object, other: object) -> None:
     assert content_digest(one) == content_digest(one) != content_digest(other)
 
 
-def test_objects_without_a_repr_of_their_own() -> None:
+def test_content_digest_ignores_addresses() -> None:
     assert content_digest(object()) == content_digest(object())
 
 
-def test_settings_are_compared_without_absolute_paths() -> None:
+def test_settings_part_masks_absolute_paths() -> None:
     def settings(path: str, rank: int) -> dict[str, Any]:
         return {
             "run_dir": path,
@@ -72,24 +72,24 @@ def test_settings_are_compared_without_absolute_paths() -> None:
             "data": {"files": [f"{path}/x"], "name": "Qwen/Qwen2.5-7B"},
         }
 
-    assert of_settings(settings("/a", 8)) == of_settings(settings("/b", 8))
-    assert of_settings(settings("/a", 8))["trainer.callbacks.0.init_args.k"] == "8"
-    assert of_settings(settings("/a", 8))["data.name"] == "'Qwen/Qwen2.5-7B'"
-    assert of_settings(settings("/a", 8)) != of_settings(settings("/a", 9))
+    assert settings_part(settings("/a", 8)) == settings_part(settings("/b", 8))
+    assert settings_part(settings("/a", 8))["trainer.callbacks.0.init_args.k"] == "8"
+    assert settings_part(settings("/a", 8))["data.name"] == "'Qwen/Qwen2.5-7B'"
+    assert settings_part(settings("/a", 8)) != settings_part(settings("/a", 9))
 
 
-def test_tasks_and_weights(tiny: LanguageModel) -> None:
-    assert of_tasks(ToyTasks(3).load()) == of_tasks(ToyTasks(3).load()) != of_tasks(ToyTasks(3, offset=1).load())
+def test_tasks_part_and_weights_part_see_changes(tiny: LanguageModel) -> None:
+    assert tasks_part(ToyTasks(3).load()) == tasks_part(ToyTasks(3).load()) != tasks_part(ToyTasks(3, offset=1).load())
     vocabulary = tiny.tokenizer.get_vocab()
-    before = of_weights(tiny.model, vocabulary)
-    assert before == of_weights(tiny.model, vocabulary)
-    assert of_weights(tiny.model, {**vocabulary, "new": 9})["tokens"] != before["tokens"]
+    before = weights_part(tiny.model, vocabulary)
+    assert before == weights_part(tiny.model, vocabulary)
+    assert weights_part(tiny.model, {**vocabulary, "new": 9})["tokens"] != before["tokens"]
     with torch.no_grad():
         next(tiny.model.parameters()).add_(1e-3)
-    assert of_weights(tiny.model, vocabulary) != before
+    assert weights_part(tiny.model, vocabulary) != before
 
 
-def test_the_first_rank_that_differs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_require_agreement_names_the_first_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     mine = {"packages": installed(), "the configuration": {"model.seed": "1"}}
     theirs = {**mine, "packages": {**installed(), "torch": "2.11.0"}}
 
@@ -108,7 +108,7 @@ def test_the_first_rank_that_differs_is_named(monkeypatch: pytest.MonkeyPatch) -
 SLURM = {"SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_STEP_ID": "0"}
 
 
-def test_what_slurm_says() -> None:
+def test_detected_reads_slurm() -> None:
     launch = launching.detected(SLURM)
     assert launch is not None
     assert launch.trainer_settings("auto", 1) == {"num_nodes": 2, "devices": 2}
@@ -125,28 +125,28 @@ def test_what_slurm_says() -> None:
         ({"SLURM_STEP_ID": None}, "was not started by srun"),
     ],
 )
-def test_what_slurm_must_not_say(changed: dict[str, str | None], said: str) -> None:
+def test_detected_refuses_uneven_slurm(changed: dict[str, str | None], said: str) -> None:
     told = {name: value for name, value in {**SLURM, **changed}.items() if value is not None}
     with pytest.raises(ConfigError, match=said):
         launching.detected(told)
 
 
 @pytest.mark.slow
-def test_a_rank_that_computes_has_a_pulse_and_one_that_is_gone_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_poll_notices_a_rank_without_pulse(monkeypatch: pytest.MonkeyPatch) -> None:
     store = HashStore()
     monkeypatch.setattr(shared_store.dist.distributed_c10d, "_get_default_store", lambda: store)
     monkeypatch.setattr(shared_store, "PULSE_EVERY_S", 0.1)
     monkeypatch.setattr(shared_store, "DEAD_WITHOUT_PULSE_S", 2.5)
     boards = []
     for rank in (0, 1):
-        monkeypatch.setattr(coordination, "_num_boards", 100)
+        monkeypatch.setattr(coordination, "_num_coordinators", 100)
         boards.append(RankCoordinator(rank, 2, 60.0))
     first, second = boards
 
     def watch(seconds: float) -> None:
         end = coordination.time.monotonic() + seconds
         while coordination.time.monotonic() < end:
-            first.look(now=True)
+            first.poll(now=True)
             coordination.time.sleep(0.1)
 
     watch(5.0)  # the second one computes all the time, and says nothing

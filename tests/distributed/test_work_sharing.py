@@ -17,7 +17,7 @@ from seal_lightning.core import Attempt, ChatMessage, OptimizerSpec, SamplingSpe
 from seal_lightning.core.errors import RunError
 from seal_lightning.distributed import work_queue
 from seal_lightning.distributed.shared_store import SharedStore
-from seal_lightning.distributed.work_queue import SharedWork, batch_sizes, by_falling_cost, expected_cost, guided_sizes
+from seal_lightning.distributed.work_queue import WorkQueue, batch_sizes, by_falling_cost, expected_cost, guided_sizes
 from seal_lightning.models.pretrained import Pretrained
 from seal_lightning.storage.attempt_store import AttemptStore
 from seal_lightning.training.batches import SharedTaskBatches
@@ -36,9 +36,9 @@ def group() -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def ranks(number: int) -> list[SharedWork]:
+def ranks(number: int) -> list[WorkQueue]:
     prefix = f"test/{next(_prefixes)}"
-    return [SharedWork(number, SharedStore(prefix, timeout_s=20)) for _ in range(number)]
+    return [WorkQueue(number, SharedStore(prefix, timeout_s=20)) for _ in range(number)]
 
 
 # --- sizes and order ---------------------------------------------------------------------------------------------------
@@ -47,7 +47,7 @@ def ranks(number: int) -> list[SharedWork]:
 @pytest.mark.parametrize("count", [0, 1, 7, 100])
 @pytest.mark.parametrize("most", [1, 4, 1000])
 @pytest.mark.parametrize("num_pieces", [1, 2, 16])
-def test_pieces_add_up_and_get_smaller(count: int, most: int, num_pieces: int) -> None:
+def test_guided_sizes_add_up_and_fall(count: int, most: int, num_pieces: int) -> None:
     sizes = list(guided_sizes(count, left=count, most=most, num_pieces=num_pieces))
     assert sum(sizes) == count
     assert all(1 <= size <= most for size in sizes)
@@ -60,7 +60,7 @@ def test_pieces_add_up_and_get_smaller(count: int, most: int, num_pieces: int) -
         assert sizes[-1] == 1, "all ranks can end at nearly the same time"
 
 
-def test_what_comes_behind_makes_pieces_larger() -> None:
+def test_guided_sizes_grow_with_later_work() -> None:
     assert list(guided_sizes(6, left=60, most=48, num_pieces=4)) == [6]
     assert list(guided_sizes(6, left=6, most=48, num_pieces=4)) == [2, 1, 1, 1, 1]
 
@@ -76,13 +76,11 @@ def test_what_comes_behind_makes_pieces_larger() -> None:
         (13, 1, 4, [1] * 13),
     ],
 )
-def test_batches_are_large_and_as_many_for_each_rank(
-    num_tasks: int, most: int, num_ranks: int, sizes: list[int]
-) -> None:
+def test_batch_sizes_are_equal_per_rank(num_tasks: int, most: int, num_ranks: int, sizes: list[int]) -> None:
     assert batch_sizes(num_tasks, most, num_ranks) == sizes
 
 
-def test_what_takes_longest_comes_first() -> None:
+def test_by_falling_cost_sorts_by_cost() -> None:
     domain, tasks = ToyDomain(), ToyTasks(12).load()
     order = by_falling_cost(domain, tasks)
     costs = [expected_cost(domain, task) for task in order]
@@ -91,7 +89,7 @@ def test_what_takes_longest_comes_first() -> None:
     assert sorted(t.task_id for t in order) == sorted(t.task_id for t in tasks)
 
 
-def test_chats_cost_what_their_messages_do() -> None:
+def test_expected_cost_counts_chat_messages() -> None:
     chatty = ToyDomain()
     plain = expected_cost(chatty, ToyTasks(1).load()[0])
     edit_prompt = chatty.edit_prompt
@@ -99,7 +97,7 @@ def test_chats_cost_what_their_messages_do() -> None:
     assert expected_cost(chatty, ToyTasks(1).load()[0]) == plain
 
 
-def test_batches_know_what_is_left() -> None:
+def test_shared_task_batches_know_what_is_left() -> None:
     batches = SharedTaskBatches(ToyTasks(7).load(), [3, 3, 1])
     assert [(b.index, len(b.tasks), b.num_tasks_left) for b in batches] == [(0, 3, 7), (1, 3, 4), (2, 1, 1)]
     assert len(batches) == 3
@@ -109,10 +107,10 @@ def test_batches_know_what_is_left() -> None:
 # --- the store ---------------------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_taken_twice(group: None) -> None:
+def test_take_returns_no_number_twice(group: None) -> None:
     taken: list[list[int]] = [[] for _ in range(4)]
 
-    def take(work: SharedWork, mine: list[int]) -> None:
+    def take(work: WorkQueue, mine: list[int]) -> None:
         while (number := work.take("piece")) < 200:
             mine.append(number)
 
@@ -125,7 +123,7 @@ def test_nothing_is_taken_twice(group: None) -> None:
 
 
 @pytest.mark.parametrize("value", [None, {"a": [1, 2]}, "x" * 100, b"y" * 10_000])
-def test_what_one_publishes_others_fetch(group: None, monkeypatch: pytest.MonkeyPatch, value: object) -> None:
+def test_fetch_returns_what_was_published(group: None, monkeypatch: pytest.MonkeyPatch, value: object) -> None:
     monkeypatch.setattr(work_queue, "_MAX_VALUE_BYTES", 1000)  # in pieces
     one, other = ranks(2)
     assert not other.is_published("it")
@@ -137,7 +135,7 @@ def test_what_one_publishes_others_fetch(group: None, monkeypatch: pytest.Monkey
     assert other.fetch("it") == value  # it has it already
 
 
-def test_what_is_forgotten_takes_no_room(group: None) -> None:
+def test_forget_deletes_the_value(group: None) -> None:
     one, other = ranks(2)
     one.publish("it", "value")
     other.forget("it")
@@ -145,15 +143,15 @@ def test_what_is_forgotten_takes_no_room(group: None) -> None:
     assert other.is_published("it"), "those who come late know that nothing is left to be waited for"
 
 
-def test_one_rank_needs_no_store() -> None:
-    work = SharedWork.of_run(num_ranks=1, timeout_s=1)
+def test_work_queue_of_one_rank_needs_no_store() -> None:
+    work = WorkQueue.of_run(num_ranks=1, timeout_s=1)
     assert work.num_ranks == 1
     assert [work.take("a"), work.take("a"), work.take("b")] == [0, 1, 0]
     assert not work.is_published("it")
     work.publish("it", 5)
     assert work.fetch("it") == 5
     work.forget("it")
-    work.let_go("it")
+    work.drop("it")
     assert not work._own
 
 
@@ -194,7 +192,7 @@ def by_id(attempts: list[Attempt]) -> dict[str, Attempt]:
     return {attempt.attempt_id: replace(attempt, **TIMELESS) for attempt in attempts}
 
 
-def test_a_free_rank_helps_in_the_middle_of_a_batch_and_nothing_changes(loops) -> None:
+def test_loop_helper_changes_no_result(loops) -> None:
     """The second rank comes while the first is at its first call: it takes all that is left, of both batches."""
     (alone, _), everything = loops(2), []
     all_of(alone, everything)
@@ -220,7 +218,7 @@ def test_a_free_rank_helps_in_the_middle_of_a_batch_and_nothing_changes(loops) -
     assert "stone-2" in second_wrote
 
 
-def test_a_helper_waits_for_edits_that_are_being_written(loops, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loop_helper_waits_for_edits(loops, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = loops(2)
     of_first: list[Attempt] = []
     of_second: list[Attempt] = []
@@ -257,7 +255,7 @@ def stored_before(loops, tmp_path: Path, kept: slice = slice(None)) -> tuple[lis
     return everything, store
 
 
-def test_what_was_stored_before_is_not_made_again_and_told_by_one(loops, tmp_path: Path) -> None:
+def test_loop_reports_stored_attempts_once(loops, tmp_path: Path) -> None:
     everything, _ = stored_before(loops, tmp_path, slice(0, 5))
     first, second = loops(2)
     for rank, loop in enumerate((first, second)):
@@ -270,7 +268,7 @@ def test_what_was_stored_before_is_not_made_again_and_told_by_one(loops, tmp_pat
     assert len(first.store.all()) + len(second.store.added()) == 12, "each is gathered once"
 
 
-def test_a_rank_waits_for_what_another_sees(loops, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loop_waits_for_attempts_of_other_ranks(loops, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As with a network file system that shows a host's files later to others."""
     _, store = stored_before(loops, tmp_path)
     first, second = loops(2)
@@ -294,7 +292,7 @@ def test_a_rank_waits_for_what_another_sees(loops, tmp_path: Path, monkeypatch: 
         all_of(fourth, again)
 
 
-def test_only_what_a_batch_needs_is_handed_out(loops, tmp_path: Path) -> None:
+def test_loop_publishes_only_the_batchs_exams(loops, tmp_path: Path) -> None:
     _, store = stored_before(loops, tmp_path, slice(0, 10))
     (loop, _), handed = loops(2), []
     loop.open_store = lambda round_index: store
@@ -305,7 +303,7 @@ def test_only_what_a_batch_needs_is_handed_out(loops, tmp_path: Path) -> None:
     assert set(written.before) == {"stone-2"}
 
 
-def test_another_seed_is_noticed_before_anything_is_made(loops, tmp_path: Path) -> None:
+def test_loop_refuses_another_seed(loops, tmp_path: Path) -> None:
     _, store = stored_before(loops, tmp_path, slice(8, 12))  # of the second batch only
     (loop, _), made = loops(2), []
     loop.open_store = lambda round_index: store
@@ -315,7 +313,7 @@ def test_another_seed_is_noticed_before_anything_is_made(loops, tmp_path: Path) 
     assert made == []
 
 
-def test_what_is_told_is_what_failed_first(loops, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loop_raises_the_first_failure(loops, monkeypatch: pytest.MonkeyPatch) -> None:
     (loop, _) = loops(2)
 
     def fails(*args: object) -> None:

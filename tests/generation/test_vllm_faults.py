@@ -175,8 +175,8 @@ def test_a_stop_of_the_run_is_heard_while_the_server_writes(server: CompletionsS
     adapter = adapters_of(tiny)[0]
     engine.generate(asked([None])[0][:1])
     server.faults[COMPLETE] = [lambda body: time.sleep(3)]  # type: ignore[func-returns-value, list-item]
-    interruption.begin(RankCoordinator(0, 1, 1.0))
-    interruption.listen()
+    interruption.start(RankCoordinator(0, 1, 1.0))
+    interruption.install_handlers()
     try:
         timer = threading.Timer(0.4, lambda: signal.raise_signal(signal.SIGTERM))
         started = time.monotonic()
@@ -185,7 +185,7 @@ def test_a_stop_of_the_run_is_heard_while_the_server_writes(server: CompletionsS
             engine.generate(asked([adapter])[0])
         assert time.monotonic() - started < 2.5
     finally:
-        interruption.end()
+        interruption.finish()
     assert server.adapters == {}
 
 

@@ -145,32 +145,32 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_shared_is_what_is_read(found: list[dict[str, Any]], kind: str) -> None:
+def test_load_shared_equals_reading(found: list[dict[str, Any]], kind: str) -> None:
     for of_rank in found:
         assert {name for name, same in of_rank[kind].items() if not same} == set()
 
 
 @pytest.mark.slow
-def test_a_model_that_cannot_be_read_is_told_to_all(found: list[dict[str, Any]]) -> None:
+def test_load_shared_reports_a_missing_model(found: list[dict[str, Any]]) -> None:
     for of_rank in found:
         assert "nothing-here' cannot be loaded" in of_rank["missing"]
     assert found[1]["missing"].startswith("rank 0, which reads the model for all ranks, could not: ")
 
 
 @pytest.mark.slow
-def test_a_model_that_cannot_be_built_again_is_refused_on_all(found: list[dict[str, Any]]) -> None:
+def test_load_shared_refuses_other_tensors(found: list[dict[str, Any]]) -> None:
     for of_rank in found:
         assert "share_across_ranks: true is not allowed for this model" in of_rank["other tensors"]
         assert "embed_tokens.weight" in of_rank["other tensors"]
 
 
 @pytest.mark.slow
-def test_alone_it_reads(tiny_folder: Path) -> None:
+def test_load_shared_alone_reads(tiny_folder: Path) -> None:
     assert Pretrained(source=str(tiny_folder), share_across_ranks=True).load(together=True).model.device.type == "cpu"
 
 
 @pytest.mark.slow
-def test_a_run_of_two_processes_ends_the_same(tiny_folder: Path, tmp_path: Path) -> None:
+def test_load_shared_run_ends_the_same(tiny_folder: Path, tmp_path: Path) -> None:
     loras = []
     for shared in (False, True):
         run_dir = tmp_path / f"run-{shared}"

@@ -38,7 +38,7 @@ def main(args: Sequence[str]) -> int:
     """Run ``seal adapt``. Returns exit code 0 if the adapted folder is complete, or ``--dry-run`` estimated it."""
     words, overrides = _without_overrides(args)
     options = _parser().parse_args(words)
-    with atomic_files.going_on_with(_RESUME), _stoppable(options.out):
+    with _stoppable(options.out):
         try:
             return _run(options, overrides)
         except DamagedLine as error:  # its advice is for runs of `seal fit`

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from seal_lightning.core.errors import ConfigError, RunError, SealError, shown
-from seal_lightning.distributed.background_loop import run_apart
+from seal_lightning.distributed.background_loop import run_in_background
 from seal_lightning.generation.openai_client import OpenAIClient, RequestFailed
 from seal_lightning.generation.vllm.adapters import VllmAdapters, unload_at_exit
 from seal_lightning.generation.vllm.completions import ServedModel, models_of
@@ -133,7 +133,7 @@ class VllmSession:
                 await work(client)
 
         try:
-            run_apart(connected(), "seal-vllm")
+            run_in_background(connected(), "seal-vllm")
         except RequestFailed as error:
             raise self._explained(error) from error
 

@@ -13,7 +13,7 @@ from seal_lightning.core import JudgeCounts, Judgement, JudgeQuestion
 from seal_lightning.core.errors import RunError, require, shown
 from seal_lightning.core.interfaces import Judge
 from seal_lightning.distributed import interruption
-from seal_lightning.distributed.background_loop import LOOK_EVERY_S, on_main_thread
+from seal_lightning.distributed.background_loop import POLL_INTERVAL_S, on_main_thread
 from seal_lightning.models.pretrained import cache_folder
 from seal_lightning.scoring.judges.tally import JudgeTally
 from seal_lightning.scoring.judges.verdict_cache import VerdictCache
@@ -122,7 +122,7 @@ def _checked(question: JudgeQuestion, judgement: Judgement) -> Judgement:
 @contextmanager
 def _held(turn: threading.Lock) -> Iterator[None]:
     """Hold a lock; while the main thread waits for it, it heeds a stop of the run."""
-    while not turn.acquire(timeout=LOOK_EVERY_S):
+    while not turn.acquire(timeout=POLL_INTERVAL_S):
         if on_main_thread():
             interruption.check()
     try:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from seal_lightning.core import Judgement, JudgeQuestion
 from seal_lightning.core.errors import require
-from seal_lightning.distributed.background_loop import run_apart
+from seal_lightning.distributed.background_loop import run_in_background
 from seal_lightning.generation.openai_client import (
     BrokenReply,
     OpenAIClient,
@@ -159,7 +159,7 @@ class EndpointJudge(CachedJudge):
     def ask(self, questions: Sequence[JudgeQuestion], report: Report) -> None:
         """Judge all questions, some at a time; on the main thread, a stop of the run is heeded meanwhile."""
         self.check()
-        run_apart(self._ask_all(questions, report), "seal-judge")
+        run_in_background(self._ask_all(questions, report), "seal-judge")
 
     async def _ask_all(self, questions: Sequence[JudgeQuestion], report: Report) -> None:
         waiting = iter(questions)

@@ -199,8 +199,8 @@ def test_a_longer_question_is_not_asked(tmp_path: Path) -> None:
 
 
 def test_a_stop_is_heard_while_it_waits(tmp_path: Path) -> None:
-    interruption.begin(RankCoordinator(0, 1, 1.0))
-    interruption.listen()
+    interruption.start(RankCoordinator(0, 1, 1.0))
+    interruption.install_handlers()
     try:
         with serving(hangs(9)) as server:
             asked = judge(server.url, tmp_path, deadline_s=30.0, timeout_s=30.0)
@@ -210,7 +210,7 @@ def test_a_stop_is_heard_while_it_waits(tmp_path: Path) -> None:
                 asked.decide(questions(4))
             assert time.monotonic() - start < 7, "it waited for the server"
     finally:
-        interruption.end()
+        interruption.finish()
 
 
 # --- the key
