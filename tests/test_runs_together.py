@@ -72,7 +72,7 @@ def data(**sources: ToyTasks) -> SealDataModule:
     return SealDataModule(train=ToyTasks(2), **sources)
 
 
-def test_one_module_in_several_runs(module: SealModule, tmp_path: Path) -> None:
+def test_one_module_serves_several_runs(module: SealModule, tmp_path: Path) -> None:
     """Validate, then fit, then fit elsewhere: each run has attempts of its own, and signals are as they were."""
     before = signal_handlers()
     trainer(tmp_path / "v").validate(module, data(validation=ToyTasks(1, offset=9)))
@@ -83,7 +83,7 @@ def test_one_module_in_several_runs(module: SealModule, tmp_path: Path) -> None:
     assert not interruption.stop_requested()
 
 
-def test_signals_behind_a_run_that_failed_do_what_they_did_before(module: SealModule, tmp_path: Path) -> None:
+def test_failed_run_restores_signal_handlers(module: SealModule, tmp_path: Path) -> None:
     class Fails(Callback):
         def on_train_batch_start(self, *args: object) -> None:
             raise ValueError("no")
@@ -97,7 +97,7 @@ def test_signals_behind_a_run_that_failed_do_what_they_did_before(module: SealMo
     assert signal_handlers() == before
 
 
-def test_another_seed_s_attempts_are_not_taken_over(module: SealModule, tmp_path: Path) -> None:
+def test_fit_refuses_another_seeds_attempts(module: SealModule, tmp_path: Path) -> None:
     trainer(tmp_path).fit(module, data())
     shutil.rmtree(tmp_path / "checkpoints")
     module.runner.seed = 2
@@ -105,7 +105,7 @@ def test_another_seed_s_attempts_are_not_taken_over(module: SealModule, tmp_path
         trainer(tmp_path, resume=True).fit(module, data())
 
 
-def test_a_second_process_is_refused(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_fit_refuses_a_locked_run_dir(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run_dir = tmp_path / "run"
     settings = config(tiny_folder, run_dir, rounds=1)
     lock = RunLock(run_dir)
@@ -127,9 +127,7 @@ def test_a_second_process_is_refused(tiny_folder: Path, tmp_path: Path, capsys: 
     assert (run_dir / ".notes.tmp").exists()
 
 
-def test_no_whole_checkpoint_is_an_error_not_a_fresh_start(
-    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_resume_needs_an_intact_checkpoint(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run_dir = tmp_path / "run"
     assert fit(tmp_path, config(tiny_folder, run_dir, rounds=1)) == 0
     for path in (run_dir / "checkpoints").glob("*.ckpt"):
@@ -141,18 +139,14 @@ def test_no_whole_checkpoint_is_an_error_not_a_fresh_start(
         assert "no checkpoint in" in capsys.readouterr().err
 
 
-def test_another_way_to_write_checkpoints_is_refused(
-    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_fit_refuses_another_checkpoint_io(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     settings = config(tiny_folder, tmp_path / "run")
     settings["trainer"]["plugins"] = [{"class_path": "lightning.pytorch.plugins.io.TorchCheckpointIO"}]
     assert fit(tmp_path, settings) == 1
     assert "trainer.plugins: TorchCheckpointIO is not allowed" in capsys.readouterr().err
 
 
-def test_a_reward_that_is_no_number_is_unscored_at_once(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fit_leaves_nan_rewards_unscored(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not only when it is read again: a resumed run would choose other edits."""
     settings = config(tiny_folder, tmp_path / "whole", rounds=1, num_repeats=2)
     settings["model"]["reward"] = {"class_path": "test_runs_together.HalfBroken"}
@@ -168,7 +162,7 @@ def test_a_reward_that_is_no_number_is_unscored_at_once(
     assert {a.status.value for a in attempts(tmp_path / "whole", 0) if a.repeat == 0} == {"unscored"}
 
 
-def test_a_relative_run_directory_and_an_absolute_checkpoint(
+def test_fit_resumes_from_an_absolute_checkpoint(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -24,7 +24,7 @@ def phase(rank: int, idle: float, adapt: float, **changes: object) -> RankPhase:
     )
 
 
-def test_stragglers_and_shares() -> None:
+def test_rank_metrics_of_two_ranks() -> None:
     ranks = [phase(0, idle=6.0, adapt=4.0), phase(1, idle=0.0, adapt=10.0)]
     assert straggler(ranks) == pytest.approx(3 / 7)
     assert time_shares(ranks) == {"adapt": 0.7, "idle": 0.3}
@@ -37,13 +37,13 @@ def test_stragglers_and_shares() -> None:
     assert "adapt 70%, idle 30%" in in_words(ranks)
 
 
-def test_a_gpu_s_figures() -> None:
+def test_rank_metrics_of_a_gpu() -> None:
     metrics = rank_metrics([phase(0, 0.0, 1.0, gpu_memory_bytes=2**31, gpu_utilisation=80.0)])
     assert metrics["gpu/e_step/memory_gib/0"] == 2.0
     assert metrics["gpu/e_step/utilisation_percent/0"] == 80.0
 
 
-def test_a_gpu_whose_use_cannot_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rank_report_without_gpu_utilisation(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(device: object) -> int:
         raise ModuleNotFoundError("pynvml")
 
@@ -59,7 +59,7 @@ def test_a_gpu_whose_use_cannot_be_asked_for(monkeypatch: pytest.MonkeyPatch) ->
     assert report._utilisation == [55.0]
 
 
-def test_time_is_counted_once() -> None:
+def test_time_split_counts_outer_activities() -> None:
     split = TimeSplit()
     with split.spent("examine"):
         time.sleep(0.02)
@@ -79,7 +79,7 @@ def test_time_is_counted_once() -> None:
     assert sum(split.seconds().values()) < 0.01
 
 
-def test_a_fit_tells_where_its_time_went(tiny_folder: Path, tmp_path: Path) -> None:
+def test_fit_reports_its_times(tiny_folder: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     assert fit(tmp_path, config(tiny_folder, run_dir, rounds=1)) == 0
     (e_step,) = RecordFile(run_dir / "round_0" / "ranks.e_step.jsonl", RankPhase).read()

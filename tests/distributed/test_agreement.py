@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from children import wait_until
 from fakes import ToyTasks
 from torch.distributed import HashStore
 
@@ -131,27 +133,32 @@ def test_detected_refuses_uneven_slurm(changed: dict[str, str | None], said: str
         launching.detected(told)
 
 
-@pytest.mark.slow
 def test_poll_notices_a_rank_without_pulse(monkeypatch: pytest.MonkeyPatch) -> None:
-    store = HashStore()
+    """A rank that computes and polls nothing is alive; one whose pulse stands still is lost."""
+    store, clock = HashStore(), [0.0]
     monkeypatch.setattr(shared_store.dist.distributed_c10d, "_get_default_store", lambda: store)
-    monkeypatch.setattr(shared_store, "PULSE_EVERY_S", 0.1)
+    monkeypatch.setattr(shared_store, "PULSE_EVERY_S", 0.01)
     monkeypatch.setattr(shared_store, "DEAD_WITHOUT_PULSE_S", 2.5)
-    boards = []
+    monkeypatch.setattr(coordination, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    coordinators = []
     for rank in (0, 1):
         monkeypatch.setattr(coordination, "_num_coordinators", 100)
-        boards.append(RankCoordinator(rank, 2, 60.0))
-    first, second = boards
+        coordinators.append(RankCoordinator(rank, 2, 60.0))
+    first, second = (coordinator._store for coordinator in coordinators)
+    assert first is not None
+    assert second is not None
 
-    def watch(seconds: float) -> None:
-        end = coordination.time.monotonic() + seconds
-        while coordination.time.monotonic() < end:
-            first.poll(now=True)
-            coordination.time.sleep(0.1)
+    def num_pulses() -> int:
+        return int(first.get("pulse/1")) if first.check(["pulse/1"]) else 0
 
-    watch(5.0)  # the second one computes all the time, and says nothing
-    assert second._store is not None
-    second._store.close()
+    for _ in range(5):
+        before = num_pulses()
+        wait_until(lambda: num_pulses() > before)  # noqa: B023
+        clock[0] += 2.0
+        assert coordinators[0].poll(now=True) is None
+    second.close()
     with pytest.raises(RankLost, match="rank 1 can no longer be reached, for 2 s"):
-        watch(8.0)
-    first._store.close()  # type: ignore[union-attr]
+        for _ in range(3):
+            clock[0] += 2.0
+            coordinators[0].poll(now=True)
+    first.close()

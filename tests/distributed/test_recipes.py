@@ -29,7 +29,7 @@ FAKE = {
 }
 
 
-def test_there_are_lines_to_check() -> None:
+def test_docs_have_torchrun_lines() -> None:
     assert len(TORCHRUN) >= 4
     assert any("--nnodes=1:4" in line for line in TORCHRUN)
     assert len([line for line in LINES if line.startswith("sbatch ")]) >= 2
@@ -37,7 +37,7 @@ def test_there_are_lines_to_check() -> None:
 
 
 @pytest.mark.parametrize("line", [*TORCHRUN, *(line.replace("…", "--nnodes=2") for line in INLINE)])
-def test_torchrun_understands(line: str) -> None:
+def test_torchrun_parses_the_docs_lines(line: str) -> None:
     found = parse_args(shlex.split(line)[1:])
     assert found.no_python
     assert found.training_script == "seal"
@@ -60,7 +60,7 @@ def sbatch(folder: Path, **fakes: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(["bash", SCRIPT, "-c", "a.yaml", "--run_dir", "runs/x y"], cwd=folder, env=known)
 
 
-def test_a_job_that_is_told_to_stop_is_queued_again(tmp_path: Path) -> None:
+def test_slurm_job_is_requeued_after_a_stop(tmp_path: Path) -> None:
     job = sbatch(tmp_path)
     wait_until(lambda: (tmp_path / "srun.said").exists() and (tmp_path / "srun.said").read_text())
     job.send_signal(signal.SIGUSR1)
@@ -72,12 +72,12 @@ def test_a_job_that_is_told_to_stop_is_queued_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [0, 1, 143])
-def test_a_job_that_ends_by_itself_is_not(code: int, tmp_path: Path) -> None:
+def test_slurm_job_that_ends_is_not_requeued(code: int, tmp_path: Path) -> None:
     assert sbatch(tmp_path, srun=f"exit {code}").wait(20) == code
     assert not (tmp_path / "scontrol.said").exists()
 
 
-def test_a_job_that_fails_while_it_is_told_to_stop_is_not(tmp_path: Path) -> None:
+def test_slurm_job_that_fails_is_not_requeued(tmp_path: Path) -> None:
     job = sbatch(tmp_path, srun=FAKE["srun"].replace("exit 143", "exit 1"))
     wait_until(lambda: (tmp_path / "srun.said").exists())
     job.send_signal(signal.SIGUSR1)

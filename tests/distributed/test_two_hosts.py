@@ -65,7 +65,7 @@ def printed(logs: Path) -> str:
 
 
 @pytest.mark.slow
-def test_as_on_one_host(hosts: tuple[Host, Host], tiny_folder: Path, tmp_path: Path) -> None:
+def test_two_hosts_equal_one_host(hosts: tuple[Host, Host], tiny_folder: Path, tmp_path: Path) -> None:
     two, one = tmp_path / "two", tmp_path / "one"
     fit = ["fit", "-c", str(write(tmp_path, settings(tiny_folder, two)))]
     assert ended(start(hosts, fit, tmp_path / "fit"), 120) == [0, 0], printed(tmp_path / "fit")
@@ -111,7 +111,7 @@ def without_times(value: object) -> object:
 
 
 @pytest.mark.slow
-def test_a_host_dies(hosts: tuple[Host, Host], tiny_folder: Path, tmp_path: Path) -> None:
+def test_host_death_ends_the_other(hosts: tuple[Host, Host], tiny_folder: Path, tmp_path: Path) -> None:
     """The other one ends soon and says why; alone it goes on with every attempt that was stored."""
     lose_a_host("unplugged", 1, hosts, tiny_folder, tmp_path)
 
@@ -119,7 +119,7 @@ def test_a_host_dies(hosts: tuple[Host, Host], tiny_folder: Path, tmp_path: Path
 @pytest.mark.slow
 @pytest.mark.usefixtures("for_a_release")
 @pytest.mark.parametrize(("death", "victim"), [("killed", 0), ("killed", 1), ("unplugged", 0)])
-def test_a_host_dies_otherwise(
+def test_host_death_by_other_means(
     death: str, victim: int, hosts: tuple[Host, Host], tiny_folder: Path, tmp_path: Path
 ) -> None:
     lose_a_host(death, victim, hosts, tiny_folder, tmp_path)
@@ -156,9 +156,7 @@ def lose_a_host(death: str, victim: int, hosts: tuple[Host, Host], tiny_folder: 
 
 
 @pytest.mark.slow
-def test_torchrun_goes_on_with_the_host_that_is_left(
-    hosts: tuple[Host, Host], tiny_folder: Path, tmp_path: Path
-) -> None:
+def test_torchrun_resumes_on_the_remaining_host(hosts: tuple[Host, Host], tiny_folder: Path, tmp_path: Path) -> None:
     """Elastic: two hosts start, the second dies, the first starts itself again, alone, from the journal."""
     run_dir = tmp_path / "run"
     limits = long_e_step(tiny_folder, run_dir)
@@ -183,7 +181,7 @@ def test_torchrun_goes_on_with_the_host_that_is_left(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("for_a_release")
-def test_torchrun_takes_in_a_host_that_comes_later(hosts: tuple[Host, Host], tiny_folder: Path, tmp_path: Path) -> None:
+def test_torchrun_includes_a_late_host(hosts: tuple[Host, Host], tiny_folder: Path, tmp_path: Path) -> None:
     """Elastic: one host starts, is told to stop when the second comes, and both go on from the journal."""
     run_dir = tmp_path / "run"
     limits = long_e_step(tiny_folder, run_dir)

@@ -79,7 +79,7 @@ def trials(runner: AttemptRunner, *texts: str) -> list[Trial]:
     return [runner.trial(task, edit, 0, 0) for edit in edits]
 
 
-def test_every_failure_is_alone_and_counted(module: SealModule, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attempt_failures_are_isolated_and_counted(module: SealModule, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = module.runner
     texts = ["good", "malformed", "infinite", "hungry", "slow", "nan", "over-long " + "stone " * 400]
     fresh = BatchedInnerLoop.adapt
@@ -116,7 +116,7 @@ def test_every_failure_is_alone_and_counted(module: SealModule, monkeypatch: pyt
 
 
 @pytest.mark.slow
-def test_memory_does_not_drift(module: SealModule, counted: Callable[[int], int]) -> None:
+def test_attempts_do_not_leak_memory(module: SealModule, counted: Callable[[int], int]) -> None:
     """Five hundred adapters, the last hundred against the second."""
     runner, process = module.runner, psutil.Process()
     texts = ["good", "slow", "malformed", "infinite", "good and long " + "stone " * 20]
@@ -129,7 +129,7 @@ def test_memory_does_not_drift(module: SealModule, counted: Callable[[int], int]
     assert sizes[-1] <= sizes[1] * 1.01, [size >> 10 for size in sizes]
 
 
-def test_a_grader_is_not_taken_on_trust() -> None:
+def test_graders_verdicts_are_checked() -> None:
     class Careless(LocalRules):
         verdicts: tuple[Verdict, ...] = ()
 
@@ -144,7 +144,7 @@ def test_a_grader_is_not_taken_on_trust() -> None:
             grade_answers(asked, grader)
 
 
-def test_a_nan_is_never_saved(module: SealModule, tmp_path: Path) -> None:
+def test_save_checkpoint_refuses_nan(module: SealModule, tmp_path: Path) -> None:
     trainer = Trainer(
         accelerator="cpu",
         logger=False,
@@ -164,7 +164,7 @@ def test_a_nan_is_never_saved(module: SealModule, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["policy.ckpt", "policy.ckpt.json"]
 
 
-def test_an_exam_that_fits_alone_is_examined_alone(tiny: LanguageModel, module: SealModule) -> None:
+def test_exam_that_fits_alone_runs_alone(tiny: LanguageModel, module: SealModule) -> None:
     runner: AttemptRunner = module.runner
     calls: list[int] = []
     score = module.engine.score

@@ -64,7 +64,7 @@ def run_with(faulty: FaultyOs, settings: dict, tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.slow
-def test_every_write_may_fail(
+def test_run_survives_any_failed_write(
     tiny_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -123,7 +123,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 
 @pytest.mark.parametrize("size", ["4k", "40k", "120k", "200k", "280k"])
-def test_a_disk_that_is_really_full(
+def test_run_survives_a_full_disk(
     size: str, small_disk: Callable[[str], Path], tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     """Everything that writes meets it here, TensorBoard too."""

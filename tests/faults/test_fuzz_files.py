@@ -307,7 +307,7 @@ def store(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def test_the_payloads_would_do_harm(sentinel: Path) -> None:
+def test_payloads_work_when_unpickled(sentinel: Path) -> None:
     """Otherwise the test below would pass on nothing."""
     for payload in payloads(sentinel)[:-2]:
         pickle.loads(pickle.dumps(payload, 2))
@@ -315,7 +315,7 @@ def test_the_payloads_would_do_harm(sentinel: Path) -> None:
         sentinel.rmdir() if sentinel.is_dir() and not sentinel.is_symlink() else sentinel.unlink()
 
 
-def test_what_is_saved_of_plain_values_is_loaded(tmp_path: Path) -> None:
+def test_checkpoint_io_loads_all_plain_values(tmp_path: Path) -> None:
     kinds = (
         torch.float16,
         torch.bfloat16,
@@ -346,7 +346,7 @@ def test_what_is_saved_of_plain_values_is_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_forged_checkpoints_run_nothing(
+def test_forged_checkpoints_run_no_code(
     counted: Callable[[int], int], run_folder: Path, sentinel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forge = Forger((run_folder / "checkpoints" / "round0-e_step.ckpt").read_bytes(), sentinel)
@@ -465,7 +465,7 @@ class ConfigForger:
 
 
 @pytest.mark.slow
-def test_forged_configurations_run_nothing(
+def test_forged_configurations_run_no_code(
     counted: Callable[[int], int], run_folder: Path, sentinel: Path, tmp_path: Path
 ) -> None:
     forge = ConfigForger((run_folder / "config.yaml").read_text(), sentinel)
@@ -493,7 +493,7 @@ def test_forged_configurations_run_nothing(
         *(("model.rounds", value) for value in (".nan", ".inf", "[[[[1]]]]", "!!binary '%%%'")),
     ],
 )
-def test_resuming_a_forged_run_runs_nothing(
+def test_resume_of_a_forged_run_runs_no_code(
     place: str, value: str, run_folder: Path, sentinel: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     settings = yaml.safe_load((run_folder / "config.yaml").read_text())
@@ -513,7 +513,7 @@ def test_resuming_a_forged_run_runs_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
-def test_what_a_configuration_is_trusted_with(
+def test_configuration_may_name_any_class(
     run_folder: Path, sentinel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It names classes: their modules are imported, also to find that they are the wrong ones; the right ones are made."""

@@ -170,7 +170,7 @@ def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
     return made
 
 
-def test_the_sandbox_sees_what_is_written(sandbox: Sandbox) -> None:
+def test_sandbox_sees_every_write(sandbox: Sandbox) -> None:
     """Otherwise the tests below would pass on nothing."""
     for name in ("outside/kept", "outside/new", "here/new", "home/x/y"):
         (sandbox.folder / name).parent.mkdir(exist_ok=True)
@@ -183,7 +183,7 @@ LINKS = (None, None, None, "results", "round_0", "results/test.json", "results/a
 
 
 @pytest.mark.slow
-def test_a_name_never_leads_out_of_the_run(counted: Callable[[int], int], sandbox: Sandbox) -> None:
+def test_result_names_stay_in_the_run_dir(counted: Callable[[int], int], sandbox: Sandbox) -> None:
     seen: Counter[str] = Counter()
 
     def check(name: str, suffix: str, linked: str | None, action: str) -> None:
@@ -224,7 +224,7 @@ def test_a_name_never_leads_out_of_the_run(counted: Callable[[int], int], sandbo
         assert seen[f"{action} refused"] >= 0.1 * (seen[f"{action} accepted"] + seen[f"{action} refused"])
 
 
-def test_names_by_their_rule(counted: Callable[[int], int]) -> None:
+def test_checked_name_follows_its_rule(counted: Callable[[int], int]) -> None:
     seen: Counter[bool] = Counter()
 
     def check(name: str) -> None:
@@ -271,7 +271,7 @@ paths = st.one_of(plain_paths, plain_paths, hostile_paths, hostile_names, fixed_
 
 
 @pytest.mark.slow
-def test_a_run_is_where_it_was_said_to_be(counted: Callable[[int], int], sandbox: Sandbox) -> None:
+def test_run_dir_is_where_it_was_named(counted: Callable[[int], int], sandbox: Sandbox) -> None:
     """Relative paths that are accepted are written to: all that comes of it is in that folder."""
     (sandbox.folder / "here" / "link").symlink_to("/")
     sandbox.before = sandbox.snapshot()

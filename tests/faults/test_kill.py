@@ -39,7 +39,7 @@ SLOW = pytest.mark.slow
         pytest.param("checkpoint", "/dev/shm", 20, marks=SLOW),
     ],
 )
-def test_kill_9(
+def test_killed_run_resumes_to_the_same_bits(
     phase: str,
     temporary: str | None,
     kills: int,

@@ -33,12 +33,14 @@ def impatient(folder: Path, run_dir: Path, timeout_s: int = TIMEOUT_S) -> dict:
 
 @pytest.mark.parametrize("fault", ["killed", "stopped", "raising"])
 @pytest.mark.slow
-def test_a_rank_that_is_lost(fault: str, tiny_folder: Path, tmp_path: Path, counted: Callable[[int], int]) -> None:
+def test_lost_rank_ends_the_others(
+    fault: str, tiny_folder: Path, tmp_path: Path, counted: Callable[[int], int]
+) -> None:
     side_by_side(lambda number: lose_a_rank(fault, number, tiny_folder, tmp_path / f"{number}"), range(counted(5)))
 
 
 @pytest.mark.slow
-def test_a_rank_that_raises(tiny_folder: Path, tmp_path: Path) -> None:
+def test_raising_rank_ends_the_others(tiny_folder: Path, tmp_path: Path) -> None:
     lose_a_rank("raising", 5, tiny_folder, tmp_path / "one")  # in an E-step, where the cause is told
 
 
@@ -82,7 +84,7 @@ def lose_a_rank(fault: str, number: int, model: Path, folder: Path) -> None:
 @pytest.mark.parametrize(
     "nums_tasks", [pytest.param([1], id="once"), pytest.param([1, 2, 3, 4, 5], id="counted", marks=pytest.mark.slow)]
 )
-def test_uneven_work_and_none(
+def test_uneven_work_gives_equal_policies(
     nums_tasks: list[int], tiny_folder: Path, tmp_path: Path, counted: Callable[[int], int]
 ) -> None:
     """Three ranks, fewer or more tasks: the run completes, and policies are bit-equal."""
@@ -103,7 +105,7 @@ def test_uneven_work_and_none(
 
 
 @pytest.mark.slow
-def test_no_orphans_of_lightning_s_own_launcher(tiny_folder: Path, tmp_path: Path) -> None:
+def test_lightnings_launcher_leaves_no_orphans(tiny_folder: Path, tmp_path: Path) -> None:
     for victim in ("child", "parent", "stopped child"):  # one after the other: each is two cold starts
         launch_and_hurt(victim, tiny_folder, tmp_path / victim.replace(" ", "-"))
 

@@ -34,7 +34,7 @@ def start(tmp_path: Path, run_dir: Path) -> Child:
 
 
 @pytest.mark.slow
-def test_kill_9_on_the_small_real_model(tmp_path: Path) -> None:
+def test_killed_run_of_a_real_model_resumes(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     uninterrupted = start(tmp_path, whole)
     assert uninterrupted.wait(300) == 0, uninterrupted.printed()[-3000:]

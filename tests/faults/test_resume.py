@@ -33,7 +33,7 @@ def uninterrupted(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", BOUNDARIES)
-def test_resume(
+def test_interrupted_run_resumes_to_the_same_end(
     stop: str, uninterrupted: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_dir = tmp_path / "halved"

@@ -40,12 +40,12 @@ def codes_within(children: list[Child], seconds: float) -> list[int]:
 
 
 @pytest.mark.slow
-def test_sigterm_to_the_second_rank_alone(tiny_folder: Path, tmp_path: Path) -> None:
+def test_sigterm_to_rank_one_stops_all(tiny_folder: Path, tmp_path: Path) -> None:
     tell_to_stop([1], 1, tiny_folder, tmp_path / "once")
 
 
 @pytest.mark.slow
-def test_sigterm_to_any_rank(tiny_folder: Path, tmp_path: Path, counted: Callable[[int], int]) -> None:
+def test_sigterm_to_any_rank_stops_all(tiny_folder: Path, tmp_path: Path, counted: Callable[[int], int]) -> None:
     told = {"first": [0], "second": [1], "all": [0, 1]}
     side_by_side(lambda name: tell_to_stop(told[name], counted(5), tiny_folder, tmp_path / name), told)
 
@@ -79,7 +79,7 @@ def tell_to_stop(told: list[int], times: int, model: Path, folder: Path) -> None
     assert not list(run_dir.rglob(".*.tmp"))
 
 
-def test_a_stop_while_the_first_rank_waits_for_the_second(tiny_folder: Path, tmp_path: Path) -> None:
+def test_sigterm_to_a_waiting_rank_stops_all(tiny_folder: Path, tmp_path: Path) -> None:
     """The first rank writes the checkpoint, and it has ended its own E-step already."""
     run_dir = tmp_path / "run"
     path = write(tmp_path, settings_of(tiny_folder, run_dir, rounds=1))
@@ -97,7 +97,7 @@ def test_a_stop_while_the_first_rank_waits_for_the_second(tiny_folder: Path, tmp
 
 
 @pytest.mark.slow
-def test_a_stopped_run_goes_on_to_the_same_end(tiny_folder: Path, tmp_path: Path) -> None:
+def test_stopped_run_resumes_to_the_same_end(tiny_folder: Path, tmp_path: Path) -> None:
     """With two ranks, then one, then two: the tasks that share a call are the same, so the bits are."""
     whole, halved = tmp_path / "whole", tmp_path / "halved"
     codes = codes_within(

@@ -14,7 +14,7 @@ from seal_lightning.storage.journal import RecordFile
 
 
 @pytest.mark.slow
-def test_a_free_rank_takes_a_slow_one_s_work(tiny_folder: Path, tmp_path: Path) -> None:
+def test_free_rank_takes_a_slow_ranks_work(tiny_folder: Path, tmp_path: Path) -> None:
     runs = {}
     for slow in (None, 0, 1):
         run_dir = tmp_path / f"slow-{slow}"

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, known by their content, and never a way to run code."""
+"""Checkpoints: complete or absent, listed by their content, and never a way to run code."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def value_of(path: Path) -> float:
     return IO.load_checkpoint(path)["state_dict"]["a"][0].item()
 
 
-def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
+def test_checkpoint_loads_what_was_saved(tmp_path: Path) -> None:
     path = save(tmp_path / "new", "a", 2.5)
     loaded = IO.load_checkpoint(str(path))
     assert torch.equal(loaded["state_dict"]["a"], torch.full((300,), 2.5))
@@ -55,7 +55,7 @@ def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
     assert sorted(p.name for p in path.parent.iterdir()) == ["a.ckpt", "a.ckpt.json"]
 
 
-def test_the_newest_is_known_by_its_number_not_by_the_clock(tmp_path: Path) -> None:
+def test_newest_checkpoint_goes_by_number(tmp_path: Path) -> None:
     for name in ("c", "a", "b"):
         save(tmp_path, name)
     os.utime(tmp_path / "c.ckpt", (2**31, 2**31))
@@ -67,7 +67,7 @@ def test_the_newest_is_known_by_its_number_not_by_the_clock(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("manifest", [None, b"", b"{}", b"[]", b'{"contents":[]}', b"\xff", b"[" * 100_000])
-def test_without_its_manifest_it_does_not_exist(tmp_path: Path, manifest: bytes | None) -> None:
+def test_checkpoint_needs_a_valid_manifest(tmp_path: Path, manifest: bytes | None) -> None:
     first, second = save(tmp_path, "first"), save(tmp_path, "second")
     if manifest is None:
         manifest_path(second).unlink()
@@ -78,7 +78,7 @@ def test_without_its_manifest_it_does_not_exist(tmp_path: Path, manifest: bytes 
         IO.load_checkpoint(second)
 
 
-def test_a_damaged_one_is_told_and_the_one_before_is_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_newest_checkpoint_skips_a_damaged_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first, second = save(tmp_path, "first"), save(tmp_path, "second")
     content = bytearray(second.read_bytes())
     content[len(content) // 2] ^= 1
@@ -91,9 +91,7 @@ def test_a_damaged_one_is_told_and_the_one_before_is_taken(tmp_path: Path, caplo
     assert complete_checkpoints(tmp_path) == [first]
 
 
-def test_while_one_is_replaced_either_the_old_or_the_new_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_checkpoint_replacement_survives_any_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A crash at each call: what is found then loads, and a later save is as if nothing had been."""
 
     class Crash(BaseException):
@@ -129,7 +127,7 @@ def test_while_one_is_replaced_either_the_old_or_the_new_is_there(
     assert value_of(save(tmp_path, "a", -1.0)) == -1.0
 
 
-def test_manifests_of_nothing_are_removed(tmp_path: Path) -> None:
+def test_remove_incomplete_removes_lone_manifests(tmp_path: Path) -> None:
     path = save(tmp_path, "a")
     write_manifest(tmp_path / "never.ckpt", 10, "0" * 64)
     remove_incomplete(tmp_path)
@@ -142,7 +140,7 @@ def test_manifests_of_nothing_are_removed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "url", ["https://host/a.ckpt", "http://host/a", "s3://bucket/a", "file:///tmp/a.ckpt", "zip::a"]
 )
-def test_urls_are_refused(url: str) -> None:
+def test_checkpoint_io_refuses_urls(url: str) -> None:
     with pytest.raises(RunError, match="is a URL"):
         IO.load_checkpoint(url)
     with pytest.raises(RunError, match="is a URL"):
@@ -158,7 +156,7 @@ class Payload:
 
 
 @pytest.mark.parametrize("asked", [None, True, False])
-def test_pickles_are_never_run(tmp_path: Path, asked: bool | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_checkpoint_runs_no_pickle(tmp_path: Path, asked: bool | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     sentinel = tmp_path / "sentinel"
     for name, write in (("zip", torch.save), ("raw", lambda value, file: pickle.dump(value, file))):
@@ -174,13 +172,13 @@ def test_pickles_are_never_run(tmp_path: Path, asked: bool | None, monkeypatch: 
 
 
 @pytest.mark.parametrize("value", [b"bytes", np.float64(1.0), Path("a"), object(), np.zeros(2)])
-def test_what_would_not_load_is_not_saved(tmp_path: Path, value: object) -> None:
+def test_save_checkpoint_refuses_other_types(tmp_path: Path, value: object) -> None:
     with pytest.raises(RunError, match=r"was not written: callbacks\.mine\[0\] is a "):
         IO.save_checkpoint({"callbacks": {"mine": [value]}}, tmp_path / "a.ckpt")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_lightning_keeps_comes_back(tmp_path: Path) -> None:
+def test_checkpoint_keeps_lightnings_state(tmp_path: Path) -> None:
     kept = {
         "callbacks": {"best": torch.tensor(float("inf")), "paths": {"a": None}, "seen": OrderedDict(a=(1, 2.5))},
         "dtypes": [torch.float16, torch.device("cpu"), torch.Size([2])],
@@ -190,7 +188,7 @@ def test_what_lightning_keeps_comes_back(tmp_path: Path) -> None:
     assert IO.load_checkpoint(tmp_path / "a.ckpt") == kept
 
 
-def test_the_generators_come_back(tmp_path: Path) -> None:
+def test_checkpoint_keeps_random_states(tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
     IO.save_checkpoint({"seal": {"random_states": [random_state()]}}, path)
     drawn = (random.random(), np.random.rand(), torch.rand(3).tolist(), np.random.randn(), random.gauss(0, 1))

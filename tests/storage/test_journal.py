@@ -1,4 +1,4 @@
-"""A journal of attempts: what was acknowledged is there, a torn tail is lost alone, any other damage is told."""
+"""Journals and the attempt store: no stored record is lost, a torn tail is cut, other damage is an error."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import errno
 import fcntl
 import math
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +45,7 @@ def lines_of(journal: Journal[Attempt]) -> list[bytes]:
 
 
 @pytest.mark.parametrize("record", [ATTEMPT, MALFORMED], ids=["full", "minimal"])
-def test_an_attempt_comes_back_as_it_was(tmp_path: Path, record: Attempt) -> None:
+def test_journal_reads_what_was_appended(tmp_path: Path, record: Attempt) -> None:
     journal = journal_of(tmp_path, record)
     (found,) = journal.read()
     assert found == record
@@ -55,12 +53,12 @@ def test_an_attempt_comes_back_as_it_was(tmp_path: Path, record: Attempt) -> Non
     assert len(lines_of(journal)) == 1
 
 
-def test_no_file_is_no_records_and_reading_makes_none(tmp_path: Path) -> None:
+def test_journal_read_creates_no_file(tmp_path: Path) -> None:
     assert Journal(tmp_path / "round_0" / "attempts.rank0.jsonl", Attempt).read() == []
     assert not list(tmp_path.iterdir())
 
 
-def test_sequence_numbers_go_on_after_reopening(tmp_path: Path) -> None:
+def test_journal_numbers_continue_after_reopening(tmp_path: Path) -> None:
     records = attempts(6)
     journal = journal_of(tmp_path, *records[:2])
     journal.append(records[2])  # reopened by itself after a close
@@ -72,7 +70,7 @@ def test_sequence_numbers_go_on_after_reopening(tmp_path: Path) -> None:
     assert journal.read() == records
 
 
-def test_a_record_is_there_for_others_before_append_returns(tmp_path: Path) -> None:
+def test_journal_append_is_visible_at_once(tmp_path: Path) -> None:
     writer, reader = (Journal(tmp_path / "attempts.rank0.jsonl", Attempt) for _ in range(2))
     for count, record in enumerate(attempts(3), 1):
         writer.append(record)
@@ -80,7 +78,7 @@ def test_a_record_is_there_for_others_before_append_returns(tmp_path: Path) -> N
     writer.close()
 
 
-def test_a_score_that_is_no_number_reads_as_not_measured(tmp_path: Path) -> None:
+def test_journal_reads_nan_scores_as_none(tmp_path: Path) -> None:
     """JSON has no NaN; an attempt that met one must not make the journal unreadable."""
     exam = ExamScores(questions=(QuestionScore(question_id="q", log_prob=math.nan, f1=math.inf),))
     (found,) = journal_of(tmp_path, replace(ATTEMPT, after=exam, reward=-math.inf, final_loss=math.inf)).read()
@@ -102,7 +100,7 @@ def nested(depth: int) -> dict[str, Any]:
     ],
     ids=["lone surrogate", "nested deeper than can be read", "an infinity where a number must be"],
 )
-def test_what_could_not_be_read_again_is_not_written(tmp_path: Path, record: Attempt) -> None:
+def test_journal_refuses_records_it_cannot_read_back(tmp_path: Path, record: Attempt) -> None:
     journal = journal_of(tmp_path, *small(1))
     before = journal.path.read_bytes()
     with pytest.raises(RunError, match=r"attempts\.rank0\.jsonl: a record cannot be stored"):
@@ -117,7 +115,7 @@ def test_what_could_not_be_read_again_is_not_written(tmp_path: Path, record: Att
 
 
 @pytest.mark.slow
-def test_a_torn_tail_is_lost_alone_wherever_it_tore(tmp_path: Path) -> None:
+def test_journal_cuts_a_torn_tail_at_any_byte(tmp_path: Path) -> None:
     records = small(3)
     journal = journal_of(tmp_path, *records)
     whole = journal.path.read_bytes()
@@ -131,7 +129,7 @@ def test_a_torn_tail_is_lost_alone_wherever_it_tore(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tail", [b"\x00" * 40, b"\x00" * 40 + b"\n", b'{"seq":2,"crc":"', b"\xff\xfe\n", b"\n"])
-def test_a_tail_that_a_crash_filled_with_anything_is_cut(tmp_path: Path, tail: bytes) -> None:
+def test_journal_cuts_a_garbage_tail(tmp_path: Path, tail: bytes) -> None:
     journal = journal_of(tmp_path, *small(2))
     whole = journal.path.read_bytes()
     journal.path.write_bytes(whole + tail)
@@ -141,7 +139,7 @@ def test_a_tail_that_a_crash_filled_with_anything_is_cut(tmp_path: Path, tail: b
     assert journal.path.read_bytes().startswith(whole)
 
 
-def test_a_file_of_one_torn_line_is_empty(tmp_path: Path) -> None:
+def test_journal_of_one_torn_line_is_empty(tmp_path: Path) -> None:
     path = tmp_path / "attempts.rank0.jsonl"
     path.write_bytes(b'{"seq":0,"crc":"')
     assert Journal(path, Attempt).read() == []
@@ -192,7 +190,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_damage_names_file_and_line_and_changes_nothing(tmp_path: Path, damage: Damage) -> None:
+def test_journal_damage_names_file_and_line(tmp_path: Path, damage: Damage) -> None:
     journal = journal_of(tmp_path, *small(4))
     damaged = b"".join(damage.lines(lines_of(journal)))
     journal.path.write_bytes(damaged)
@@ -214,7 +212,7 @@ def read_or_none(journal: Journal[Attempt]) -> list[Attempt] | None:
 
 
 @pytest.mark.slow
-def test_no_flipped_byte_goes_unseen(tmp_path: Path) -> None:
+def test_journal_notices_every_flipped_byte(tmp_path: Path) -> None:
     """Every byte of a journal: it is told, or it is the last line that is lost, as if it were torn."""
     journal = journal_of(tmp_path, *small(3))
     whole = journal.path.read_bytes()
@@ -230,7 +228,7 @@ def test_no_flipped_byte_goes_unseen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_repair_keeps_the_whole_lines_and_sets_the_old_file_aside(tmp_path: Path, damage: Damage) -> None:
+def test_repair_keeps_intact_lines_and_the_old_file(tmp_path: Path, damage: Damage) -> None:
     journal = journal_of(tmp_path, *small(4))
     damaged = b"".join(damage.lines(lines_of(journal)))
     journal.path.write_bytes(damaged)
@@ -245,7 +243,7 @@ def test_repair_keeps_the_whole_lines_and_sets_the_old_file_aside(tmp_path: Path
     assert AttemptStore(tmp_path).all() == journal.read(), "the file set aside counts as a journal"
 
 
-def test_repair_leaves_a_whole_or_merely_torn_journal_alone(tmp_path: Path) -> None:
+def test_repair_leaves_intact_and_torn_journals(tmp_path: Path) -> None:
     journal = journal_of(tmp_path, *small(2))
     for content in (journal.path.read_bytes(), journal.path.read_bytes() + b'{"seq":2,"cr'):
         journal.path.write_bytes(content)
@@ -254,7 +252,7 @@ def test_repair_leaves_a_whole_or_merely_torn_journal_alone(tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["attempts.rank0.jsonl"]
 
 
-def test_a_second_repair_takes_another_name(tmp_path: Path) -> None:
+def test_repair_numbers_the_old_files(tmp_path: Path) -> None:
     journal = journal_of(tmp_path, *small(3))
     for number in (1, 2):
         lines = lines_of(journal)
@@ -273,7 +271,7 @@ def test_repair_keeps_two_records_of_one_number(tmp_path: Path) -> None:
     assert journal.read() == [first, second, third]
 
 
-def test_repair_of_a_file_without_a_whole_line(tmp_path: Path) -> None:
+def test_repair_of_a_file_without_an_intact_line(tmp_path: Path) -> None:
     path = tmp_path / "attempts.rank0.jsonl"
     path.write_bytes(b"x\ny\nz\n")
     assert Journal(path, Attempt).repair() == (3, tmp_path / "attempts.rank0.jsonl.damaged-1")
@@ -282,46 +280,8 @@ def test_repair_of_a_file_without_a_whole_line(tmp_path: Path) -> None:
 
 # --- two writers --------------------------------------------------------------------------------------------------------
 
-APPEND_IN_ANOTHER_PROCESS = """
-import sys
-from pathlib import Path
-from pydantic import TypeAdapter
-from seal_lightning.core.errors import RunError
-from seal_lightning.storage.journal import Journal
-from seal_lightning.core import Attempt
-try:
-    Journal(Path(sys.argv[1]), Attempt).append(TypeAdapter(Attempt).validate_json(sys.stdin.buffer.read()))
-except RunError as error:
-    sys.exit(str(error))
-"""
 
-
-def append_elsewhere(path: Path, record: Attempt) -> str:
-    """What another process says when it appends; nothing when it could."""
-    root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, "-c", APPEND_IN_ANOTHER_PROCESS, str(path)]
-    done = subprocess.run(command, input=ADAPTER.dump_json(record), capture_output=True, cwd=root, timeout=60)
-    assert done.returncode == (1 if done.stderr else 0)
-    return done.stderr.decode()
-
-
-def test_a_second_process_is_refused_until_the_first_closes(tmp_path: Path) -> None:
-    first, second, third, fourth = attempts(4)
-    journal = journal_of(tmp_path, first)
-    journal.append(second)
-    before = journal.path.read_bytes()
-    said = append_elsewhere(journal.path, third)
-    assert str(journal.path) in said
-    assert "is being written by another process" in said
-    assert journal.path.read_bytes() == before
-    journal.close()
-    assert append_elsewhere(journal.path, third) == ""
-    journal.append(fourth)
-    journal.close()
-    assert journal.read() == [first, second, third, fourth]
-
-
-def test_a_second_object_is_refused_until_the_first_closes(tmp_path: Path) -> None:
+def test_journal_refuses_a_second_writer(tmp_path: Path) -> None:
     journal, other = (Journal(tmp_path / "attempts.rank0.jsonl", Attempt) for _ in range(2))
     first, second, third = attempts(3)
     journal.append(first)
@@ -339,7 +299,7 @@ def test_a_second_object_is_refused_until_the_first_closes(tmp_path: Path) -> No
     assert journal.read() == [first, second, third]
 
 
-def test_close_lets_go_also_while_a_forked_process_lives(tmp_path: Path) -> None:
+def test_journal_close_unlocks_despite_a_fork(tmp_path: Path) -> None:
     """Such as a data loader's worker: it inherits the open file, and with it the lock."""
     journal, other = (Journal(tmp_path / "attempts.rank0.jsonl", Attempt) for _ in range(2))
     journal.append(attempts(1)[0])
@@ -360,9 +320,7 @@ def test_close_lets_go_also_while_a_forked_process_lives(tmp_path: Path) -> None
     assert journal.read() == attempts(2)
 
 
-def test_a_journal_that_is_replaced_while_it_is_opened_is_not_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_journal_refuses_a_file_replaced_while_opening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise the record would go into the file that `repair` has just taken away."""
     journal = journal_of(tmp_path, *small(2))
     content = journal.path.read_bytes()
@@ -419,7 +377,7 @@ REFUSALS = {
 
 @pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS)
 @pytest.mark.parametrize("num_before", [0, 2])
-def test_an_append_that_fails_leaves_what_was_there(
+def test_journal_failed_append_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: dict[str, tuple[int, int]], num_before: int
 ) -> None:
     journal = journal_of(tmp_path, *attempts(num_before))
@@ -439,7 +397,7 @@ def test_an_append_that_fails_leaves_what_was_there(
     assert journal.read()[num_before + 1 :] == [MALFORMED]
 
 
-def test_a_write_in_pieces_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_journal_short_writes_make_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Pieces(FailingOs):
         @staticmethod
         def write(descriptor: int, data: memoryview) -> int:
@@ -451,7 +409,7 @@ def test_a_write_in_pieces_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("refused", ["write", "fsync"])
 @pytest.mark.parametrize("closed", [False, True])
-def test_what_could_not_be_cut_off_is_cut_off_before_the_next_append(
+def test_journal_cuts_a_failed_append_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str, closed: bool
 ) -> None:
     """Half a line, or the whole line of a record that was not acknowledged: nothing may be joined to it."""
@@ -474,7 +432,7 @@ def test_what_could_not_be_cut_off_is_cut_off_before_the_next_append(
     assert journal.read() == [first, second, MALFORMED]
 
 
-def test_nothing_is_appended_while_the_rest_cannot_be_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_journal_appends_nothing_after_an_uncut_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = journal_of(tmp_path, ATTEMPT)
     journal.append(replace(ATTEMPT, attempt_id="open"))
     with monkeypatch.context() as patch:
@@ -493,7 +451,7 @@ def test_nothing_is_appended_while_the_rest_cannot_be_cut_off(tmp_path: Path, mo
     assert len(journal.read()) == 3
 
 
-def test_an_append_that_is_interrupted_breaks_no_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_journal_interrupted_append_keeps_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C in a notebook, after the bytes are written and before they are counted."""
     journal = journal_of(tmp_path, ATTEMPT)
 
@@ -512,13 +470,13 @@ def test_an_append_that_is_interrupted_breaks_no_numbers(tmp_path: Path, monkeyp
     assert [record.attempt_id for record in journal.read()] == [ATTEMPT.attempt_id, "open", MALFORMED.attempt_id]
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_journal_reports_an_impossible_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="could not be written"):
         Journal(tmp_path / "file" / "attempts.rank0.jsonl", Attempt).append(ATTEMPT)
 
 
-def test_a_repair_that_fails_leaves_the_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repair_that_fails_leaves_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = journal_of(tmp_path, *small(3))
     damaged = b"".join(lines_of(journal)[1:])
     journal.path.write_bytes(damaged)
@@ -532,7 +490,7 @@ def test_a_repair_that_fails_leaves_the_damaged_file(tmp_path: Path, monkeypatch
 # --- the attempt store --------------------------------------------------------------------------------------------------
 
 
-def test_a_store_knows_what_any_rank_stored_before(tmp_path: Path) -> None:
+def test_attempt_store_reads_all_ranks_journals(tmp_path: Path) -> None:
     first, second, third, fourth = attempts(4)
     for rank, attempt in ((0, first), (1, second), (3, third)):
         store = AttemptStore(tmp_path, rank)
@@ -549,7 +507,7 @@ def test_a_store_knows_what_any_rank_stored_before(tmp_path: Path) -> None:
     again.close()
 
 
-def test_an_attempt_that_two_ranks_stored_counts_once(tmp_path: Path) -> None:
+def test_attempt_store_counts_duplicates_once(tmp_path: Path) -> None:
     told = [replace(ATTEMPT, reward=reward) for reward in (0.25, 0.75)]
     for rank in (1, 0):
         journal_of(tmp_path, told[rank]).path.rename(tmp_path / f"attempts.rank{rank}.jsonl")
@@ -557,7 +515,7 @@ def test_an_attempt_that_two_ranks_stored_counts_once(tmp_path: Path) -> None:
     assert AttemptStore(tmp_path).all() == [told[0]], "the first rank's is the one, for every rank"
 
 
-def test_a_store_never_touches_another_rank_s_file(tmp_path: Path) -> None:
+def test_attempt_store_leaves_other_ranks_files(tmp_path: Path) -> None:
     """That rank may be writing right now: its half line is neither read nor cut, and its lock is not asked for."""
     theirs = AttemptStore(tmp_path, 1)
     theirs.add(attempts(1)[0])
@@ -573,7 +531,7 @@ def test_a_store_never_touches_another_rank_s_file(tmp_path: Path) -> None:
     theirs.close()
 
 
-def test_journals_are_in_the_order_of_the_ranks(tmp_path: Path) -> None:
+def test_journals_are_in_rank_order(tmp_path: Path) -> None:
     for rank in (10, 2, 9, 0, 11):
         (tmp_path / f"attempts.rank{rank}.jsonl").touch()
     for name in ("attempts.rank0.jsonl.damaged-1", ".attempts.rank0.jsonl.7.tmp", "accepted.jsonl"):
@@ -583,17 +541,7 @@ def test_journals_are_in_the_order_of_the_ranks(tmp_path: Path) -> None:
     ]
 
 
-def test_a_closed_store_lets_another_process_go_on(tmp_path: Path) -> None:
-    store = AttemptStore(tmp_path)
-    store.add(attempts(1)[0])
-    path = tmp_path / "attempts.rank0.jsonl"
-    assert "is being written by another process" in append_elsewhere(path, attempts(2)[1])
-    store.close()
-    assert append_elsewhere(path, attempts(2)[1]) == ""
-    assert AttemptStore(tmp_path).all() == attempts(2)
-
-
-def test_parts_of_a_reward_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
+def test_attempt_store_drops_non_finite_reward_parts(tmp_path: Path) -> None:
     """A reward of somebody else's may have them."""
     told = replace(ATTEMPT, reward_breakdown={"after": 0.5, "before": math.nan, "ratio": math.inf})
     store = AttemptStore(tmp_path)
@@ -604,7 +552,7 @@ def test_parts_of_a_reward_that_are_no_numbers_are_left_out(tmp_path: Path) -> N
     assert AttemptStore(tmp_path).all() == expected
 
 
-def test_a_store_whose_disk_refuses_does_not_know_the_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attempt_store_forgets_a_failed_add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = AttemptStore(tmp_path)
     monkeypatch.setattr("seal_lightning.storage.atomic_files.os", FailingOs(write=(errno.ENOSPC, 1)))
     with pytest.raises(RunError):
@@ -615,7 +563,7 @@ def test_a_store_whose_disk_refuses_does_not_know_the_attempt(tmp_path: Path, mo
     assert AttemptStore(tmp_path).all() == [ATTEMPT]
 
 
-def test_a_store_in_memory_keeps_what_it_is_given() -> None:
+def test_attempt_store_in_memory() -> None:
     store = AttemptStore(None)
     store.add(ATTEMPT)
     assert (store.all(), store.get(ATTEMPT.attempt_id)) == ([ATTEMPT], ATTEMPT)

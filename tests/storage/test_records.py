@@ -1,4 +1,4 @@
-"""Records in files that are written as a whole: what goes in comes out, and damage is told."""
+"""Record files: they read what was written, and damage is an error."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def attempts(count: int) -> list[Attempt]:
 
 
 @pytest.mark.parametrize("record", [ATTEMPT, MALFORMED])
-def test_an_attempt_comes_back_as_it_was(tmp_path: Path, record: Attempt) -> None:
+def test_record_file_reads_what_was_written(tmp_path: Path, record: Attempt) -> None:
     file = RecordFile(tmp_path / "attempts.jsonl", Attempt)
     file.write([record])
     (found,) = file.read()
@@ -94,7 +94,7 @@ def test_an_attempt_comes_back_as_it_was(tmp_path: Path, record: Attempt) -> Non
 @pytest.mark.parametrize(
     "prompt", ["plain\ntext", (ChatMessage(role="system", content="é"), ChatMessage(role="user", content=""))]
 )
-def test_a_buffer_row_keeps_its_kind_of_prompt(tmp_path: Path, prompt: str | tuple[ChatMessage, ...]) -> None:
+def test_record_file_keeps_the_prompts_type(tmp_path: Path, prompt: str | tuple[ChatMessage, ...]) -> None:
     row = BufferRow(task_id="t", edit_index=0, prompt=prompt, text="x", token_ids=(5,), reward=0.5)
     file = RecordFile(tmp_path / "new" / "accepted.jsonl", BufferRow)
     file.write([row, row])
@@ -105,13 +105,13 @@ def test_a_buffer_row_keeps_its_kind_of_prompt(tmp_path: Path, prompt: str | tup
     assert [path.name for path in file.path.parent.iterdir()] == ["accepted.jsonl"]
 
 
-def test_no_file_is_no_records(tmp_path: Path) -> None:
+def test_record_file_missing_is_empty(tmp_path: Path) -> None:
     assert RecordFile(tmp_path / "none.jsonl", Attempt).read() == []
 
 
 @pytest.mark.parametrize("damage", [b'{"attempt_id": "r0', b"\x00\x00\x00", b"", b'{"attempt_id": 3}', b"[]"])
 @pytest.mark.parametrize("line", [1, 3, 4])
-def test_damage_anywhere_names_file_and_line(tmp_path: Path, damage: bytes, line: int) -> None:
+def test_record_file_damage_names_the_line(tmp_path: Path, damage: bytes, line: int) -> None:
     """The file was written as a whole, so no crash can have torn it."""
     file = RecordFile(tmp_path / "accepted.jsonl", Attempt)
     file.write(attempts(4))
@@ -122,7 +122,7 @@ def test_damage_anywhere_names_file_and_line(tmp_path: Path, damage: bytes, line
         file.read()
 
 
-def test_a_write_that_fails_leaves_the_old_records(tmp_path: Path) -> None:
+def test_record_file_failed_write_changes_nothing(tmp_path: Path) -> None:
     file = RecordFile(tmp_path / "attempts.jsonl", Attempt)
     file.write(attempts(2))
 
