@@ -1,7 +1,7 @@
 """Coordination of ranks without collectives: stop notices and signs of life in the key-value store of the process group.
 
-A rank inside a collective handles no signal and cannot be told anything, so ranks first meet at the store, and enter the
-collective together.
+A rank inside a collective handles no signal and sees no notice, so ranks first meet at the store, and enter the collective
+together.
 """
 
 from __future__ import annotations

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
@@ -60,11 +58,6 @@ class ShardedStrategy(ModelParallelStrategy):
             compute_dtype=compute_dtype,
         )
 
-    @property
-    def mesh(self) -> DeviceMesh:
-        """[Groups, ranks of a group]."""
-        return self.device_mesh
-
     def setup_environment(self) -> None:
         """Start the process group. Raises :class:`ConfigError` where the ranks do not divide into groups of equal size."""
         num_ranks = self.num_nodes * self.num_processes
@@ -88,14 +81,11 @@ class ShardedStrategy(ModelParallelStrategy):
 
     # LoRAs are whole on every rank, and one file with a manifest holds them. So the methods of Lightning's base class,
     # which ModelParallelStrategy replaces by a folder of pickles.
-
-    def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Return the module's state."""
-        return Strategy.lightning_module_state_dict(self)
-
-    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Load the module's state."""
-        Strategy.load_model_state_dict(self, checkpoint, strict)
+    lightning_module_state_dict = Strategy.lightning_module_state_dict
+    load_model_state_dict = Strategy.load_model_state_dict
+    save_checkpoint = Strategy.save_checkpoint
+    load_checkpoint = Strategy.load_checkpoint
+    lightning_restore_optimizer = Strategy.lightning_restore_optimizer
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """Return the optimiser's state with whole tensors, on the first rank. A collective where they are sharded."""
@@ -117,20 +107,6 @@ class ShardedStrategy(ModelParallelStrategy):
             held = {key: _sharded_as(parameters[int(key)], values) for key, values in state["state"].items()}
             states.append({**state, "state": held})
         Strategy.load_optimizer_state_dict(self, {**checkpoint, "optimizer_states": states})
-
-    @property
-    def lightning_restore_optimizer(self) -> bool:
-        """True: Lightning loads the optimisers' states."""
-        return True
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
-        """Write one file, on the first rank."""
-        Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)
-
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read the file, on every rank."""
-        torch.cuda.empty_cache()
-        return self.checkpoint_io.load_checkpoint(checkpoint_path)
 
 
 def _sharded_as(parameter: Tensor, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,7 +154,7 @@ def spread(
                 "spread their codes. Set quantization to null, take a checkpoint that is not quantised, or use "
                 "configs/trainer/ddp.yaml"
             )
-        policy.shard(strategy.mesh, strategy.options)
+        policy.shard(strategy.device_mesh, strategy.options)  # [groups, ranks of a group]
         _check_edits_can_be_tried(policy, strategy.options, engine, student)
     elif num_ranks > 1 and isinstance(policy, FullPolicy):
         raise ConfigError(
