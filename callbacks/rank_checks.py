@@ -42,11 +42,12 @@ class RankAgreement(Callback):
         """Raise :class:`RanksDiffer`, on every rank; a collective."""
         if trainer.world_size == 1:
             return
-        parts = {"packages": installed(), "the configuration": settings_part(self.settings)}
+        mine = installed() | settings_part(self.settings)
         tasks = getattr(trainer.datamodule, "tasks", None)  # type: ignore[attr-defined]
         if tasks is not None:
-            parts |= {f"data.{name}": tasks_part(tasks(name)) for name in _SPLITS}
-        require_agreement(parts)
+            for split in _SPLITS:
+                mine |= tasks_part(split, tasks(split))
+        require_agreement(mine)
 
 
 class SharedRunDir(Callback):

@@ -24,9 +24,6 @@ from seal_lightning.core import Task
 from seal_lightning.core.errors import ConfigError, shown
 from seal_lightning.distributed import interruption
 
-Part = dict[str, str]
-"""A rank's values by name, in a few characters each; the order counts."""
-
 PACKAGES = ("torch", "transformers", "peft", "lightning")
 _OF_THE_HOST = ("run_dir", "ckpt_path", "weights_only", "config", "trainer.default_root_dir")
 """Settings that may differ between hosts: other checks compare the files they lead to."""
@@ -39,41 +36,28 @@ class RanksDiffer(ConfigError):
     """Ranks have different settings, data, packages or weights."""
 
 
-def require_agreement(parts: Mapping[str, Part]) -> None:
+def require_agreement(mine: Mapping[str, str]) -> None:
     """Compare what the ranks have; a collective, which a stop or a failed rank ends.
 
     Args:
-        parts: by name (``data.train``), what this rank has.
+        mine: by name (``data.train, task 3``), this rank's values or their digests, in a few characters each.
 
     Raises :class:`RanksDiffer` on every rank, which names the first rank that differs from rank 0, and the value.
     """
-    mine = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-    if len(set(interruption.gather([mine]))) == 1:
-        return
-    # Only now are the parts sent, which may hold thousands of tasks' names.
-    everyone = interruption.gather([(socket.gethostname(), dict(parts))])
+    everyone = interruption.gather([(socket.gethostname(), dict(mine))])
     first_host, first = everyone[0]
     for rank, (host, theirs) in enumerate(everyone):
-        found = _first_difference(first, theirs)
-        if found is not None:
-            part, name, expected, got = found
-            raise RanksDiffer(
-                f"the ranks differ in {part}, {name}: rank {rank} (host {host}) has {got}, rank 0 (host {first_host}) has "
-                f"{expected}. Start every rank with the same command, files and packages"
-            )
-
-
-def _first_difference(first: Mapping[str, Part], other: Mapping[str, Part]) -> tuple[str, str, str, str] | None:
-    for part in dict.fromkeys([*first, *other]):
-        ours, theirs = first.get(part, {}), other.get(part, {})
-        for name in dict.fromkeys([*ours, *theirs]):
-            if ours.get(name) != theirs.get(name):
-                return part, name, ours.get(name, "nothing"), theirs.get(name, "nothing")
-    return None
+        for name in dict.fromkeys([*first, *theirs]):
+            if first.get(name) != theirs.get(name):
+                raise RanksDiffer(
+                    f"the ranks differ in {name}: rank {rank} (host {host}) has {theirs.get(name, 'nothing')}, rank 0 (host "
+                    f"{first_host}) has {first.get(name, 'nothing')}. Start every rank with the same command, files and "
+                    "packages"
+                )
 
 
 @cache
-def installed() -> Part:
+def installed() -> dict[str, str]:
     """Return the packages' versions, and a digest of this package's source: clones differ without a version."""
     found = {"Python": platform.python_version(), "seal_lightning": seal_lightning.__version__}
     found |= {name: version(name) for name in PACKAGES}
@@ -82,23 +66,28 @@ def installed() -> Part:
     for folder in (root, root / "callbacks"):  # a link in a clone, which rglob does not follow
         for path in sorted(folder.rglob("*.py")):
             digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return found | {"the source of seal_lightning": digest.hexdigest()[:12]}
+    found["the source of seal_lightning"] = digest.hexdigest()[:12]
+    return {f"packages, {name}": value for name, value in found.items()}
 
 
-def settings_part(settings: Mapping[str, Any]) -> Part:
+def settings_part(settings: Mapping[str, Any]) -> dict[str, str]:
     """Return a configuration by dotted name, absolute paths masked: hosts may have the same files elsewhere."""
-    return {name: shown(_without_path(value)) for name, value in _flat(settings) if not name.startswith(_OF_THE_HOST)}
-
-
-def tasks_part(tasks: Sequence[Task]) -> Part:
-    """Return the tasks in order, each by its id and a digest of its content."""
     return {
-        f"task {number}": f"{shown(task.task_id)} with content {content_digest(task)}"
+        f"the configuration, {name}": shown(_without_path(value))
+        for name, value in _flat(settings)
+        if not name.startswith(_OF_THE_HOST)
+    }
+
+
+def tasks_part(split: str, tasks: Sequence[Task]) -> dict[str, str]:
+    """Return a split's tasks in order, each by its id and a digest of its content."""
+    return {
+        f"data.{split}, task {number}": f"{shown(task.task_id)} with content {content_digest(task)}"
         for number, task in enumerate(tasks)
     }
 
 
-def weights_part(model: nn.Module, vocabulary: Mapping[str, int]) -> Part:
+def weights_part(model: nn.Module, vocabulary: Mapping[str, int]) -> dict[str, str]:
     """Return digests of a loaded model: its configuration, its tokens, and a few values of a few tensors.
 
     Weights that are sharded or on the meta device are skipped.
@@ -108,12 +97,13 @@ def weights_part(model: nn.Module, vocabulary: Mapping[str, int]) -> Part:
     kept = {name: value for name, value in settings.items() if name not in ("_name_or_path", "name_or_path")}
     whole = [(name, p) for name, p in model.named_parameters() if type(p.data) is torch.Tensor and not p.is_meta]
     step = max(1, len(whole) // _SAMPLED_TENSORS)
-    parts = {
+    digests = {
         "configuration": content_digest(kept),
         "tokens": content_digest(sorted(vocabulary.items())),
         "tensors": str(len(whole)),
+        **{name: _tensor_digest(tensor) for name, tensor in whole[::step]},
     }
-    return parts | {name: _tensor_digest(tensor) for name, tensor in whole[::step]}
+    return {f"model.pretrained, {name}": value for name, value in digests.items()}
 
 
 def _tensor_digest(tensor: torch.Tensor) -> str:

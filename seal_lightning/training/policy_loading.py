@@ -51,7 +51,7 @@ def load_policy(
         check_placement(policy.model, trainer)
         if trainer.world_size > 1:
             vocabulary = policy.language_model.tokenizer.get_vocab()
-            require_agreement({"model.pretrained": weights_part(policy.model, vocabulary)})
+            require_agreement(weights_part(policy.model, vocabulary))
     return policy
 
 

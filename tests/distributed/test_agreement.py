@@ -75,36 +75,36 @@ def test_settings_part_masks_absolute_paths() -> None:
         }
 
     assert settings_part(settings("/a", 8)) == settings_part(settings("/b", 8))
-    assert settings_part(settings("/a", 8))["trainer.callbacks.0.init_args.k"] == "8"
-    assert settings_part(settings("/a", 8))["data.name"] == "'Qwen/Qwen2.5-7B'"
+    assert settings_part(settings("/a", 8))["the configuration, trainer.callbacks.0.init_args.k"] == "8"
+    assert settings_part(settings("/a", 8))["the configuration, data.name"] == "'Qwen/Qwen2.5-7B'"
     assert settings_part(settings("/a", 8)) != settings_part(settings("/a", 9))
 
 
 def test_tasks_part_and_weights_part_see_changes(tiny: LanguageModel) -> None:
-    assert tasks_part(ToyTasks(3).load()) == tasks_part(ToyTasks(3).load()) != tasks_part(ToyTasks(3, offset=1).load())
+    tasks = tasks_part("train", ToyTasks(3).load())
+    assert tasks == tasks_part("train", ToyTasks(3).load())
+    assert tasks != tasks_part("train", ToyTasks(3, offset=1).load())
+    assert next(iter(tasks)) == "data.train, task 0"
     vocabulary = tiny.tokenizer.get_vocab()
     before = weights_part(tiny.model, vocabulary)
     assert before == weights_part(tiny.model, vocabulary)
-    assert weights_part(tiny.model, {**vocabulary, "new": 9})["tokens"] != before["tokens"]
+    tokens = "model.pretrained, tokens"
+    assert weights_part(tiny.model, {**vocabulary, "new": 9})[tokens] != before[tokens]
     with torch.no_grad():
         next(tiny.model.parameters()).add_(1e-3)
     assert weights_part(tiny.model, vocabulary) != before
 
 
 def test_require_agreement_names_the_first_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = {"packages": installed(), "the configuration": {"model.seed": "1"}}
-    theirs = {**mine, "packages": {**installed(), "torch": "2.11.0"}}
-
-    def gather(local: list[Any]) -> list[Any]:
-        if isinstance(local[0], str):
-            return [*local, *local, "another digest"]
-        return [*local, ("b", mine), ("c", theirs)]
-
-    monkeypatch.setattr(interruption, "gather", gather)
+    mine = {**installed(), "the configuration, model.seed": "1"}
+    theirs = {**mine, "packages, torch": "2.11.0"}
+    monkeypatch.setattr(interruption, "gather", lambda local: [*local, ("b", mine), ("c", theirs)])
     with pytest.raises(
         RanksDiffer, match=r"differ in packages, torch: rank 2 \(host c\) has 2\.11\.0, rank 0 \(host .*"
     ):
         rank_consistency.require_agreement(mine)
+    monkeypatch.setattr(interruption, "gather", lambda local: [*local, *local])
+    rank_consistency.require_agreement(mine)
 
 
 SLURM = {"SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_STEP_ID": "0"}
