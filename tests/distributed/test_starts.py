@@ -6,7 +6,6 @@ import json
 import signal
 import socket
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from seal_lightning.cli.main import main
 Ended = list[tuple[int, str]]
 
 
-def launched(commands: Sequence[Sequence[str]], folder: Path, timeout_s: float = 45, **environment: str) -> Ended:
+def launched(commands: Sequence[Sequence[str]], folder: Path, timeout_s: float = 120, **environment: str) -> Ended:
     """Ranks with a command line each: how they ended, and what they said."""
     shared = torchrun_says(len(commands), environment)
     children = [
@@ -48,7 +47,7 @@ def torchrun_says(num_ranks: int, more: Mapping[str, str]) -> dict[str, str]:
 def two_rank_settings(model: Path, run_dir: Path, timeout_s: int = 30) -> dict[str, Any]:
     settings = settings_of(model, run_dir)
     strategy = {"class_path": "lightning.pytorch.strategies.DDPStrategy"}
-    strategy["init_args"] = {"timeout": f"0:00:{timeout_s:02d}"}
+    strategy["init_args"] = {"timeout": f"0:{timeout_s // 60:02d}:{timeout_s % 60:02d}"}
     settings["trainer"] |= {"devices": "auto", "strategy": strategy}
     return settings
 
@@ -108,13 +107,12 @@ def test_start_refuses_different_weights(tiny_folder: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("victim", [0, 1])
 def test_start_reports_data_missing_on_one_rank(victim: int, tiny_folder: Path, tmp_path: Path) -> None:
     """Its error is its own; the other one waits for nobody."""
-    command = ["fit", "-c", str(write(tmp_path, two_rank_settings(tiny_folder, tmp_path / "run")))]
+    settings = two_rank_settings(tiny_folder, tmp_path / "run", timeout_s=600)  # the test fails if this is waited for
+    command = ["fit", "-c", str(write(tmp_path, settings))]
     commands = [command, command]
     missing = ["--data.train", "seal_lightning.domains.knowledge.PassagesJson", "--data.train.path", "/no/such.json"]
     commands[victim] = [*command, *missing]
-    start = time.monotonic()
     ends = launched(commands, tmp_path / "logs")
-    assert time.monotonic() - start < 25, "the other rank waited for its timeout"
     assert_all_said(ends, "/no/such.json")
     assert f"rank {victim} failed first" in ends[1 - victim][1]
 

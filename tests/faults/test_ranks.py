@@ -63,9 +63,9 @@ def lose_a_rank(fault: str, number: int, model: Path, folder: Path) -> None:
             wait_until(lambda: len(acknowledged(run_dir)) >= 4)
             time.sleep(chance.uniform(0, 1.0))
             children[victim].send(signal.SIGKILL if fault == "killed" else signal.SIGSTOP)
-        code = other.wait(TIMEOUT_S + 10 if fault != "raising" else TIMEOUT_S + 30)
+        code = other.wait(TIMEOUT_S + 60)
         if fault == "raising":
-            assert children[victim].wait(TIMEOUT_S + 10) == 1
+            assert children[victim].wait(TIMEOUT_S + 60) == 1
     finally:
         end_all(children)
     said = other.printed()
@@ -97,7 +97,7 @@ def test_uneven_work_gives_equal_policies(
         settings["trainer"]["callbacks"].append({"class_path": "interruptions.SavePolicyOfRank"})
         children = ranks(["fit", "-c", str(write(tmp_path, settings))], tmp_path / f"logs{number}", num_ranks=3)
         try:
-            assert [child.wait(60) for child in children] == [0, 0, 0], children[0].printed()[-2000:]
+            assert [child.wait(120) for child in children] == [0, 0, 0], children[0].printed()[-2000:]
         finally:
             end_all(children)
         policies = [torch.load(run_dir / f"policy.rank{rank}.pt", weights_only=True) for rank in range(3)]
@@ -128,8 +128,8 @@ def launch_and_hurt(victim: str, model: Path, folder: Path) -> None:
         hurt.send_signal(signal.SIGSTOP if victim == "stopped child" else signal.SIGKILL)
         # Only silence is waited for as long as the timeout says; a rank that is gone is seen at once.
         silent_s = COLD_START_S if victim == "stopped child" else TIMEOUT_S
-        wait_until(lambda: parent.poll() is not None, silent_s + 20)
-        wait_until(lambda: not running(path), silent_s + 10)
+        wait_until(lambda: parent.poll() is not None, silent_s + 60)
+        wait_until(lambda: not running(path), silent_s + 60)
         assert parent.returncode != 0
     finally:
         for process in running(path):

