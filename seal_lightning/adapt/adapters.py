@@ -9,14 +9,14 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from seal_lightning.adapt.model_card import hub_name, model_card
-from seal_lightning.adapt.record import AdaptedFolder, AdaptedRecord, BaseModel, ExamRecord, MergedFrom
+from seal_lightning.adapt.record import AdaptedFolder, AdaptedRecord, BaseModel, ExamRecord, MergedFrom, differing
 from seal_lightning.core import JSON
 from seal_lightning.core.errors import ConfigError, RunError, shown
 from seal_lightning.core.names import checked_run_dir
@@ -54,26 +54,17 @@ def shared_exams(records: Sequence[AdaptedRecord]) -> list[list[tuple[int, ExamR
 
 def differing_settings(records: Sequence[AdaptedRecord]) -> dict[str, list[JSON]]:
     """Return the settings, by dotted name, that are not equal everywhere: a value per record, None if it is missing."""
-    described: list[dict[str, JSON]] = [
-        {
-            "base": record.base.described(),
-            "seed": record.seed,
-            "documents (SHA-256)": ", ".join(sorted(document.sha256[:12] for document in record.documents)),
-            **dict(_flat(record.settings)),
-        }
-        for record in records
-    ]
-    names = dict.fromkeys(chain.from_iterable(described))
-    values = {name: [settings.get(name) for settings in described] for name in names}
-    return {name: found for name, found in values.items() if any(value != found[0] for value in found)}
-
-
-def _flat(settings: Mapping[str, JSON], prefix: str = "") -> Iterator[tuple[str, JSON]]:
-    for name, value in settings.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+    return differing(
+        [
+            {
+                "base": record.base.described(),
+                "seed": record.seed,
+                "documents (SHA-256)": ", ".join(sorted(document.sha256[:12] for document in record.documents)),
+                **record.settings,
+            }
+            for record in records
+        ]
+    )
 
 
 # --- merge and export

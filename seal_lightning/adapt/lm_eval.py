@@ -43,10 +43,8 @@ def side_effects(
     tasks: Sequence[str] = (PROBE_TASK,),
     *,
     include_path: Path | None = None,
-    limit: int | None = None,
-    num_fewshot: int | None = None,
-    batch_size: int = 8,
     trust_remote_code: bool = False,
+    **options: int | None,
 ) -> list[TaskScore]:
     """Evaluate the base model and the adapted one on the same samples.
 
@@ -54,10 +52,8 @@ def side_effects(
         folder: the adapted folder.
         tasks: names of tasks, groups or tags of the harness, of ``include_path``, or :data:`PROBE_TASK`.
         include_path: a folder with tasks. Tasks may bring Python code, which runs: name only folders that you trust.
-        limit: ≥ 1, the first samples of each task only.
-        num_fewshot: ≥ 0, worked examples before each question; None: as the task says.
-        batch_size: ≥ 1.
         trust_remote_code: whether code that comes with the base model may run.
+        options: ``limit``, ``num_fewshot`` and ``batch_size`` of ``lm_eval.simple_evaluate``.
 
     Raises :class:`ConfigError` without the extra or for a base whose code is not trusted, :class:`RunError` for anything
     that the harness raises.
@@ -86,11 +82,9 @@ def side_effects(
                 model_args={**base_args, **peft},
                 tasks=named,
                 task_manager=manager,
-                num_fewshot=num_fewshot,
-                batch_size=batch_size,
                 device="cuda" if torch.cuda.is_available() else "cpu",
-                limit=limit,
                 bootstrap_iters=1000,
+                **options,
             )
             for peft in ({}, {"peft": str(folder.adapter)})
         )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib.metadata import version
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from seal_lightning import __version__
 from seal_lightning.adapt.configuration import Configuration
 from seal_lightning.adapt.edit_selection import EditSelection, SelectedEdit
 from seal_lightning.adapt.exam import (
@@ -25,9 +28,10 @@ from seal_lightning.adapt.exam import (
 from seal_lightning.adapt.final_training import FinalTraining, anchor_spec
 from seal_lightning.adapt.material import Material, QuestionSplit, split_of
 from seal_lightning.adapt.model_card import model_card
-from seal_lightning.adapt.record import AdaptedFolder, AdaptedRecord, Asking, BaseModel, ExamRecord, package_versions
+from seal_lightning.adapt.record import AdaptedFolder, AdaptedRecord, Asking, BaseModel, ExamRecord
+from seal_lightning.adapt.starting_model import StartingModel
 from seal_lightning.adapt.workspace import Progress, Workspace
-from seal_lightning.core import JSON, Candidate, Measurement
+from seal_lightning.core import Candidate, Measurement
 from seal_lightning.evaluation.unadapted_exams import EVERYTHING
 from seal_lightning.models.lora import LoraAdapter, save_adapter, scaled_adapter, sum_adapters, truncated_adapter
 from seal_lightning.models.pretrained import EMBEDDED
@@ -36,6 +40,7 @@ from seal_lightning.storage.journal import RecordFile
 
 THESE = "these documents"
 """Name of the exam on the documents of this adaptation."""
+_PACKAGES = ("torch", "transformers", "peft", "lightning")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,14 +67,11 @@ class AdaptPipeline:
     material: Material
     folder: AdaptedFolder
     work: Workspace
-    continual: bool
-    start: Mapping[str, JSON] = field(default_factory=dict)
-    """Identity of the starting model, see :meth:`StartingModel.identity`."""
+    start: StartingModel
     earlier: Sequence[LoraAdapter] = ()
-    """LoRAs that are merged into the model's weights beyond the pretrained ones."""
-    earlier_names: tuple[str, ...] = ()
-    earlier_exams: Sequence[StoredExam] = ()
-    """Exams of the adaptation that this one starts from."""
+    """LoRAs that are merged into the model's weights beyond the pretrained ones, see :meth:`StartingModel.install`."""
+    continual: bool = False
+    """Whether passages are learned one after another."""
     progress: Progress = field(default_factory=lambda: Progress(Console(quiet=True)))
 
     def run(self) -> AdaptedRecord:
@@ -88,7 +90,7 @@ class AdaptPipeline:
             save_adapter(adapter, scratch, base_model=_absolute(module.pretrained.location()))
             write_bytes(scratch / "README.md", model_card(record, self.folder.name).encode(errors="backslashreplace"))
         RecordFile(self.folder.edits, EditRecord).write([edit for one in selected for edit in _edit_records(one)])
-        RecordFile(self.folder.exam, StoredExam).write([*these, *self.earlier_exams])
+        RecordFile(self.folder.exam, StoredExam).write([*these, *self._earlier_exams])
         self.folder.write_record(record)  # last: it marks the folder as complete
         return record
 
@@ -142,7 +144,7 @@ class AdaptPipeline:
         elif spec.control and spec.keep:
             self.progress.say("training on the passages alone in as many steps diverged: there is no control")
         conditions.append(ExamCondition(name=ADAPTED, adapter=adapter))
-        exams = by_exam([*these, *self.earlier_exams, *probe_exam()])
+        exams = by_exam([*these, *self._earlier_exams, *probe_exam()])
         needs = EVERYTHING if spec.answers else frozenset({Measurement.LIKELIHOOD})
         found = []
         with self.work.timed("exams"), self.progress.phase("exams", len(exams)) as advance:
@@ -151,8 +153,21 @@ class AdaptPipeline:
                 advance(1)
         return found
 
+    @cached_property
+    def _earlier_exams(self) -> list[StoredExam]:
+        """The exams of the adaptation that this one starts from, under names that refer to it."""
+        if (folder := self.start.adapted) is None:
+            return []
+        stored = RecordFile(folder.exam, StoredExam).read()
+        taken = {one.exam for one in stored}
+        names = (f"earlier documents ({folder.name}{number})" for number in chain([""], (f" {n}" for n in count(2))))
+        name = next(name for name in names if name not in taken)
+        return [replace(one, exam=name) if one.exam == THESE else one for one in stored]
+
     def _record(self, selected: Sequence[SelectedEdit], exams: Sequence[ExamRecord]) -> AdaptedRecord:
         module, pretrained = self.configuration.module, self.configuration.module.pretrained
+        domain: Any = module.domain
+        wording = domain.exam_wording
         return AdaptedRecord(
             base=BaseModel(
                 source=_absolute(pretrained.source),
@@ -160,36 +175,31 @@ class AdaptPipeline:
                 dtype=pretrained.dtype,
                 trust_remote_code=pretrained.trust_remote_code,
             ),
-            asking=_asking(module.domain),
+            asking=Asking(
+                style=domain.exam_style,
+                topic=wording.topic,
+                question=wording.question,
+                answer=wording.answer,
+                chat_instruction=wording.chat_instruction,
+                max_answer_tokens=domain.max_answer_tokens,
+            ),
             documents=self.material.documents,
             skipped=self.material.skipped,
             exams=tuple(exams),
-            earlier=self.earlier_names,
+            earlier=self.start.earlier_names(),
             num_passages=len(selected),
             num_edits=sum(len(one.candidates) for one in selected),
             num_kept=sum(len(one.kept) for one in selected),
             seed=module.seed,
             seconds=self.work.seconds(),
-            versions=package_versions(),
-            settings={**self.configuration.settings, "start": dict(self.start)},
+            versions={"seal-lightning": __version__, **{name: version(name) for name in _PACKAGES}},
+            settings={**self.configuration.settings, "start": self.start.identity()},
         )
 
 
 def _absolute(source: str) -> str:
     """Return a folder's absolute path, for readers in another directory; a hub id as it is."""
     return str(Path(source).resolve()) if source != EMBEDDED and Path(source).is_dir() else source
-
-
-def _asking(domain: Any) -> Asking:
-    wording = domain.exam_wording
-    return Asking(
-        style=domain.exam_style,
-        topic=wording.topic,
-        question=wording.question,
-        answer=wording.answer,
-        chat_instruction=wording.chat_instruction,
-        max_answer_tokens=domain.max_answer_tokens,
-    )
 
 
 def _edit_records(selected: SelectedEdit) -> list[EditRecord]:
@@ -213,13 +223,3 @@ def _finite_reward(candidate: Candidate | None) -> float | None:
     """Return the reward; None instead of the minus infinity of a malformed or diverged edit, which JSON has not."""
     reward = None if candidate is None else candidate.reward
     return reward if reward is not None and abs(reward) != float("inf") else None
-
-
-def earlier_exams(folder: AdaptedFolder) -> list[StoredExam]:
-    """Return the exams of an adaptation that another one starts from, under names that refer to it."""
-    stored = RecordFile(folder.exam, StoredExam).read()
-    taken = {one.exam for one in stored}
-    numbered = (f"{folder.name} {number}" for number in count(2))
-    names = (f"earlier documents ({name})" for name in chain([folder.name], numbered))
-    name = next(name for name in names if name not in taken)
-    return [replace(one, exam=name) if one.exam == THESE else one for one in stored]

@@ -1,12 +1,4 @@
-"""An adapted folder and its record ``adapted.json``. No torch, so listing starts at once.
-
-adapter/         a standard PEFT folder, with a model card
-merged/          a full model, if it was requested
-edits.jsonl      the self-edits, and which were kept
-exam.jsonl       the questions of its exams
-adapted.json     see :class:`AdaptedRecord`; written last
-work/            journals that an interrupted adaptation resumes from
-"""
+"""An adapted folder and its record ``adapted.json``. No torch, so listing starts at once."""
 
 from __future__ import annotations
 
@@ -14,9 +6,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path, PureWindowsPath
 from typing import Literal
 
@@ -149,7 +141,7 @@ class MergedFrom:
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptedRecord:
-    """``adapted.json``: an adapted folder's description of itself. It is written last, so the folder is then complete."""
+    """``adapted.json``: an adapted folder's description of itself."""
 
     version: Literal[1] = 1
     base: BaseModel
@@ -176,18 +168,6 @@ class AdaptedRecord:
 
 
 _RECORD = TypeAdapter(AdaptedRecord)
-_PACKAGES = ("seal-lightning", "torch", "transformers", "peft", "lightning")
-
-
-def package_versions() -> dict[str, str]:
-    """Return the installed versions of this package and its main dependencies."""
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return versions
 
 
 def held_before(record: AdaptedRecord) -> tuple[str, ...]:
@@ -204,11 +184,36 @@ def held_before(record: AdaptedRecord) -> tuple[str, ...]:
     return (f"the policy of the run {PureWindowsPath(str(start['run'])).name}",)
 
 
-@dataclass(frozen=True)
+def differing(values: Sequence[JSON], name: str = "") -> dict[str, list[JSON]]:
+    """Return the dotted names at which plain values differ, with the value of each, None if it is missing."""
+    mappings = [value for value in values if isinstance(value, dict)]
+    if len(mappings) < len(values):
+        return {} if all(value == values[0] for value in values) else {name: list(values)}
+    found: dict[str, list[JSON]] = {}
+    for key in dict.fromkeys(chain.from_iterable(mappings)):
+        found |= differing([mapping.get(key) for mapping in mappings], f"{name}.{key}".lstrip("."))
+    return found
+
+
 class AdaptedFolder:
     """The output folder of ``seal adapt``."""
 
-    path: Path
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.adapter = path / "adapter"
+        """A standard PEFT folder, with a model card."""
+        self.merged = path / "merged"
+        """A full model, if it was requested."""
+        self.edits = path / "edits.jsonl"
+        """The self-edits, and which were kept."""
+        self.exam = path / "exam.jsonl"
+        """The questions of its exams, for an adaptation that starts from this one."""
+        self.work = path / "work"
+        """Journals that an interrupted adaptation resumes from."""
+        self.record_file = path / "adapted.json"
+        """See :class:`AdaptedRecord`. It is written last, so the folder is then complete."""
+        self.lock_file = path / ".lock"
+        """Held by the process that writes the folder."""
 
     @classmethod
     def named(cls, path: str | Path, what: str = "DIR") -> AdaptedFolder:
@@ -218,12 +223,10 @@ class AdaptedFolder:
         """
         folder = cls(checked_run_dir(path, what))
         folder.check_links()
-        if not folder.is_finished:
-            begun = f"`seal adapt` was interrupted there; repeat its command to resume (its work is in {folder.work})"
-            raise RunError(
-                f"{what}: {shown(str(path))} is not an adapted folder: adapted.json is missing. "
-                + (begun if folder.work.is_dir() else "Make one with `seal adapt PATH --out DIR`")
-            )
+        if not folder.record_file.is_file():
+            begun = "repeat the interrupted `seal adapt` command to resume it"
+            advice = begun if folder.work.is_dir() else "make one with `seal adapt PATH --out DIR`"
+            raise RunError(f"{what}: {shown(str(path))} is not an adapted folder: adapted.json is missing; {advice}")
         return folder
 
     @property
@@ -235,48 +238,6 @@ class AdaptedFolder:
     def is_finished(self) -> bool:
         """True once ``adapted.json`` exists."""
         return self.record_file.is_file()
-
-    @property
-    def is_ours(self) -> bool:
-        """True if an adaptation began or finished here, or the folder has no files but leftovers of one."""
-        files = (path for path in self.path.rglob("*") if path.is_file())
-        begun = self.is_finished or (self.work / "job.json").is_file()
-        return begun or all(path == self.lock_file or path.suffix == ".tmp" for path in files)
-
-    @property
-    def record_file(self) -> Path:
-        """The record, ``adapted.json``."""
-        return self.path / "adapted.json"
-
-    @property
-    def adapter(self) -> Path:
-        """The PEFT folder."""
-        return self.path / "adapter"
-
-    @property
-    def merged(self) -> Path:
-        """The full model, if there is one."""
-        return self.path / "merged"
-
-    @property
-    def edits(self) -> Path:
-        """The self-edits."""
-        return self.path / "edits.jsonl"
-
-    @property
-    def exam(self) -> Path:
-        """The questions of its exams, for an adaptation that starts from this one."""
-        return self.path / "exam.jsonl"
-
-    @property
-    def lock_file(self) -> Path:
-        """The lock of the process that writes the folder."""
-        return self.path / ".lock"
-
-    @property
-    def work(self) -> Path:
-        """The journals that an interrupted adaptation resumes from."""
-        return self.path / "work"
 
     def record(self) -> AdaptedRecord:
         """Read ``adapted.json``. Raises :class:`RunError` if it cannot be read or is invalid."""

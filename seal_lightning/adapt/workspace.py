@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from seal_lightning.adapt.record import AdaptedFolder
+from seal_lightning.adapt.record import AdaptedFolder, differing
 from seal_lightning.core import SelfEdit
 from seal_lightning.core.errors import ConfigError, RunError, shown
 from seal_lightning.storage.atomic_files import make_folder, remove_leftovers, reporting, write_bytes
@@ -131,8 +131,8 @@ class Workspace:
             known = json.loads(self._job_file.read_bytes())
         except (OSError, ValueError) as error:
             raise RunError(f"{self._job_file} cannot be read ({shown(str(error))}); name another --out") from error
-        if different := sorted(_different(known, json.loads(json.dumps(job)))):
-            named = ", ".join(different[:_MAX_NAMED]) + (" …" if len(different) > _MAX_NAMED else "")
+        if different := sorted(differing([known, json.loads(json.dumps(job))])):
+            named = ", ".join(different[:_MAX_NAMED])
             raise ConfigError(
                 f"--out: {self.path.parent} holds an adaptation that was begun with other settings: {named}. Repeat its "
                 "command to resume it, or name another --out"
@@ -165,12 +165,3 @@ class Workspace:
             journal.close()
         if hasattr(self, "attempts"):
             self.attempts.close()
-
-
-def _different(known: Any, wanted: Any, place: str = "") -> Iterator[str]:
-    """Yield the dotted names at which two jobs differ."""
-    if isinstance(known, dict) and isinstance(wanted, dict):
-        for name in known.keys() | wanted.keys():
-            yield from _different(known.get(name), wanted.get(name), f"{place}.{name}".lstrip("."))
-    elif known != wanted:
-        yield place or "everything"

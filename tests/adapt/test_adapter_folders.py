@@ -67,7 +67,7 @@ def test_shared_exams_are_those_of_equal_questions(a: AdaptedFolder, b: AdaptedF
 
 def test_differing_settings_have_dotted_names() -> None:
     one = replace(adapted_record("x"), settings={"a": {"x": 1, "y": [1]}, "z": 2, "n": None})
-    other = replace(one, settings={"a": {"x": 1.0, "y": [2]}, "z": 2}, seed=3)
+    other = replace(one, settings={"a": {"x": 1.0, "y": [2]}, "z": 2}, seed=3)  # 1.0 is 1, and a missing null is null
     assert differing_settings([one, other]) == {"seed": [0, 3], "a.y": [[1], [2]]}
 
 

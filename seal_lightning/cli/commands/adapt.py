@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -17,7 +16,7 @@ from seal_lightning.adapt.adapters import push, write_merged
 from seal_lightning.adapt.configuration import Configuration, configured
 from seal_lightning.adapt.estimate import measured_rates, phases
 from seal_lightning.adapt.material import Material, job_of, read_material
-from seal_lightning.adapt.pipeline import AdaptPipeline, earlier_exams
+from seal_lightning.adapt.pipeline import AdaptPipeline
 from seal_lightning.adapt.record import AdaptedFolder
 from seal_lightning.adapt.starting_model import StartingModel
 from seal_lightning.adapt.workspace import Progress, Workspace
@@ -49,13 +48,7 @@ def main(args: Sequence[str]) -> int:
 def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     start = StartingModel.named(options.policy)
     folder = _folder(options.out, options.policy)
-    configuration = configured(
-        start.settings,
-        options.config,
-        overrides,
-        start.adapt,
-        continual=options.continual,
-    )
+    configuration = configured(start.settings, options.config, overrides, start.adapt, continual=options.continual)
     pretrained = configuration.module.pretrained
     material = read_material(
         options.paths, options.questions, pretrained, configuration.spec.passage_tokens, folder.path
@@ -69,7 +62,18 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
         rates = measured_rates(module, material.passages[0])
         show_estimate(phases(module, spec, material), rates, begun=begun)
         if not options.dry_run:
-            _adapt(start, configuration, material, folder, job, earlier)
+            with _locked(folder) as work, (progress := Progress(Console(highlight=False))).bars:
+                work.begin(job)
+                AdaptPipeline(
+                    configuration=configuration,
+                    material=material,
+                    folder=folder,
+                    work=work,
+                    start=start,
+                    earlier=earlier,
+                    continual=options.continual,
+                    progress=progress,
+                ).run()
     elif not begun:
         raise RunError(
             f"--out: {folder.path} holds a finished adaptation without its work/, so its settings are unknown. Name another "
@@ -88,37 +92,6 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.push:
         print_lines(f"pushed to {push(folder, options.push)}")
     return 0
-
-
-def _adapt(
-    start: StartingModel,
-    configuration: Configuration,
-    material: Material,
-    folder: AdaptedFolder,
-    job: dict[str, Any],
-    earlier: list[LoraAdapter],
-) -> None:
-    lock = RunLock(folder.path)
-    lock.acquire()
-    try:
-        atomic_files.remove_leftovers(folder.path)
-        progress = Progress(Console(highlight=False))
-        with closing(Workspace(folder)) as work, progress.bars:
-            work.begin(job)
-            AdaptPipeline(
-                configuration=configuration,
-                material=material,
-                folder=folder,
-                work=work,
-                continual=job["continual"],
-                start=start.identity(),
-                earlier=earlier,
-                earlier_names=start.earlier_names(),
-                earlier_exams=[] if start.adapted is None else earlier_exams(start.adapted),
-                progress=progress,
-            ).run()
-    finally:
-        lock.release()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -173,7 +146,9 @@ def _folder(out: str, policy: str | None) -> AdaptedFolder:
     folder.check_links()
     if policy is not None and Path(policy).exists() and folder.path.exists() and folder.path.samefile(policy):
         raise ConfigError(f"--out: {shown(out)} is also --policy, which is never changed. Name another folder")
-    if folder.path.exists() and not folder.is_ours:
+    begun = folder.is_finished or (folder.work / "job.json").is_file()
+    files = (path for path in folder.path.rglob("*") if path.is_file())
+    if not begun and any(path != folder.lock_file and path.suffix != ".tmp" for path in files):
         raise RunError(f"--out: {shown(out)} holds other things. Name a new folder")
     return folder
 
@@ -192,6 +167,18 @@ def _load(start: StartingModel, configuration: Configuration, material: Material
     module.engine.check(max(spec.rank for spec in module.domain.adapter_specs()))
     check_prompts_fit(module.domain, material.passages, module.learner)
     return [adapter.detached_copy(chosen) for adapter in earlier]
+
+
+@contextmanager
+def _locked(folder: AdaptedFolder) -> Iterator[Workspace]:
+    lock = RunLock(folder.path)
+    lock.acquire()
+    try:
+        atomic_files.remove_leftovers(folder.path)
+        with closing(Workspace(folder)) as work:
+            yield work
+    finally:
+        lock.release()
 
 
 @contextmanager
