@@ -100,7 +100,7 @@ def foreign_code(folder: Path) -> None:
     ("damage", "kind", "said"),
     [
         (without_record, RunError, "not an adapted folder: adapted.json is missing"),
-        (half_made, RunError, "was interrupted there"),
+        (half_made, RunError, "repeat the interrupted"),
         (without_weights, ModelError, "adapter_model.safetensors"),
         (without_adapter, ModelError, "adapter_config.json cannot be read"),
         (cut_weights, ModelError, "no safetensors file"),
