@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from seal_lightning.domains.arc import ArcDomain
     from seal_lightning.domains.knowledge import KnowledgeDomain
     from seal_lightning.models.pretrained import Pretrained
+    from seal_lightning.reporting.runs import load_attempts
     from seal_lightning.training.data_module import SealDataModule
     from seal_lightning.training.hooks import SealCallback
     from seal_lightning.training.module import SealModule
@@ -40,6 +41,7 @@ _MODULES = {
     "SealCallback": "training.hooks",
     "SealDataModule": "training.data_module",
     "SealModule": "training.module",
+    "load_attempts": "reporting.runs",
     "seal_trainer": "cli.trainer",
 }
 """Imported at first use: `import seal_lightning`, and with it `seal report`, needs no torch."""
@@ -60,6 +62,7 @@ __all__ = [
     "SealCallback",
     "SealDataModule",
     "SealModule",
+    "load_attempts",
     "seal_trainer",
 ]
 

@@ -5,6 +5,7 @@ Epoch 2r is the E-step of round r, epoch 2r+1 its M-step; on the M-step's last b
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from seal_lightning.inner_loop import BatchedInnerLoop
 from seal_lightning.models.language_model import LanguageModel
 from seal_lightning.models.pretrained import Pretrained
 from seal_lightning.scoring.graders import LocalRules
-from seal_lightning.scoring.rewards import LikelihoodReward
+from seal_lightning.scoring.rewards import FunctionReward, LikelihoodReward
 from seal_lightning.storage.attempt_store import AttemptStore
 from seal_lightning.training.batches import RowBatch, TaskBatch
 from seal_lightning.training.evaluation_steps import EvaluationSteps
@@ -49,7 +50,8 @@ class SealModule(EvaluationSteps, Configurable):
     Args:
         domain: what tasks, self-edits and answers mean.
         pretrained: the model the policy starts from.
-        reward: turns an attempt's scores into a number; mean log-probability of the gold answers by default.
+        reward: turns an attempt's scores into a number; mean log-probability of the gold answers by default. A function of
+            an :class:`Attempt` becomes a :class:`FunctionReward`.
         grader: judges answers; local rules by default.
         inner_loop: plans to adapters; many side by side by default.
         engine: asks the policy and its adapted copies; in this process by default.
@@ -83,7 +85,7 @@ class SealModule(EvaluationSteps, Configurable):
         self,
         domain: Domain,  # type: ignore[type-arg]
         pretrained: Pretrained = Pretrained(),  # noqa: B008 - frozen records
-        reward: Reward | None = None,
+        reward: Reward | Callable[[Attempt], float | None] | None = None,
         grader: Grader | None = None,
         inner_loop: InnerLoop | None = None,
         engine: Engine | None = None,
@@ -112,7 +114,8 @@ class SealModule(EvaluationSteps, Configurable):
         self.strict_loading = False  # a checkpoint holds the LoRAs, not the base
         self.domain = domain
         self.pretrained = pretrained
-        self.reward: Reward = reward or LikelihoodReward()
+        reward = LikelihoodReward() if reward is None else reward
+        self.reward: Reward = reward if isinstance(reward, Reward) else FunctionReward(reward)
         self.grader: Grader = grader or LocalRules()
         self.inner_loop: InnerLoop = inner_loop or BatchedInnerLoop()
         self.engine: Engine = engine or TransformersEngine()

@@ -23,7 +23,7 @@ from seal_lightning import (
 )
 from seal_lightning.cli.main import main
 from seal_lightning.cli.python_config import plain
-from seal_lightning.core import Candidate
+from seal_lightning.core import Attempt, Candidate
 from seal_lightning.core.configurable import Configurable, constructor_arguments
 from seal_lightning.core.errors import ConfigError, RunError
 
@@ -48,6 +48,10 @@ def data() -> SealDataModule:
     return SealDataModule(train=ToyTasks(2), test=ToyTasks(2, offset=9), tasks_per_batch=2)
 
 
+def gold_log_prob(attempt: Attempt) -> float | None:
+    return attempt.after.log_prob
+
+
 def first_of_each(ranked: list[Candidate]) -> list[Candidate]:
     return list({candidate.task_id: candidate for candidate in reversed(ranked)}.values())
 
@@ -56,7 +60,7 @@ def first_of_each(ranked: list[Candidate]) -> list[Candidate]:
 def test_python_run_is_read_by_the_commands(tiny_folder: Path, tmp_path: Path) -> None:
     """Fit and test in Python, then `seal test --run` and `seal report` on what is left."""
     trainer = seal_trainer(tmp_path / "run", rounds=1, reward_filter=first_of_each, **QUIET)
-    model = module(tiny_folder)
+    model = module(tiny_folder, reward=gold_log_prob)
     trainer.fit(model, data())
     metrics = trainer.test(model, data())[0]
     assert metrics["test/no_adaptation_round0/log_prob"] < 0
@@ -68,11 +72,15 @@ def test_python_run_is_read_by_the_commands(tiny_folder: Path, tmp_path: Path) -
         }
     ]
     assert settings["model"]["domain"]["class_path"] == "fakes.ToyDomain"
+    assert settings["model"]["reward"] == "test_seal_trainer.gold_log_prob"
     assert main(["test", "--run", str(tmp_path / "run")]) == 0
     of_python, of_command = (
         json.loads((tmp_path / "run/results" / name).read_text())["table"] for name in ("test.json", "test-2.json")
     )
     assert of_python == of_command
+    table = seal_lightning.load_attempts(tmp_path / "run")
+    assert len(table) == 4
+    assert table["reward"].notna().all()
     assert main(["report", str(tmp_path / "run")]) == 0
 
 

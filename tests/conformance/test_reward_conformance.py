@@ -28,6 +28,7 @@ from seal_lightning.core import (
 from seal_lightning.core.interfaces import Judge, Reward
 from seal_lightning.scoring.rewards import (
     AccuracyReward,
+    FunctionReward,
     GainReward,
     LikelihoodReward,
     OwnQuestionsReward,
@@ -67,6 +68,7 @@ def weighted(*terms: tuple[float, Reward]) -> WeightedSum:
 REWARDS: dict[str, Case] = {
     "accuracy": Case(make=AccuracyReward),
     "likelihood": Case(make=LikelihoodReward),
+    "function": Case(make=lambda: FunctionReward(lambda attempt: attempt.after.accuracy)),
     "solved": Case(make=SolvedReward, for_the_breakdown=frozenset({Measurement.LIKELIHOOD}), all_or_nothing=True),
     "solved, answers alone": Case(make=lambda: SolvedReward(log_likelihood=False), all_or_nothing=True),
     "partial credit": Case(make=PartialCreditReward),

@@ -1,6 +1,7 @@
 """Rewards: scores to a number."""
 
 from seal_lightning.scoring.rewards.accuracy import AccuracyReward
+from seal_lightning.scoring.rewards.function import FunctionReward
 from seal_lightning.scoring.rewards.gain import GainReward
 from seal_lightning.scoring.rewards.likelihood import LikelihoodReward
 from seal_lightning.scoring.rewards.own_questions import OwnQuestionsReward
@@ -11,6 +12,7 @@ from seal_lightning.scoring.rewards.weighted_sum import WeightedSum, WeightedTer
 
 __all__ = [
     "AccuracyReward",
+    "FunctionReward",
     "GainReward",
     "LikelihoodReward",
     "OwnQuestionsReward",
