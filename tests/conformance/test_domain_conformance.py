@@ -35,7 +35,7 @@ from seal_lightning.domains.knowledge import (
     Rewrites,
     SelfQA,
 )
-from seal_lightning.evaluation.configurations import configurations
+from seal_lightning.evaluation.grid import edit_choices
 
 ADAPTER = AdapterSpec(rank=3, alpha=5.0)
 OPTIMIZER = OptimizerSpec(learning_rate=3e-3, num_epochs=7, batch_size=2)
@@ -232,7 +232,7 @@ def test_all_that_a_schema_can_produce_is_a_plan(case: Case, domain: AnyDomain) 
     schema = domain.edit_schema(case.task)
     if schema is None:
         return
-    drawn = configurations(schema, {}, limit=12)
+    drawn = edit_choices(schema, {}, limit=12)
     texts = {"".join(part for part in fill_choices(schema, one.choices) if isinstance(part, str)) for one in drawn}
     assert len(texts) == 12
     for text in texts:

@@ -1,35 +1,39 @@
-"""A module and its data without a trainer: of a run, or of configuration files as ``seal fit -c a -c b`` reads them."""
+"""Modules and data without a trainer, from a run or from configuration files, and other parts that commands share."""
 
 from __future__ import annotations
 
-from argparse import ArgumentError
-from collections.abc import Sequence
+from argparse import ArgumentError, ArgumentTypeError
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.progress import Progress
 
+from seal_lightning.core import Attempt
 from seal_lightning.core.errors import ConfigError, RunError
+from seal_lightning.reporting.text import escape_invisible
 from seal_lightning.storage.run_dir import RunDir
 from seal_lightning.training.data_module import SealDataModule
 from seal_lightning.training.module import SealModule
 
 MAX_REASON = 2_000
-"""Characters shown of what the parser of a configuration says."""
+"""Characters shown of a message of the configuration's parser, which repeats values of any length."""
 
 
 def load_run(run: RunDir) -> tuple[SealModule, SealDataModule]:
-    """A run's module and data as its ``config.yaml`` says, without a trainer. Raises :class:`RunError`."""
+    """Load a run's module and data as its ``config.yaml`` says. Raises :class:`RunError`."""
     settings = run.settings()
     if missing := {"model", "data"} - settings.keys():
-        raise RunError(f"{run.config} is no configuration of a run: it has no {' and no '.join(sorted(missing))}")
-    module, data = load_settings(settings, f"{run.config} is no configuration of a run")
+        raise RunError(f"{run.config} is not a run configuration: missing {', '.join(sorted(missing))}")
+    module, data = load_settings(settings, f"{run.config} is not a run configuration")
     module.run_dir = run.path
     return module, data
 
 
 def load_settings(settings: dict[str, Any], refusal: str) -> tuple[SealModule, SealDataModule]:
-    """Module and data of a whole configuration. Raises :class:`RunError` that starts with ``refusal``."""
+    """Load module and data of a whole configuration. Raises :class:`RunError` that starts with ``refusal``."""
     from lightning.pytorch.cli import LightningArgumentParser
 
     parser = LightningArgumentParser(exit_on_error=False)
@@ -44,7 +48,7 @@ def load_settings(settings: dict[str, Any], refusal: str) -> tuple[SealModule, S
 
 
 def merged_settings(files: Sequence[str | Path]) -> dict[str, Any]:
-    """What ``seal fit -c a -c b …`` would run with, as plain values: later files win. A YAML text is taken for a file too.
+    """Return the configuration of ``seal fit -c a -c b …`` as plain values: later files win. A YAML text may replace a file.
 
     Raises :class:`ConfigError` where ``seal fit`` would refuse it.
     """
@@ -52,13 +56,13 @@ def merged_settings(files: Sequence[str | Path]) -> dict[str, Any]:
     from seal_lightning.cli.trainer import TRAINER_DEFAULTS
 
     class Parsed(SealCLI):
-        """Stops where ``seal fit`` would make things of what it has read."""
+        """Parses, and stops before anything is instantiated."""
 
         def before_instantiate_classes(self) -> None:
-            """No run directory is touched."""
+            """Leave the run directory alone."""
 
         def instantiate_classes(self) -> None:
-            """Nothing is made."""
+            """Instantiate nothing."""
 
         def _run_subcommand(self, subcommand: str) -> None:
             pass
@@ -81,5 +85,19 @@ def merged_settings(files: Sequence[str | Path]) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """The parser repeats values, of any length and with anything that could steer a terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in str(error)[:MAX_REASON])
+    return escape_invisible(str(error)[:MAX_REASON], keep="\n")
+
+
+def positive(text: str) -> int:
+    """Parse an option's integer ≥ 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"{text!r} is not allowed; it must be an integer of at least 1")
+    return int(text)
+
+
+@contextmanager
+def attempt_progress(description: str, total: int) -> Iterator[Callable[[Attempt], None]]:
+    """Show a progress bar over ``total`` attempts; yields the function to call with each."""
+    with Progress() as progress:
+        bar = progress.add_task(description, total=total)
+        yield lambda attempt: progress.advance(bar)

@@ -20,7 +20,7 @@ from seal_lightning.domains.arc.edits import (
     edit_schema,
     read_edit,
 )
-from seal_lightning.evaluation.configurations import configurations
+from seal_lightning.evaluation.grid import edit_choices
 
 SCHEMAS = ("paper", "extended")
 KINDS = {"too long", "not JSON", "duplicate key", "missing key", "extra key", "out of bounds", "wrong value"}
@@ -47,7 +47,7 @@ EDITS = {"paper": PAPER, "extended": EXTENDED}
 def menu(schema, learning_rates=(1e-5, 1e-3), epochs=(1, 12)):
     """By text, the choices that it says."""
     parts = edit_schema(schema, learning_rates, epochs)
-    return {"".join(fill_choices(parts, one.choices)): one.choices for one in configurations(parts, {})}
+    return {"".join(fill_choices(parts, one.choices)): one.choices for one in edit_choices(parts, {})}
 
 
 def refused(text, schema="paper"):
@@ -132,7 +132,7 @@ def test_numbers_survive_to_the_last_digit(learning_rate, num_epochs):
     assert read_edit(write_edit(said, "paper"), "paper") == said
     other = 1e-3 if learning_rate != 1e-3 else 1e-4
     schema = edit_schema("paper", (learning_rate, other), (num_epochs, MAX_EPOCHS + 1))
-    (one,) = configurations(
+    (one,) = edit_choices(
         schema,
         {"learning_rate": [repr(learning_rate)], "num_train_epochs": [str(num_epochs)]}
         | {f"use_{name}_augmentations": ["false"] for name in ("basic", "size", "chain", "repeat")}
