@@ -1,4 +1,4 @@
-"""``seal attempts RUN``: list, filter and show what a run has stored. Reads files only, so it needs no model and no torch."""
+"""``seal attempts RUN``: list, filter and show what a run has stored. Reads files only, no torch."""
 
 from __future__ import annotations
 
@@ -7,42 +7,36 @@ import io
 import json
 import math
 import os
-import statistics
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from seal_lightning.cli.commands.shown_attempt import attempt_lines
-from seal_lightning.core import Attempt, AttemptStatus
+from seal_lightning.core import Attempt, AttemptStatus, AuxiliaryExam, ExamScores, QuestionScore
 from seal_lightning.core.errors import RunError, require, shown
+from seal_lightning.core.estimates import estimate, shown_estimate
+from seal_lightning.reporting.document import Table, print_line, print_table
+from seal_lightning.reporting.runs import round_folders
+from seal_lightning.reporting.text import escape_invisible
 from seal_lightning.storage.attempt_store import AttemptStore, journals
 from seal_lightning.storage.journal import to_plain
 from seal_lightning.storage.run_dir import RunDir
 
 TABLE_LIMIT = 50
-"""Rows of the table when no ``--limit`` is given."""
-
+"""Rows of the table without ``--limit``."""
 HEADINGS = ("attempt", "round", "status", "reward", "gain", "tokens", "steps", "seconds", "failure, or the edit")
 
-_MIN_WIDTH = 150
 _MAX_KINDS = 20
-_TEXT_START = 500
-"""Characters of an edit that can matter for a table's cell."""
+_MAX_TEXT = 60
+"""Characters of an edit in a table's cell."""
 
 
 def main(args: Sequence[str]) -> int:
-    """Exit code 0, also when no attempt fits the filters; 1 when what reads the output has gone away."""
+    """Run the command; the exit code is 1 when the reader of the output has gone away, else 0."""
     options = _parser().parse_args(args)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without Unicode is no reason to stop
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack Unicode
     try:
         _run(options)
         sys.stdout.flush()
@@ -64,10 +58,10 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--min-reward", type=float, metavar="X", help="with a reward of at least X")
     which.add_argument("--max-reward", type=float, metavar="X", help="with a reward of at most X")
     which.add_argument("--limit", type=int, metavar="N", help=f"the first N (default: {TABLE_LIMIT}; all with --json)")
-    order = parser.add_argument_group("order (as stored, unless told)")
-    order.add_argument("--sort", choices=list(SORT_KEYS), help="what was not measured comes last")
+    order = parser.add_argument_group("order (default: as stored)")
+    order.add_argument("--sort", choices=list(SORT_KEYS), help="unknown values come last")
     order.add_argument("--descending", action="store_true", help="highest first; without --sort, last stored first")
-    parser.add_argument("--json", action="store_true", help="JSON lines, one attempt a line")
+    parser.add_argument("--json", action="store_true", help="JSON lines, one attempt per line")
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--show", metavar="ATTEMPT_ID", help="one attempt whole")
     instead.add_argument(
@@ -84,9 +78,10 @@ def _run(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         require(value is None or not math.isnan(value), f"--{name.replace('_', '-')}", value, "a number")
     run = RunDir.named(options.run, "RUN")
-    folders = round_folders(run)
+    folders = [folder for _, folder in round_folders(run)]
     if options.repair:
-        _repair([*folders, *(folder for folder in (run.search, run.sweep) if journals(folder))])
+        for folder in (*folders, run.search, run.sweep):
+            _repair(journals(folder))
         return
     stored = [attempt for folder in folders for attempt in AttemptStore(folder).all()]
     if not stored:
@@ -98,28 +93,21 @@ def _run(options: argparse.Namespace) -> None:
     if options.json:
         for item in to_plain(found[: options.limit], Attempt):
             sys.stdout.write(json.dumps(item) + "\n")  # ASCII: nothing in it steers a terminal
-    elif options.show is not None:
-        _print(*attempt_lines(found[0]))
-    else:
-        _print_table(found[: TABLE_LIMIT if options.limit is None else options.limit], len(found))
-        _print(*summary_lines(found, len(stored)))
-
-
-def round_folders(run: RunDir) -> list[Path]:
-    """The folders of a run's rounds that have journals, in order. Raises :class:`RunError` when there are none."""
-    if not run.path.is_dir():
-        raise RunError(f"{run.path} is no run directory: there is no such folder")
-    rounds = {int(path.name[6:]): path for path in run.path.glob("round_*") if path.name[6:].isdecimal()}
-    folders = [rounds[index] for index in sorted(rounds) if journals(rounds[index])]
-    if not folders:
-        raise RunError(f"{run.path} has no attempts: there is no round_*/attempts.rank*.jsonl. Is it a run directory?")
-    return folders
+        return
+    if options.show is None:
+        limit = TABLE_LIMIT if options.limit is None else options.limit
+        if rows := tuple(_cells(attempt) for attempt in found[:limit]):
+            print_table(Table(title="", headings=HEADINGS, rows=rows, text_columns=(0, 2, len(HEADINGS) - 1)))
+        if len(found) > limit:
+            print_line(f"… and {len(found) - limit} more; --limit {len(found)} shows all")
+    for line in attempt_lines(found[0]) if options.show is not None else summary_lines(found, len(stored)):
+        print_line(line)
 
 
 def _find(stored: list[Attempt], attempt_id: str, run: str) -> Attempt:
     found = next((attempt for attempt in stored if attempt.attempt_id == attempt_id), None)
     if found is None:
-        known = ", ".join(printable(attempt.attempt_id) for attempt in stored[:3])
+        known = ", ".join(escape_invisible(attempt.attempt_id, keep="") for attempt in stored[:3])
         raise RunError(f"{run} has no attempt {shown(attempt_id)}; its first are {known}")
     return found
 
@@ -137,21 +125,17 @@ def _fits(attempt: Attempt, options: argparse.Namespace) -> bool:
     )
 
 
-def _seconds(attempt: Attempt) -> float:
-    return attempt.adapt_seconds + attempt.examine_seconds
-
-
 SORT_KEYS: dict[str, Callable[[Attempt], Any]] = {
     "reward": lambda a: a.reward,
     "task": lambda a: a.task_id,
-    "seconds": _seconds,
+    "seconds": lambda a: a.adapt_seconds + a.examine_seconds,
     "tokens": lambda a: a.plan.num_tokens if a.plan else None,
     "round": lambda a: a.round,
 }
 
 
 def ordered(attempts: Sequence[Attempt], sort: str | None, descending: bool) -> list[Attempt]:
-    """Sorted, what was not measured last in either direction, and equals by attempt id; as stored without ``sort``."""
+    """Sort attempts, unknown values last in either direction, and equals by attempt id; as stored without ``sort``."""
     if sort is None:
         return list(attempts[::-1] if descending else attempts)
     by_id = sorted(attempts, key=lambda a: a.attempt_id)
@@ -160,66 +144,27 @@ def ordered(attempts: Sequence[Attempt], sort: str | None, descending: bool) -> 
     return [a for _, a in known] + [a for key, a in keyed if key is None]
 
 
-def printable(text: str) -> str:
-    """A text with all that could steer a terminal escaped: it comes from a model or from data."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
-
-
-def _console(min_width: int = 0) -> Console:
-    """One that prints what it is given: no markup, no emoji names, no colours for numbers."""
-    plain = partial(Console, markup=False, highlight=False, emoji=False)
-    return plain(width=max(plain().width, min_width))
-
-
-def _print(*lines: str) -> None:
-    console = _console()
-    for line in lines:
-        console.print(Text(printable(line)), soft_wrap=True)
-
-
-def _print_table(attempts: Sequence[Attempt], num_found: int) -> None:
-    """The last column gets what the others leave; a terminal too narrow for a whole attempt id breaks lines itself."""
-    rows = [[Text(printable(cell)) for cell in _cells(attempt)] for attempt in attempts]
-    widths = [max([len(heading), *(row[i].cell_len for row in rows)]) for i, heading in enumerate(HEADINGS[:-1])]
-    others = sum(widths) + 3 * len(HEADINGS) + 1
-    log_width = 0 if _console().is_terminal else _MIN_WIDTH  # a file would get 80 columns
-    console = _console(max(others + len(HEADINGS[-1]), log_width))
-    table = Table()
-    for heading in HEADINGS:
-        is_text = heading in ("attempt", "status", HEADINGS[-1])
-        table.add_column(heading, justify="left" if is_text else "right", no_wrap=True)
-    for row in rows:
-        row[-1].truncate(console.width - others, overflow="ellipsis")
-        table.add_row(*row)
-    if rows:
-        console.print(table)
-    if num_found > len(rows):
-        _print(f"… and {num_found - len(rows)} more; --limit {num_found} shows all")
-
-
-def _cells(attempt: Attempt) -> Iterator[str]:
-    plan, gain = attempt.plan, _gain(attempt)
-    yield attempt.attempt_id
-    yield str(attempt.round)
-    yield attempt.status.value
-    yield "–" if attempt.reward is None else f"{attempt.reward:.4f}"
-    yield "–" if gain is None else f"{gain:+.4f}"
-    yield "–" if plan is None else str(plan.num_tokens)
-    yield "–" if plan is None else str(plan.num_steps)
-    yield f"{_seconds(attempt):.1f}"
-    yield (attempt.edit.text if attempt.failure is None else attempt.failure)[:_TEXT_START]
-
-
-def _gain(attempt: Attempt) -> float | None:
-    """After minus before, where the reward kept both."""
-    parts = attempt.reward_breakdown
-    return parts["after"] - parts["before"] if {"after", "before"} <= parts.keys() else None
+def _cells(attempt: Attempt) -> tuple[str, ...]:
+    plan, parts = attempt.plan, attempt.reward_breakdown
+    gain = parts["after"] - parts["before"] if {"after", "before"} <= parts.keys() else None
+    text = escape_invisible((attempt.edit.text if attempt.failure is None else attempt.failure)[:500], keep="")
+    return (
+        attempt.attempt_id,
+        str(attempt.round),
+        attempt.status.value,
+        "–" if attempt.reward is None else f"{attempt.reward:.4f}",
+        "–" if gain is None else f"{gain:+.4f}",
+        "–" if plan is None else str(plan.num_tokens),
+        "–" if plan is None else str(plan.num_steps),
+        f"{attempt.adapt_seconds + attempt.examine_seconds:.1f}",
+        text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…",
+    )
 
 
 def summary_lines(attempts: Sequence[Attempt], num_stored: int) -> Iterator[str]:
-    """How many there are of each kind, and the mean rewards."""
+    """Yield the number of attempts of each kind, and the mean rewards by round."""
     if not attempts:
-        yield f"none of the {num_stored} stored attempts fits"
+        yield f"none of the {num_stored} stored attempts matches"
         return
     by_status = Counter(a.status for a in attempts)
     counts = ", ".join(f"{by_status[status]} {status.value}" for status in AttemptStatus if by_status[status])
@@ -233,23 +178,89 @@ def summary_lines(attempts: Sequence[Attempt], num_stored: int) -> Iterator[str]
     if len(kinds) > _MAX_KINDS:
         yield f"  … and {len(kinds) - _MAX_KINDS} more kinds"
     for index in sorted({a.round for a in attempts}):
-        yield f"round {index}: {_mean_reward([a.reward for a in attempts if a.round == index and a.reward is not None])}"
+        rewards = [a.reward for a in attempts if a.round == index and a.reward is not None]
+        mean = f"reward {shown_estimate(estimate(rewards), 4)} (n = {len(rewards)})" if rewards else "no reward"
+        yield f"round {index}: {mean}"
 
 
-def _mean_reward(rewards: Sequence[float]) -> str:
-    if not rewards:
-        return "no reward"
-    error = f" ± {statistics.stdev(rewards) / math.sqrt(len(rewards)):.4f}" if len(rewards) > 1 else ""
-    return f"reward {statistics.fmean(rewards):.4f}{error} (n = {len(rewards)})"
-
-
-def _repair(folders: Sequence[Path]) -> None:
-    for journal in (journal for folder in folders for journal in journals(folder)):
+def _repair(damaged: Sequence[Any]) -> None:
+    for journal in damaged:
         lost, aside = journal.repair()
         kept = len(journal.read())
         if aside is None:
-            _print(f"{journal.path}: not damaged, {kept} attempts")
+            print_line(f"{journal.path}: not damaged, {kept} attempts")
             continue
-        _print(f"{journal.path}: {kept} attempts kept, {lost} lost; the file as it was: {aside}")
+        print_line(f"{journal.path}: {kept} attempts kept, {lost} lost; the file as it was: {aside}")
         if lost:
-            _print("  what is lost is made again by `seal fit --resume RUN`")
+            print_line("  `seal fit --resume RUN` makes the lost attempts again")
+
+
+# --- one attempt
+
+
+def attempt_lines(attempt: Attempt) -> Iterator[str]:
+    """Yield one attempt whole; model-written text is indented, so that it cannot pass for our lines."""
+    edit, plan = attempt.edit, attempt.plan
+    yield f"attempt     {attempt.attempt_id}"
+    yield f"of          task {attempt.task_id}, round {attempt.round}, edit {edit.edit_index}, repeat {attempt.repeat}"
+    yield f"status      {attempt.status.value}"
+    if attempt.failure is not None:
+        yield f"failure     {attempt.failure}"
+    parts = ", ".join(f"{name} {value:.6g}" for name, value in attempt.reward_breakdown.items())
+    yield f"reward      {_number(attempt.reward)}{f'  ({parts})' if parts else ''}"
+    if plan is not None:
+        dropped = f" ({plan.dropped_sequences} dropped)" if plan.dropped_sequences else ""
+        yield (
+            f"plan        {plan.num_sequences} sequences{dropped}, {plan.num_steps} steps, {plan.num_tokens} tokens, "
+            f"learning rate {plan.learning_rate:g}, rank {plan.rank}"
+        )
+    yield f"final loss  {_number(attempt.final_loss)}"
+    yield f"seconds     {attempt.adapt_seconds:.3f} adapting, {attempt.examine_seconds:.3f} examining"
+    yield f"seeds       {attempt.seed} inner loop, {edit.seed} edit"
+    yield from _exam_lines(attempt.before, attempt.after)
+    for name, exam in attempt.auxiliary_exams.items():
+        yield from _auxiliary_lines(name, exam)
+    for name, rating in attempt.ratings.items():
+        marks = ", ".join(f"{criterion} {mark:g}" for criterion, mark in rating.marks.items())
+        yield f"rating      {name}: {marks or 'no marks'}{f' ({rating.failure})' if rating.failure else ''}"
+    yield f"directives  {json.dumps(edit.directives, ensure_ascii=False) if edit.directives else 'none'}"
+    ended = f", ended by {edit.finish_reason.value}" if edit.finish_reason is not None else ""
+    yield f"edit        {len(edit.text)} characters, {len(edit.token_ids)} tokens{ended}"
+    yield from (f"    {line}" for line in edit.text.split("\n"))
+
+
+def _auxiliary_lines(name: str, exam: AuxiliaryExam) -> Iterator[str]:
+    """Yield an exam of the reward beside the task's own."""
+    failure = f": {exam.failure}" if exam.failure is not None else ""
+    yield f"exam        {name}{failure}"
+    for number, (question, answer) in enumerate(exam.questions, start=1):
+        yield f"    {number}. {question!r} {answer!r}"
+    yield from (f"    {line}" for line in _exam_lines(exam.before, exam.after))
+
+
+def _exam_lines(before: ExamScores | None, after: ExamScores | None) -> Iterator[str]:
+    by_question: dict[str, list[tuple[str, QuestionScore]]] = {}
+    for when, exam in (("before", before), ("after", after)):
+        for score in exam.questions if exam is not None else ():
+            by_question.setdefault(score.question_id, []).append((when, score))
+    for question_id, scores in by_question.items():
+        yield f"question    {question_id}"
+        for when, score in scores:
+            yield f"    {when:<6}  {'  '.join(_score_parts(score)) or 'nothing measured'}"
+
+
+def _score_parts(score: QuestionScore) -> Iterator[str]:
+    if score.log_prob is not None:
+        yield f"log-prob {score.log_prob:.4f} over {score.num_target_tokens} tokens"
+    if score.exact_match is not None:
+        yield f"exact match {score.exact_match:g}"
+    if score.f1 is not None:
+        yield f"F1 {score.f1:.3f}"
+    if score.verdict is not None:
+        yield f"{score.verdict.status.value}{f' ({score.verdict.reason})' if score.verdict.reason else ''}"
+    if score.answer is not None:
+        yield f"answer {score.answer!r}"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.6g}"

@@ -15,9 +15,9 @@ import pytest
 from pydantic import TypeAdapter
 from storage.test_records import ATTEMPT, EXAM, MALFORMED
 
-from seal_lightning.cli.commands.attempts import printable
 from seal_lightning.cli.main import main
 from seal_lightning.core import Attempt, AttemptStatus, PlanSummary
+from seal_lightning.reporting.text import escape_invisible
 from seal_lightning.storage.attempt_store import AttemptStore, journals
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -108,7 +108,7 @@ def process(*args: str, code: str = "", **options: object) -> subprocess.Complet
 # --- which, and in what order -------------------------------------------------------------------------------------------
 
 
-def test_all_come_in_the_order_of_rounds_ranks_and_storing(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_attempts_keep_stored_order(run: Path, capsys: pytest.CaptureFixture) -> None:
     assert ids(capsys, run) == IDS
     assert ids(capsys, run, "--descending") == IDS[::-1]
 
@@ -134,11 +134,11 @@ def test_all_come_in_the_order_of_rounds_ranks_and_storing(run: Path, capsys: py
         (["--task", "maud-*", "--round", "0", "--status", "scored", "--max-reward", "-0.3"], ["r0-maud-1"]),
     ],
 )
-def test_filters(options: list[str], expected: list[str], run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_attempts_filters(options: list[str], expected: list[str], run: Path, capsys: pytest.CaptureFixture) -> None:
     assert ids(capsys, run, *options) == [f"{name}-e0-s0" for name in expected]
 
 
-def test_a_task_whose_name_looks_like_a_pattern(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_attempts_task_named_like_a_pattern(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run = write_run(tmp_path / "run", {(0, 0): [attempt("a[1]", 0, 0.0, 10), attempt("a1", 0, 0.0, 10)]})
     assert ids(capsys, run, "--task", "a[1]") == ["r0-a[1]-e0-s0", "r0-a1-e0-s0"]
 
@@ -159,27 +159,25 @@ SCORELESS = ["r0-nils-1", "r0-nils-3", "r1-maud-2", "r1-nils-1", "r1-nils-3"]
         (["round", "--descending", "--limit", "2"], ["r10-maud-1", "r1-maud-1"]),
     ],
 )
-def test_sorting_puts_what_was_not_measured_last(
+def test_attempts_sort_puts_unknown_values_last(
     options: list[str], expected: list[str], run: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert ids(capsys, run, "--sort", *options) == [f"{name}-e0-s0" for name in expected]
 
 
-def test_equals_are_sorted_by_attempt_id_whoever_stored_them_when(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_attempts_sort_equals_by_id(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     made = [attempt(name, 0, 0.5, 10) for name in "dbac"]
     run = write_run(tmp_path / "run", {(0, 0): made[:2], (0, 1): made[2:]})
     for options in ([], ["--descending"]):
         assert ids(capsys, run, "--sort", "reward", *options) == [f"r0-{name}-e0-s0" for name in "abcd"]
 
 
-def test_round_ten_comes_after_round_two(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_attempts_order_rounds_by_number(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run = write_run(tmp_path / "run", {(r, 0): [attempt("t", r, 0.5, 10)] for r in (10, 2)})
     assert ids(capsys, run) == ["r2-t-e0-s0", "r10-t-e0-s0"]
 
 
-def test_an_attempt_that_two_ranks_stored_is_listed_once(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_attempts_list_duplicates_once(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     made = attempt("maud-1", 0, 0.5, 10)
     first, second = write_run(tmp_path / "a", {(0, 0): [made]}), write_run(tmp_path / "b", {(0, 1): [made]})
     (second / "round_0" / "attempts.rank1.jsonl").rename(first / "round_0" / "attempts.rank1.jsonl")
@@ -189,7 +187,7 @@ def test_an_attempt_that_two_ranks_stored_is_listed_once(tmp_path: Path, capsys:
 # --- JSON ---------------------------------------------------------------------------------------------------------------
 
 
-def test_json_lines_are_the_records(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_attempts_json_lines_are_the_records(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     nasty = replace(ATTEMPT, attempt_id="r0-t-e9-s0", edit=replace(ATTEMPT.edit, text=NASTY))
     run = write_run(tmp_path / "run", {(0, 0): [ATTEMPT, MALFORMED, nasty]})
     assert main(["attempts", str(run), "--json"]) == 0
@@ -199,7 +197,7 @@ def test_json_lines_are_the_records(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert out.replace("\n", "").isprintable()
 
 
-def test_one_attempt_as_json(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_attempts_show_as_json(run: Path, capsys: pytest.CaptureFixture) -> None:
     assert ids(capsys, run, "--show", IDS[3]) == [IDS[3]]
 
 
@@ -210,7 +208,7 @@ def rows_of(out: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
 
 
-def test_the_table_has_a_row_an_attempt(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_attempts_table_has_a_row_per_attempt(run: Path, capsys: pytest.CaptureFixture) -> None:
     rows = rows_of(said(capsys, run, "--round", "0"))
     assert rows == [
         ["r0-maud-1-e0-s0", "0", "scored", "-0.5000", "+0.5000", "300", "30", "3.0", "About maud-1."],
@@ -221,7 +219,7 @@ def test_the_table_has_a_row_an_attempt(run: Path, capsys: pytest.CaptureFixture
     ]
 
 
-def test_the_summary_counts_and_averages_all_that_fit(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_attempts_summary_covers_all_matches(run: Path, capsys: pytest.CaptureFixture) -> None:
     lines = said(capsys, run, "--limit", "1").splitlines()
     assert lines[-8:] == [
         "… and 9 more; --limit 10 shows all",
@@ -236,17 +234,17 @@ def test_the_summary_counts_and_averages_all_that_fit(run: Path, capsys: pytest.
     assert len(rows_of("\n".join(lines))) == 1
 
 
-def test_the_summary_of_some(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_attempts_summary_of_some(run: Path, capsys: pytest.CaptureFixture) -> None:
     assert said(capsys, run, "--limit", "0", "--status", "malformed", "--round", "1").splitlines() == [
         "… and 1 more; --limit 1 shows all",
         "1 of 10 stored attempt: 1 malformed",
         "  failed 1 ×  too long",
         "round 1: no reward",
     ]
-    assert said(capsys, run, "--task", "none") == "none of the 10 stored attempts fits\n"
+    assert said(capsys, run, "--task", "none") == "none of the 10 stored attempts matches\n"
 
 
-def test_a_long_table_is_cut_at_fifty_rows(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_attempts_table_is_cut_at_fifty_rows(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     made = [attempt(f"task-{i:03}", 0, float(i), 10) for i in range(60)]
     run = write_run(tmp_path / "run", {(0, 0): made})
     out = said(capsys, run)
@@ -257,7 +255,7 @@ def test_a_long_table_is_cut_at_fifty_rows(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("width", ["40", "150", "200"])
-def test_no_width_breaks_an_attempt_id(
+def test_attempts_table_never_breaks_ids(
     width: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", width)
@@ -270,7 +268,7 @@ def test_no_width_breaks_an_attempt_id(
     assert row[-1].endswith("…")
 
 
-def test_kinds_of_failure() -> None:
+def test_failure_kind() -> None:
     def kind(failure: str) -> str | None:
         return replace(MALFORMED, failure=failure).failure_kind
 
@@ -285,7 +283,7 @@ def test_kinds_of_failure() -> None:
 # --- one attempt --------------------------------------------------------------------------------------------------------
 
 
-def test_show_tells_all_of_an_attempt(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_attempts_show_prints_everything(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     after = replace(EXAM, questions=(replace(EXAM.questions[0], log_prob=-0.05, f1=1.0, answer="Zürich"),))
     run = write_run(tmp_path / "run", {(0, 0): [MALFORMED], (0, 1): [replace(ATTEMPT, after=after)]})
     out = said(capsys, run, "--show", ATTEMPT.attempt_id)
@@ -313,20 +311,20 @@ def test_show_tells_all_of_an_attempt(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "failure" not in out
 
 
-def test_show_of_a_malformed_edit(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_attempts_show_malformed_edit(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = said(capsys, write_run(tmp_path / "run", {(0, 0): [MALFORMED]}), "--show", MALFORMED.attempt_id)
     assert "status      malformed\nfailure     empty\nreward      –\nfinal loss  –\n" in out
     assert "directives  none\nedit        0 characters, 0 tokens\n" in out
 
 
-def test_an_edit_cannot_pass_for_our_lines(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_attempts_show_indents_edits(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     made = replace(ATTEMPT, reward=-2.0, edit=replace(ATTEMPT.edit, text="a\nreward      1\r\nstatus      scored"))
     run = write_run(tmp_path / "run", {(0, 0): [made]})
     lines = said(capsys, run, "--show", made.attempt_id).splitlines()
     assert [line for line in lines if line.startswith("reward")] == ["reward      -2  (after -0.333333, before -2.5)"]
 
 
-def test_a_long_line_of_an_edit_stays_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_attempts_show_keeps_long_lines(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     made = replace(ATTEMPT, edit=replace(ATTEMPT.edit, text="word " * 500 + "end"))
     run = write_run(tmp_path / "run", {(0, 0): [made]})
     assert "    " + made.edit.text in said(capsys, run, "--show", made.attempt_id).splitlines()
@@ -346,7 +344,7 @@ def nasty_attempt(status: AttemptStatus) -> Attempt:
 
 @pytest.mark.parametrize("status", [AttemptStatus.SCORED, AttemptStatus.MALFORMED])
 @pytest.mark.parametrize("show", [False, True])
-def test_markup_and_control_characters_are_printed_as_text(
+def test_attempts_print_hostile_text_as_text(
     status: AttemptStatus, show: bool, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     made = nasty_attempt(status)
@@ -360,21 +358,22 @@ def test_markup_and_control_characters_are_printed_as_text(
     assert capsys.readouterr().err.replace("\n", "").isprintable()
 
 
-def test_printable() -> None:
-    assert printable("é 漢 😀 [b] \\n") == "é 漢 😀 [b] \\n"
-    assert printable("\x1b[0m\n\t\x9b\u202e\ud800\U000e0001") == "\\x1b[0m\\n\\t\\x9b\\u202e\\ud800\\U000e0001"
+def test_escape_invisible() -> None:
+    assert escape_invisible("é 漢 😀 [b] \\n") == "é 漢 😀 [b] \\n"
+    nasty = "\x1b[0m\n\t\x9b\u202e\ud800\U000e0001"
+    assert escape_invisible(nasty, keep="") == "\\x1b[0m\\n\\t\\x9b\\u202e\\ud800\\U000e0001"
 
 
 # --- errors -------------------------------------------------------------------------------------------------------------
 
 
-def test_no_run_directory(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert "no is no run directory" in error(capsys, str(tmp_path / "no"))
+def test_attempts_without_run_directory(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert "no is not a run directory" in error(capsys, str(tmp_path / "no"))
     (tmp_path / "file").touch()
     assert "it must be a folder" in error(capsys, str(tmp_path / "file"))
 
 
-def test_a_run_without_attempts(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_attempts_of_an_empty_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for name in ("round_0", "round_x", "results"):
         (tmp_path / name).mkdir()
     for options in ([], ["--json"], ["--repair"], ["--show", "x"]):
@@ -383,7 +382,7 @@ def test_a_run_without_attempts(tmp_path: Path, capsys: pytest.CaptureFixture) -
     assert "has no attempts: its journals are empty" in error(capsys, str(tmp_path))
 
 
-def test_what_leads_out_of_the_run_or_would_never_end_is_not_read(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_attempts_refuse_links_and_pipes(run: Path, capsys: pytest.CaptureFixture) -> None:
     path = run / "round_0" / "attempts.rank7.jsonl"
     path.symlink_to("/etc/passwd")
     assert "outside the run directory" in error(capsys, str(run))
@@ -392,7 +391,7 @@ def test_what_leads_out_of_the_run_or_would_never_end_is_not_read(run: Path, cap
     assert "neither a file nor a folder" in error(capsys, str(run), "--repair")
 
 
-def test_an_unknown_attempt_names_some_that_exist(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_attempts_show_unknown_id_names_others(run: Path, capsys: pytest.CaptureFixture) -> None:
     told = error(capsys, str(run), "--show", "r0-nobody-e0-s0")
     assert "has no attempt 'r0-nobody-e0-s0'; its first are " + ", ".join(IDS[:3]) in told
     assert IDS[3] not in told
@@ -407,7 +406,9 @@ def test_an_unknown_attempt_names_some_that_exist(run: Path, capsys: pytest.Capt
         (["--max-reward", "nan"], "--max-reward: nan is not allowed"),
     ],
 )
-def test_a_number_out_of_bounds(options: list[str], told: str, run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_attempts_refuse_numbers_out_of_bounds(
+    options: list[str], told: str, run: Path, capsys: pytest.CaptureFixture
+) -> None:
     assert told in error(capsys, str(run), *options)
 
 
@@ -422,7 +423,7 @@ def test_a_number_out_of_bounds(options: list[str], told: str, run: Path, capsys
         ["--x"],
     ],
 )
-def test_what_argparse_refuses(options: list[str], run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_attempts_refuse_unknown_options(options: list[str], run: Path, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["attempts", str(run), *options])
     assert caught.value.code == 2
@@ -431,7 +432,7 @@ def test_what_argparse_refuses(options: list[str], run: Path, capsys: pytest.Cap
     assert "seal attempts: error:" in captured.err
 
 
-def test_reading_changes_nothing(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_attempts_change_nothing(run: Path, capsys: pytest.CaptureFixture) -> None:
     with (run / "round_0" / "attempts.rank0.jsonl").open("ab") as file:
         file.write(b'{"seq":3,"crc')  # the run is going on
     before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in run.rglob("*")}
@@ -453,7 +454,7 @@ def damage(run: Path) -> Path:
     return path
 
 
-def test_a_damaged_journal_is_told_and_repaired(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_attempts_repair_damaged_journal(run: Path, capsys: pytest.CaptureFixture) -> None:
     path = damage(run)
     damaged = path.read_bytes()
     for options in ([], ["--json"], ["--show", IDS[0]]):
@@ -465,7 +466,7 @@ def test_a_damaged_journal_is_told_and_repaired(run: Path, capsys: pytest.Captur
     aside = path.with_name("attempts.rank0.jsonl.damaged-1")
     assert said(capsys, run, "--repair").splitlines() == [
         f"{path}: 2 attempts kept, 1 lost; the file as it was: {aside}",
-        "  what is lost is made again by `seal fit --resume RUN`",
+        "  `seal fit --resume RUN` makes the lost attempts again",
         f"{run}/round_0/attempts.rank1.jsonl: not damaged, 2 attempts",
         f"{run}/round_1/attempts.rank0.jsonl: not damaged, 4 attempts",
         f"{run}/round_10/attempts.rank0.jsonl: not damaged, 1 attempts",
@@ -475,7 +476,7 @@ def test_a_damaged_journal_is_told_and_repaired(run: Path, capsys: pytest.Captur
     assert "damaged-1" not in said(capsys, run, "--repair")
 
 
-def test_a_journal_in_use_is_not_repaired(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_attempts_repair_needs_idle_journal(run: Path, capsys: pytest.CaptureFixture) -> None:
     store = AttemptStore(run / "round_0", 0)
     store.add(attempt("maud-3", 0, 0.5, 10))
     path = damage(run)
@@ -490,7 +491,7 @@ def test_a_journal_in_use_is_not_repaired(run: Path, capsys: pytest.CaptureFixtu
 # --- the process --------------------------------------------------------------------------------------------------------
 
 
-def test_it_starts_without_the_libraries(run: Path) -> None:
+def test_attempts_start_without_torch(run: Path) -> None:
     code = f"""
 import sys
 from seal_lightning.cli.main import main
@@ -503,7 +504,7 @@ sys.exit(f"imported {{sorted(heavy & sys.modules.keys())}}" if heavy & sys.modul
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_json_and_nothing_else_is_on_stdout(run: Path) -> None:
+def test_attempts_json_alone_on_stdout(run: Path) -> None:
     done = process(str(run), "--json", "--round", "0")
     assert [json.loads(line)["attempt_id"] for line in done.stdout.splitlines()] == IDS[:5]
     assert (done.returncode, done.stderr) == (0, "")
@@ -513,7 +514,7 @@ def test_json_and_nothing_else_is_on_stdout(run: Path) -> None:
     "options",
     [[], ["--json"], ["--json", "--descending", "--limit", "1"], ["--show", "r0-task-000-e0-s0"], ["--repair"]],
 )
-def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path, options: list[str]) -> None:
+def test_attempts_survive_closed_pipe(tmp_path: Path, options: list[str]) -> None:
     """``| head``, which may go before anything is written, or between."""
     made = [attempt(f"task-{i:03}", 0, float(i), 10) for i in range(100)]
     made[0] = replace(made[0], edit=replace(made[0].edit, text="line\n" * 100_000))
@@ -531,13 +532,13 @@ def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path, options: list[s
         assert child.wait(60) in (0, 1)
 
 
-def test_a_terminal_without_unicode(run: Path) -> None:
+def test_attempts_in_ascii_terminal(run: Path) -> None:
     done = process(str(run), "--limit", "3", env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert (done.returncode, done.stderr) == (0, "")
     assert "10 attempts" in done.stdout
 
 
-def test_the_usage_names_it(capsys: pytest.CaptureFixture) -> None:
+def test_attempts_usage(capsys: pytest.CaptureFixture) -> None:
     assert main(["--help"]) == 0
     assert re.search(r"^  seal attempts RUN ", capsys.readouterr().out, re.MULTILINE)
     with pytest.raises(SystemExit) as caught:
