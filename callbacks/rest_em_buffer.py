@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from seal_lightning.callbacks.reward_filter import RewardFilter
 from seal_lightning.core import BufferRow, Candidate, Prompt
@@ -15,16 +15,18 @@ from seal_lightning.scoring.selection import group_candidates
 from seal_lightning.storage.journal import RecordFile
 from seal_lightning.storage.run_dir import RunDir
 from seal_lightning.training.data_module import SealDataModule
-from seal_lightning.training.hooks import seal_callbacks
+from seal_lightning.training.hooks import SealCallback, seal_callbacks
 from seal_lightning.training.module import SealModule
 
 
-class RestEmBuffer(Callback):
+class RestEmBuffer(SealCallback):
     """Gathers attempts, applies the run's one :class:`RewardFilter`, and hands the buffer to the datamodule.
 
     Accepted edits are written to ``round_{r}/accepted.jsonl``. An empty buffer ends the run with an error: fitting on
     nothing would look like success.
     """
+
+    fills_buffer = True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the filter; raise :class:`ConfigError` unless there is exactly one."""

@@ -16,6 +16,9 @@ from seal_lightning.storage.attempt_store import AttemptStore
 class SealCallback(Callback):
     """All hooks are empty; override what you need."""
 
+    fills_buffer = False
+    """Whether the callback hands each E-step's accepted edits to the data module."""
+
     def attempt_store(self, trainer: Trainer, round_index: int) -> AttemptStore | None:
         """Return the store of a round's attempts; None for a callback that keeps none."""
         return None

@@ -40,6 +40,7 @@ from seal_lightning.training.m_step import MStep
 from seal_lightning.training.policy import Policy
 from seal_lightning.training.policy_loading import check_placement, check_sources, load_policy
 from seal_lightning.training.sharded_strategy import spread
+from seal_lightning.training.trainer_checks import check_trainer
 
 POLICY_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -158,6 +159,10 @@ class SealModule(EvaluationSteps, Configurable):
         check_conditions(self.test_rounds, self.test_conditions, [*self.test_writers, *self.test_adapters])
         if self.reinforce.max_steps is not None:
             raise ConfigError("model.reinforce.max_steps is not used by the M-step; set num_epochs (passes) instead")
+
+    def setup(self, stage: str) -> None:
+        """Raise :class:`ConfigError` for a trainer that lacks what rounds need."""
+        check_trainer(self.trainer, self.rounds)
 
     def configure_model(self) -> None:
         """Load the policy, once; each fit has a self-edit loop of its own."""
