@@ -23,7 +23,7 @@ from seal_lightning.core.evaluation_records import MergeDecision
 from seal_lightning.core.interfaces import AnyDomain, TaskSource
 from seal_lightning.core.seeds import derive_seed
 from seal_lightning.inner_loop.likelihoods import mean_log_probs
-from seal_lightning.inner_loop.updates import scaled, truncated
+from seal_lightning.inner_loop.whole_weights import scaled, truncated
 from seal_lightning.models.language_model import LanguageModel
 
 _logger = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """One adapter's training, step by step: its data order, weights, AdamW, schedule and generators.
 
-A run knows nothing of the other adapters it is trained beside; :class:`ConcurrentAdapters` asks each for its next
-sequences and runs them all through the model together.
+A run knows nothing of the adapters trained beside it; :class:`ConcurrentAdapters` takes each run's next sequences and
+puts them all through the model together.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from torch import Tensor
 
 from seal_lightning.core import AdaptationPlan, Adapted, Diverged
 from seal_lightning.core.seeds import derive_seed
-from seal_lightning.inner_loop.data_order import anchor_batches, batches
-from seal_lightning.inner_loop.schedule import learning_rate_factor
+from seal_lightning.inner_loop.schedule import anchor_batches, batches, learning_rate_factor
 from seal_lightning.models.lora import AdapterRows, Dropout, LoraAdapter
 from seal_lightning.models.packed import TokenizedSequence
 from seal_lightning.models.packed.rows import group_by_tokens
@@ -24,7 +23,7 @@ from seal_lightning.models.packed.rows import group_by_tokens
 class AdapterRun:
     """An adapter in training.
 
-    All weights of A and B live in one flat tensor, their gradients in another: clipping and AdamW are one call each.
+    All weights of A and B are views of one flat tensor, their gradients of another: clipping and AdamW are one call each.
 
     Args:
         adapter: fresh; its tensors are copied.
@@ -69,15 +68,15 @@ class AdapterRun:
 
     @property
     def step_is_complete(self) -> bool:
-        """Whether every sequence of the current batch went through the model."""
+        """Whether every sequence of the current batch has been through the model."""
         return not self._pending
 
     def next_sequences(self, max_tokens: int) -> list[TokenizedSequence]:
-        """The next sequences of the current batch that fit, at least one."""
+        """Return the next sequences of the current batch that fit ``max_tokens``, at least one."""
         return group_by_tokens(self._pending, max_tokens)[0]
 
     def share(self, sequences: Sequence[TokenizedSequence]) -> AdapterRows:
-        """How the packed tokens of :meth:`next_sequences` are routed."""
+        """Return the routing of the packed tokens of :meth:`next_sequences` through this adapter."""
         return AdapterRows(
             size=sum(len(s.token_ids) for s in sequences),
             adapter=self.adapter,
@@ -86,14 +85,14 @@ class AdapterRun:
         )
 
     def loss_weight(self, sequence: TokenizedSequence) -> float:
-        """What each target of a sequence counts: 1 / targets of the batch, so that a step's loss is their mean.
+        """Return the weight of each target of a sequence: 1 / targets of the batch, so that a step's loss is their mean.
 
-        Of an anchored one, the anchor's weight / anchored targets of the step.
+        For an anchored sequence it is the anchor's weight / anchored targets of the step.
         """
         return self._weights[sequence.anchored]
 
     def done(self, sequences: Sequence[TokenizedSequence], loss: Tensor, seconds: float) -> None:
-        """The sequences' gradients were added; ``loss`` is their weighted sum."""
+        """Take note that the sequences' gradients were added; ``loss`` [] is their weighted sum."""
         del self._pending[: len(sequences)]
         self._loss = self._loss + loss
         tokens = sum(len(s.token_ids) for s in sequences)
@@ -102,13 +101,13 @@ class AdapterRun:
         self.seconds += seconds
 
     def clip(self) -> Tensor:
-        """Clip the step's gradient; returns its loss and its norm before clipping, [2], still on the device."""
+        """Clip the step's gradient and return its loss and its norm before clipping, [2], still on the device."""
         limit = self.plan.optimizer.max_grad_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_([self._flat], limit)
         return torch.stack([self._loss.to(norm.dtype), norm])
 
     def step(self, loss: float) -> bool:
-        """One AdamW step with the clipped gradient, then the next batch. Always true."""
+        """Take one AdamW step with the clipped gradient, then begin the next batch. Returns True."""
         options = self.plan.optimizer
         factor = learning_rate_factor(options, len(self.losses), self.plan.num_steps)
         self._optimizer.param_groups[0]["lr"] = options.learning_rate * factor
@@ -118,7 +117,7 @@ class AdapterRun:
         return True
 
     def restart_step(self) -> None:
-        """Forget what the current batch added so far, as when memory ran out half way."""
+        """Discard the current batch's gradients, as after running out of memory half way."""
         done = len(self._batch) - len(self._pending)
         tokens = sum(len(s.token_ids) for s in self._batch[:done])
         self.num_tokens -= tokens
@@ -126,7 +125,7 @@ class AdapterRun:
         self._reset(self._batch)
 
     def result(self) -> Adapted | Diverged:
-        """The trained adapter; an update so large that the last step left infinity is no adapter."""
+        """Return the trained adapter; diverged where the last step left weights that are not finite."""
         self._flat.grad = None  # the adapter's tensors are views of this one, and would keep its gradient alive
         if not self._flat.isfinite().all():
             return Diverged(
@@ -149,7 +148,7 @@ class AdapterRun:
         self._loss = torch.zeros((), dtype=self._flat.dtype, device=self._flat.device)
 
     def _dropout(self, sequences: Sequence[TokenizedSequence]) -> Dropout | None:
-        """A generator for each sequence, made from its step and place, so that it matters to no one what it ran with."""
+        """Return a generator per sequence, seeded by step and index: masks do not depend on the sequences beside it."""
         if not self.adapter.spec.dropout:
             return None
         first = len(self._batch) - len(self._pending)
@@ -164,13 +163,13 @@ class AdapterRun:
 
 
 def _total_tokens(sequences: Sequence[TokenizedSequence], plan: AdaptationPlan) -> int:
-    """About how many tokens the plan trains on; exact where every step is a whole epoch's part."""
+    """Return about how many tokens the plan trains on; exact where every step has an equal part of an epoch."""
     tokens = sum(len(s.token_ids) for s in sequences)
     return tokens * plan.num_steps // plan.num_batches(len(sequences))
 
 
 def _anchor_tokens(anchors: Sequence[TokenizedSequence], plan: AdaptationPlan) -> int:
-    """The same of the anchor's texts."""
+    """Return about how many tokens of the anchor's texts the plan trains on."""
     if plan.anchor is None or not anchors:
         return 0
     size = min(plan.anchor.batch_size or len(anchors), len(anchors))

@@ -1,9 +1,9 @@
 """The inner loop, many adapters at once on one frozen base: θ' = SFT(θ, SE), §3.1 of the paper.
 
-The paper trains 750 adapters a round, one after another, each on a few short sequences; alone, none of them keeps a
-machine busy. Here each pass packs sequences of many adapters into one row. Attention and loss go by sequence, LoRA by
-adapter, clipping, AdamW and schedule by adapter too, so each adapter comes out as if it had been alone (tests hold this
-to 1e-12 against PEFT and torch). A finished adapter makes room for a waiting one.
+The paper trains 750 adapters per round, one after another, each on a few short sequences; alone, none of them keeps a
+machine busy. Here each pass packs sequences of many adapters into one row. Attention and loss are per sequence; LoRA,
+clipping, AdamW and schedule are per adapter. So each adapter comes out as if trained alone (tests hold this to 1e-12
+against PEFT and torch). A finished adapter makes room for a waiting one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PROBE_TOKENS = 64
 
 
 class BatchedInnerLoop(InnerLoop):
-    """Trains a throw-away LoRA adapter for each plan, many side by side.
+    """Trains a temporary LoRA adapter for each plan, many side by side.
 
     Args:
         max_adapters: ≥ 1, adapters in training at once; None takes 16 on a CPU and 32 on an accelerator.
@@ -39,9 +39,13 @@ class BatchedInnerLoop(InnerLoop):
             An adapter's batch with more tokens is run in several passes whose gradients add up; a longer sequence
             stands alone.
         memory_fraction: in (0, 1], of the free memory that may be used. Where the two limits above do not fit, fewer
-            adapters and tokens are taken; should memory run out all the same, tokens are halved and work goes on.
-        gradient_checkpointing: whether a decoder layer keeps its input only and is computed again in the backward pass: the
+            adapters and tokens are used; where memory runs out all the same, tokens are halved and training continues.
+        gradient_checkpointing: whether a decoder layer keeps its input only and is recomputed in the backward pass: the
             same adapters (in float64 to 1e-12) from a fraction of a pass's memory, for about a third more time.
+
+    Example:
+        >>> BatchedInnerLoop(max_adapters=8, max_tokens_per_pass=2048).max_adapters
+        8
     """
 
     uses_anchor = True
@@ -70,7 +74,10 @@ class BatchedInnerLoop(InnerLoop):
         self._skippable: dict[int, bool] = {}
 
     def bind(self, language_model: LanguageModel) -> None:
-        """Train adapters of this model from now on. Raises :class:`ConfigError` where it cannot be checkpointed and shall."""
+        """Train adapters of this model from now on.
+
+        Raises :class:`ConfigError` where gradient checkpointing is set and the model does not support it.
+        """
         if self.gradient_checkpointing:
             recomputable_layers(language_model.model)
         self.language_model = language_model
@@ -79,7 +86,7 @@ class BatchedInnerLoop(InnerLoop):
         self._skippable.clear()
 
     def adapt(self, plans: Sequence[AdaptationPlan], seeds: Sequence[int]) -> Sequence[Adapted | Diverged]:
-        """One result a plan, in order; the base weights are not touched."""
+        """Return one result per plan, in order; the base weights do not change."""
         results: dict[int, Adapted | Diverged] = {}
         candidates = []
         for index, (plan, seed) in enumerate(zip(plans, seeds, strict=True)):
@@ -95,7 +102,7 @@ class BatchedInnerLoop(InnerLoop):
         return [results[index] for index in range(len(plans))]
 
     def _train(self, candidates: list[QueuedPlan]) -> dict[int, Adapted | Diverged]:
-        """Train candidates side by side; one that did not fit beside others is tried once more, alone."""
+        """Train candidates side by side; one that ran out of memory beside others is retried once, alone."""
         if not candidates:
             return {}
         with torch.enable_grad():
@@ -116,7 +123,7 @@ class BatchedInnerLoop(InnerLoop):
         )
 
     def _allowance(self, candidates: list[QueuedPlan], *, keeps_states: bool) -> Allowance:
-        """What is trained at once, by the memory that is free now."""
+        """Return what may be trained at once, by the memory that is free now."""
         device = self.language_model.device
         adapters, tokens = (16, 512) if device.type == "cpu" else (32, 8192)
         wish = Allowance(
@@ -134,7 +141,7 @@ class BatchedInnerLoop(InnerLoop):
         fits = allowed(needs, int(self.memory_fraction * free_bytes(device)), wish, longest)
         if fits != wish:
             _logger.warning(
-                "memory allows %d adapters and %d tokens a pass (asked for: %d and %d)",
+                "memory allows %d adapters and %d tokens per pass (configured: %d and %d)",
                 fits.num_adapters,
                 fits.num_tokens,
                 wish.num_adapters,
@@ -143,8 +150,11 @@ class BatchedInnerLoop(InnerLoop):
         return fits
 
     def _kept_until_the_end(self, candidates: list[QueuedPlan], needs: list[MemoryNeeds], keeps_states: bool) -> int:
-        """Bytes of all trained adapters, of the states that enter the lowest adapted layer, where these are kept, and of
-        what anchored texts are held to."""
+        """Return the bytes that stay until the call's end.
+
+        These are all trained adapters, the states that enter the lowest adapted layer (where they are kept), and the
+        unadapted states of anchored texts.
+        """
         model = self.language_model.model
         hidden = int(model.config.get_text_config().hidden_size) * model.dtype.itemsize
         tokens = sum(len(ids) for ids in {s.token_ids for c in candidates for s in c.all_sequences}) * keeps_states
@@ -153,7 +163,7 @@ class BatchedInnerLoop(InnerLoop):
         return kept
 
     def _memory_needs(self, spec: AdapterSpec) -> MemoryNeeds:
-        """Counted on the model once for each kind of adapter."""
+        """Return the memory needs of one kind of adapter, measured once on the model."""
         key = (spec.target_modules, spec.layers, spec.rank, spec.dropout)
         if key not in self._needs:
             model = self.language_model.model
@@ -177,7 +187,7 @@ class BatchedInnerLoop(InnerLoop):
         return self._needs[key]
 
     def _lower_layers(self, candidates: list[QueuedPlan]) -> LowerLayers | None:
-        """The layers below all adapters, if there are any; anew for each call, because a merge changes what they give."""
+        """Return the layers below all adapters, if there are any; built per call, because a merge changes their outputs."""
         modules = {name for spec in {c.plan.adapter for c in candidates} for name in self._target_modules(spec)}
         places = [layer_of(name) for name in modules]
         lists, first = {name for name, _ in places}, min(-1 if index is None else index for _, index in places)
@@ -189,7 +199,7 @@ class BatchedInnerLoop(InnerLoop):
         return lower_layers if self._skippable[first] else None
 
     def _num_trained_layers(self, spec: AdapterSpec) -> int:
-        """Decoder layers from the lowest adapted one on: those whose activations are kept."""
+        """Return the number of decoder layers from the lowest adapted one on: those whose activations are kept."""
         lowest = min(layer_of(name)[1] or 0 for name in self._target_modules(spec))
         return max(1, len(recomputable_layers(self.language_model.model)) - lowest)
 

@@ -1,6 +1,6 @@
 """Full finetuning as an inner loop: all weights of a model learn one plan (continued pretraining in the paper's v2).
 
-The model's own weights are trained in place, taken away as the result, and put back as they were.
+The model's own weights are trained in place, copied as the result, and restored.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from seal_lightning.core import AdaptationPlan, Adapted, Diverged
 from seal_lightning.core.errors import ConfigError, RunError
 from seal_lightning.core.interfaces import InnerLoop
 from seal_lightning.distributed import interruption
-from seal_lightning.inner_loop.data_order import anchor_batches, batches
-from seal_lightning.inner_loop.schedule import learning_rate_factor
+from seal_lightning.inner_loop.schedule import anchor_batches, batches, learning_rate_factor
 from seal_lightning.inner_loop.tokenizing import anchor_sequences, trainable_sequences, warn_of_cuts
 from seal_lightning.inner_loop.whole_weights import FinetunedWeights, scratch_weights
 from seal_lightning.models.language_model import LanguageModel
@@ -38,8 +37,12 @@ class FullFinetuning(InnerLoop):
 
     Args:
         max_tokens_per_pass: ≥ 1; a batch with more is run in several passes whose gradients add up. None takes 512 on a CPU
-            and 4096 on an accelerator. Where memory runs out, the training starts again with half of it.
-        gradient_checkpointing: whether a decoder layer keeps its input only and is computed again in the backward pass.
+            and 4096 on an accelerator. Where memory runs out, the training restarts with half of it.
+        gradient_checkpointing: whether a decoder layer keeps its input only and is recomputed in the backward pass.
+
+    Example:
+        >>> FullFinetuning(max_tokens_per_pass=1024).max_results
+        1
     """
 
     max_results = 1
@@ -55,8 +58,10 @@ class FullFinetuning(InnerLoop):
         self.gradient_checkpointing = gradient_checkpointing
 
     def bind(self, language_model: LanguageModel) -> None:
-        """Finetune this model from now on. Raises :class:`ConfigError` where it cannot be checkpointed and shall, or is
-        quantised."""
+        """Finetune this model from now on.
+
+        Raises :class:`ConfigError` where it is quantised, or where gradient checkpointing is set and not supported.
+        """
         if is_quantized(language_model.model):
             raise ConfigError(
                 "model.inner_loop: FullFinetuning is not allowed with a model in 4 bits, whose weights cannot be trained. "
@@ -68,7 +73,7 @@ class FullFinetuning(InnerLoop):
         self.language_model = language_model
 
     def adapt(self, plans: Sequence[AdaptationPlan], seeds: Sequence[int]) -> Sequence[Adapted | Diverged]:
-        """One result a plan, in order; behind each the model's weights are bit for bit what they were."""
+        """Return one result per plan, in order; after each, the model's weights are bit for bit what they were."""
         return [self._adapt(plan, seed) for plan, seed in zip(plans, seeds, strict=True)]
 
     def _adapt(self, plan: AdaptationPlan, seed: int) -> Adapted | Diverged:
@@ -92,19 +97,19 @@ class FullFinetuning(InnerLoop):
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             max_tokens //= 2
-            _logger.warning("out of memory: starting the training again with %d tokens a pass", max_tokens)
+            _logger.warning("out of memory: restarting the training with %d tokens per pass", max_tokens)
 
     def _check_can_shrink(self, max_tokens: int, sequences: Sequence[TokenizedSequence], error: RuntimeError) -> None:
-        """Raise :class:`RunError` where each pass has a single sequence already: no other plan would fit either."""
+        """Raise :class:`RunError` where each pass has a single sequence already: other plans would not fit either."""
         if max_tokens > min(len(sequence.token_ids) for sequence in sequences):
             return
         parameters = sum(parameter.numel() for parameter in self.language_model.model.parameters())
         size = self.language_model.model.dtype.itemsize
         gigabytes = parameters * (2 * size + (12 if size < 4 else 2 * size)) / 1e9
         raise RunError(
-            f"out of memory in full finetuning with a single sequence a pass: weights, gradients and AdamW's states of "
-            f"{parameters / 1e9:.2f} billion parameters take {gigabytes:.0f} GB, and activations more. What was stored is "
-            "kept. Take a smaller model, a larger device, or LoRA (seal_lightning.inner_loop.BatchedInnerLoop)"
+            f"out of memory in full finetuning with a single sequence per pass: weights, gradients and AdamW's states of "
+            f"{parameters / 1e9:.2f} billion parameters take {gigabytes:.0f} GB, and activations more. Stored attempts are "
+            "kept. Use a smaller model, a larger device, or LoRA (seal_lightning.inner_loop.BatchedInnerLoop)"
         ) from error
 
     def _train(
@@ -161,7 +166,7 @@ class FullFinetuning(InnerLoop):
 
 
 class _UnadaptedModel:
-    """What the model said of its anchor texts before training, and the penalty for saying otherwise."""
+    """The model's distribution on its anchor texts before training, and the KL penalty for leaving it."""
 
     def __init__(
         self,
@@ -180,7 +185,7 @@ class _UnadaptedModel:
         self._head = head.weight.detach().clone(), None if bias is None else bias.detach().clone()
 
     def forward_backward(self, anchored: Sequence[TokenizedSequence], weight: float) -> float:
-        """Add the gradients of weight · mean KL over the texts' targets; returns that penalty."""
+        """Add the gradients of weight · mean KL over the texts' targets; return that penalty."""
         language_model = self.language_model
         num_targets = sum(sequence.num_targets for sequence in anchored)
         total = 0.0
@@ -198,7 +203,7 @@ class _UnadaptedModel:
 
 
 class _Float32Weights:
-    """The weights that AdamW works on: a model's own, or wider copies of them."""
+    """The weights that AdamW updates: a model's own, or float32 copies of them."""
 
     def __init__(self, parameters: list[torch.nn.Parameter]) -> None:
         self.parameters = parameters
@@ -207,7 +212,7 @@ class _Float32Weights:
         ]
 
     def take_gradients(self) -> None:
-        """Move the model's gradients to what is optimised."""
+        """Move the model's gradients to the optimised weights."""
         for parameter, wide in zip(self.parameters, self.wide, strict=True):
             if wide is not parameter and parameter.grad is not None:
                 wide.grad = parameter.grad.float()
@@ -215,7 +220,7 @@ class _Float32Weights:
 
     @torch.no_grad()
     def write_back(self) -> None:
-        """Write the optimised weights into the model; gradients start anew."""
+        """Write the optimised weights into the model and drop the gradients."""
         for parameter, wide in zip(self.parameters, self.wide, strict=True):
             wide.grad = None
             if wide is not parameter:

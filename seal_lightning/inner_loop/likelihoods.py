@@ -1,4 +1,4 @@
-"""How likely a model, adapted or not, finds training texts: what a merge is weighed by."""
+"""Mean log-probabilities of training texts under a model, adapted or not; a merge gate compares them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAX_TOKENS = {"cpu": 512}
 def mean_log_probs(
     language_model: LanguageModel, sequences: Sequence[TrainingSequence], adapter: Adapter | None = None
 ) -> list[float]:
-    """The mean log-probability (nats) of each sequence's trained tokens; those that have none are left out."""
+    """Return the mean log-probability (nats) of each sequence's trained tokens; sequences without any are skipped."""
     found = [sequence for sequence in (tokenize(s, language_model) for s in sequences) if sequence.num_targets]
     with adapter.installed() if isinstance(adapter, WholeModel) else nullcontext():
         groups = group_by_tokens(found, _MAX_TOKENS.get(language_model.device.type, 8192))

@@ -1,9 +1,8 @@
-"""How many adapters and tokens fit: planned from the model before training, not found out by running out.
+"""Memory planning: the number of adapters and tokens that fit, estimated on the model before training.
 
-What a pass needs is counted on the model itself: a short probe runs forward with hooks that add up what autograd keeps.
-So the plan holds for any architecture, and for adapters on some layers only (below the first, nothing is kept). With
-gradient checkpointing two probes are run: what a pass keeps then is the layers' inputs and, while a layer is computed again,
-what that one layer keeps.
+A short probe runs forward with hooks that add up what autograd keeps. So the estimate holds for any architecture, and for
+adapters on some layers only (below the lowest, nothing is kept). With gradient checkpointing two probes run: a pass then
+keeps the layers' inputs and, while one layer is recomputed, what that layer keeps.
 """
 
 from __future__ import annotations
@@ -20,17 +19,17 @@ from torch.distributed.tensor import DTensor
 from seal_lightning.models.packed.losses import chunk_rows
 
 _TRANSIENT = 1.5
-"""A pass's peak over what autograd keeps: gradients on their way down, a layer's temporaries."""
+"""A pass's peak over what autograd keeps: gradients in flight and a layer's temporaries."""
 _STATES = 4
-"""Tensors an adapter's weights are kept in: themselves, their gradient and AdamW's two moments."""
+"""Tensors per weight: itself, its gradient and AdamW's two moments."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryNeeds:
-    """What training takes, in bytes."""
+    """Memory of training, in bytes."""
 
     per_token: int
-    """Of a packed pass."""
+    """Per token of a packed pass."""
     per_adapter: int
     """Weights, gradient and optimiser state of one adapter."""
     result: int
@@ -41,14 +40,14 @@ class MemoryNeeds:
 
 @dataclass(frozen=True, kw_only=True)
 class Allowance:
-    """What is trained at once."""
+    """The adapters and tokens that may be trained at once."""
 
     num_adapters: int
     num_tokens: int
 
 
 def allowed(needs: MemoryNeeds, free_bytes: int, wish: Allowance, longest_sequence: int) -> Allowance:
-    """As much of the wish as fits: adapters give way before the tokens of the longest sequence do, and never below one."""
+    """Return as much of ``wish`` as fits, at least one of each; adapters are reduced before the longest sequence's tokens."""
     free = free_bytes - needs.fixed
     sequence = longest_sequence * needs.per_token
     adapters = max(1, min(wish.num_adapters, (free - sequence) // max(needs.per_adapter, 1)))
@@ -57,7 +56,7 @@ def allowed(needs: MemoryNeeds, free_bytes: int, wish: Allowance, longest_sequen
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that can still be taken on a device; a host's is shared evenly by the run's processes on it."""
+    """Return the free memory of a device in bytes; a host's is divided by the number of the run's processes on it."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + unused
@@ -73,7 +72,7 @@ def memory_needs(
     vocabulary: int,
     recomputed_layers: int | None = None,
 ) -> MemoryNeeds:
-    """What a model's training takes.
+    """Return the memory that a model's training needs.
 
     Args:
         model: frozen, adapters beside it.
@@ -98,7 +97,7 @@ def memory_needs(
 
 
 def _kept_for_backward(model: nn.Module, adapter_tensors: Sequence[Tensor], probe: Callable[[], object]) -> int:
-    """Bytes of the distinct storages that autograd saves, weights aside."""
+    """Return the bytes of the distinct storages that autograd saves, without weights."""
     weights = _places(model) | {tensor.untyped_storage().data_ptr() for tensor in adapter_tensors}
     sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
     kept: dict[int, int] = {}
@@ -106,19 +105,19 @@ def _kept_for_backward(model: nn.Module, adapter_tensors: Sequence[Tensor], prob
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if sharded and storage.data_ptr() not in weights:
-            weights.update(_places(model))  # a sharded layer's weights are somewhere else each time they are gathered
+            weights.update(_places(model))  # a sharded layer's weights are gathered to a new address each time
         if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()  # an output kept with its graph would be a cycle, and all of the pass would live on
+        return tensor.detach()  # an output kept with its graph would be a cycle and keep the whole pass alive
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        result = probe()  # kept alive until all is counted, so that no storage is counted twice under a new tenant
+        result = probe()  # kept alive until all is counted: a freed address could be counted twice
         total = sum(kept.values())
     del result
     return total
 
 
 def _places(model: nn.Module) -> set[int]:
-    """Where the weights are that are whole now."""
+    """Return the addresses of the weights that are not sharded."""
     held = (tensor for tensor in (*model.parameters(), *model.buffers()) if not isinstance(tensor, DTensor))
     return {tensor.untyped_storage().data_ptr() for tensor in held}

@@ -1,4 +1,4 @@
-"""Adapters trained side by side: which sequences share a pass, and what happens to runs that finish, fail or do not fit."""
+"""Adapters trained side by side: the choice of sequences per pass, and runs that finish, diverge or do not fit."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(frozen=True, kw_only=True)
 class QueuedPlan:
-    """A plan that waits to be trained."""
+    """A plan waiting to be trained."""
 
     index: int
-    """Among the plans of the call."""
+    """Index among the plans of the call."""
     plan: AdaptationPlan
     seed: int
     sequences: Sequence[TokenizedSequence]
     anchors: Sequence[TokenizedSequence] = ()
-    """Texts on which the adapted model is held to what it said before."""
+    """Texts on which the adapted model is held to its earlier distribution."""
 
     @property
     def all_sequences(self) -> list[TokenizedSequence]:
-        """What goes through the model."""
+        """All sequences that go through the model."""
         return [*self.sequences, *self.anchors]
 
 
@@ -68,7 +68,7 @@ class _Turn:
 class ConcurrentAdapters:
     """Trains candidates together, within an allowance of adapters and tokens.
 
-    A pass serves the runs with most left to do first, so that none is left over alone at the end.
+    A pass serves the runs with most tokens left first, so that none is left to train alone at the end.
     """
 
     def __init__(
@@ -85,13 +85,13 @@ class ConcurrentAdapters:
         self.lower_layers = lower_layers
         self.gradient_checkpointing = gradient_checkpointing
         self.did_not_fit: list[QueuedPlan] = []
-        """Ran out of memory with a single sequence in the pass, or could not be started."""
+        """Candidates that ran out of memory with a single sequence in the pass, or could not be started."""
         self.failed_at_step = 0
         self._active: dict[int, AdapterRun] = {}
         self._results: dict[int, Adapted | Diverged] = {}
 
     def train(self, candidates: Sequence[QueuedPlan]) -> dict[int, Adapted | Diverged]:
-        """Results by candidate index; those that did not fit are left out."""
+        """Return the results by candidate index; those that did not fit are missing."""
         self._candidates = {candidate.index: candidate for candidate in candidates}
         if any(candidate.anchors for candidate in candidates):
             self._unadapted = UnadaptedStates(self.language_model.packed, self.allowance.num_tokens)
@@ -109,7 +109,7 @@ class ConcurrentAdapters:
         return self._results
 
     def _admit(self, candidate: QueuedPlan) -> bool:
-        """Start a candidate's run, if its weights still fit."""
+        """Start a candidate's run; return False where its weights do not fit."""
         run = _unless_out_of_memory(
             lambda: AdapterRun(
                 self.fresh_adapter(candidate.plan.adapter, candidate.seed),
@@ -126,7 +126,7 @@ class ConcurrentAdapters:
         return True
 
     def _turns(self) -> list[_Turn]:
-        """The next pass: runs with most left to do first, as long as their sequences fit."""
+        """Return the next pass: runs with most tokens left first, as long as their sequences fit."""
         turns: list[_Turn] = []
         room = self.allowance.num_tokens
         for index, run in sorted(self._active.items(), key=lambda item: (-item[1].remaining_tokens, item[0])):
@@ -149,7 +149,7 @@ class ConcurrentAdapters:
         self._step([turn.index for turn in turns if turn.run.step_is_complete])
 
     def _forward_backward(self, turns: list[_Turn]) -> list[torch.Tensor]:
-        """Add the gradients of the runs' sequences; returns each run's weighted loss."""
+        """Add the gradients of the runs' sequences; return each run's weighted loss, []."""
         sequences = [s for turn in turns for s in turn.sequences]
         row = pack(sequences, self.language_model.device)
         counts = [sum(s.num_targets for s in turn.sequences) for turn in turns]
@@ -167,7 +167,7 @@ class ConcurrentAdapters:
         return [part.sum() for part in torch.split(loss.losses * weights, counts)]
 
     def _anchored(self, sequences: Sequence[TokenizedSequence], row: PackedRow) -> Anchored | None:
-        """Which of a row's targets are anchored, and what the unadapted model says there."""
+        """Return the anchored targets of a row with the unadapted model's states there; None where there are none."""
         held = [sequence for sequence in sequences if sequence.anchored]
         if not held:
             return None
@@ -176,7 +176,7 @@ class ConcurrentAdapters:
         return Anchored(at=at.to(row.targets.device), states=self._unadapted.states(held))
 
     def _step(self, complete: list[int]) -> None:
-        """Optimiser steps of the runs whose batch is through; one transfer from the device for all of them."""
+        """Take the optimiser steps of the runs whose batch is complete; one transfer from the device for all of them."""
         if not complete:
             return
         measured = torch.stack([self._active[index].clip() for index in complete]).tolist()
@@ -193,31 +193,31 @@ class ConcurrentAdapters:
                 del self._active[index]
 
     def _make_smaller(self, turns: list[_Turn]) -> None:
-        """After running out of memory: half the tokens; a single sequence has to wait until all others are done."""
+        """Halve the tokens per pass after running out of memory; a single sequence waits until all others are done."""
         for turn in turns:
             turn.run.restart_step()
         if sum(len(turn.sequences) for turn in turns) > 1:
             tokens = max(1, sum(turn.num_tokens for turn in turns) // 2)
             self.allowance = Allowance(num_adapters=self.allowance.num_adapters, num_tokens=tokens)
-            _logger.warning("out of memory: going on with %d tokens a pass", tokens)
+            _logger.warning("out of memory: continuing with %d tokens per pass", tokens)
             return
         self._park(turns[0].index)
 
     def _park(self, index: int) -> None:
-        """Give up a run's memory; it is tried again from its start when all others are done."""
+        """Release a run's memory; it restarts when all others are done."""
         self.failed_at_step = len(self._active.pop(index).losses)
         self.did_not_fit.append(self._candidates[index])
         self._take_fewer_adapters()
 
     def _take_fewer_adapters(self) -> None:
-        """No more than are in training now."""
+        """Limit the adapters to those in training now."""
         num_adapters = max(1, len(self._active))
         self.allowance = Allowance(num_adapters=num_adapters, num_tokens=self.allowance.num_tokens)
-        _logger.warning("out of memory: going on with %d adapters", num_adapters)
+        _logger.warning("out of memory: continuing with %d adapters", num_adapters)
 
 
 def _unless_out_of_memory(work: Callable[[], ResultT]) -> ResultT | None:
-    """What the work returns, or None where memory ran out; what the failed work held is free again then."""
+    """Return the result of ``work``, or None where memory ran out; the memory it held is free again then."""
     try:
         return work()
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Training sequences to tokens and loss masks."""
+"""Tokens and loss masks of training sequences."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ _logger = logging.getLogger(__name__)
 
 
 def trainable_sequences(plan: AdaptationPlan, language_model: LanguageModel) -> list[TokenizedSequence] | Diverged:
-    """A plan's sequences as tokens, without those that, cut, end before what is trained; or why there is nothing to train."""
+    """Return a plan's sequences as tokens, without those truncated before their first trained token.
+
+    The result is :class:`Diverged` where nothing is left to train.
+    """
     sequences = [tokenize(sequence, language_model) for sequence in plan.sequences]
     if not sequences:
         return Diverged(reason="the plan has no sequences", step=0)
@@ -23,31 +26,31 @@ def trainable_sequences(plan: AdaptationPlan, language_model: LanguageModel) -> 
         return Diverged(reason=f"sequence {empty[0]} of the plan has no tokens", step=0)
     whole = [s for s in sequences if any(s.trained) or not s.truncated]
     if not whole:
-        reason = f"the {len(sequences)} sequences are over the model's context and end before what is trained"
+        reason = f"all {len(sequences)} sequences are truncated to the model's context before their first trained token"
         return Diverged(reason=reason, step=0)
     return whole
 
 
 def anchor_sequences(plan: AdaptationPlan, language_model: LanguageModel) -> list[TokenizedSequence]:
-    """The texts of a plan's anchor as tokens, without those that have no target; none where there is no anchor."""
+    """Return the texts of a plan's anchor as tokens, without those that have no target."""
     texts = plan.anchor.sequences if plan.anchor is not None else ()
     found = [replace(tokenize(text, language_model), anchored=True) for text in texts]
     return [sequence for sequence in found if sequence.num_targets]
 
 
-def warn_of_cuts(num_left_out: int, sequences: Sequence[TokenizedSequence], max_length: int) -> None:
-    """Say what of the plans is not trained on, because it is over the model's context."""
-    if num_left_out:
-        _logger.warning("%d sequences were left out: cut, they end before what is trained", num_left_out)
+def warn_of_cuts(num_skipped: int, sequences: Sequence[TokenizedSequence], max_length: int) -> None:
+    """Log the sequences that are skipped or truncated because they exceed the model's context."""
+    if num_skipped:
+        _logger.warning("%d sequences were skipped: truncated to the context, they have no trained token", num_skipped)
     if cut := sum(sequence.truncated for sequence in sequences):
-        _logger.warning("%d sequences over the model's %d tokens were cut", cut, max_length)
+        _logger.warning("%d sequences were truncated to the model's %d tokens", cut, max_length)
 
 
 def tokenize(sequence: TrainingSequence, language_model: LanguageModel) -> TokenizedSequence:
-    """Tokens and loss mask of a sequence; what is over the model's context is cut off, and the first token never trained.
+    """Return the tokens and the loss mask of a sequence, truncated to the model's context; the first token is never trained.
 
-    Segments are tokenised apart. Those without roles follow the model's begin tokens. Those with roles are the turns of a
-    chat: its ids are those of a prompt (:meth:`LanguageModel.encode_chat`), and behind a last answer it ends with the
+    Segments are tokenised separately. Those without roles follow the model's begin tokens. Those with roles are the turns of
+    a chat: its ids are those of a prompt (:meth:`LanguageModel.encode_chat`), and after a last answer it ends with the
     answer's end token.
 
     Raises :class:`DataError` where some segments have a role and others have none; :class:`ModelError` where the model's
@@ -75,7 +78,7 @@ def _of_texts(sequence: TrainingSequence, language_model: LanguageModel) -> tupl
 
 
 def _of_chat(sequence: TrainingSequence, language_model: LanguageModel) -> tuple[list[int], list[bool]]:
-    """An answer's end token goes with the answer; what else the template writes is trained where every turn is."""
+    """Tokenise a chat: an answer's end token is trained with it, other tokens of the template where every turn is trained."""
     segments = sequence.segments
     turns = [ChatMessage(role=segment.role, content=segment.text) for segment in segments if segment.role is not None]
     opening, *pieces = language_model.encode_chat(turns, answer_next=False)

@@ -1,11 +1,11 @@
-"""Weights that change for a while: a model's own, finetuned or merged into, and put back as they were.
+"""Temporary changes of a model's own weights: finetuned, merged into, restored; and smaller versions of an update.
 
-Restored by copying: to subtract an update is not exact.
+Weights are restored by copying, because subtracting an update is not exact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -14,12 +14,51 @@ from torch import Tensor, nn
 from seal_lightning.core import Adapter, WholeModel
 from seal_lightning.core.errors import ModelError
 from seal_lightning.models.language_model import LanguageModel
-from seal_lightning.models.lora import LoraAdapter, attach_unmerged, unmerged_updates
+from seal_lightning.models.lora import LoraAdapter, attach_unmerged, scaled_adapter, truncated_adapter, unmerged_updates
+
+
+def scaled(language_model: LanguageModel, adapter: Adapter, factor: float) -> Adapter:
+    """Return the adapter whose update of the model's present weights is ``factor`` in (0, 1] times as large.
+
+    Raises :class:`ModelError` for an adapter that is neither a LoRA nor a model's weights.
+    """
+    if isinstance(adapter, LoraAdapter):
+        return scaled_adapter(adapter, factor)
+    return _changed(language_model, adapter, lambda update: update * factor)
+
+
+def truncated(language_model: LanguageModel, adapter: Adapter, rank: int) -> Adapter:
+    """Return the adapter whose update of each weight matrix is the nearest one of rank ``rank`` ≥ 1.
+
+    Vectors (norms and biases, which full finetuning changes) keep their update. Raises as :func:`scaled`.
+    """
+    if isinstance(adapter, LoraAdapter):
+        return truncated_adapter(adapter, rank)
+    return _changed(language_model, adapter, lambda update: _nearest(update, rank) if update.dim() == 2 else update)
+
+
+@torch.no_grad()
+def _changed(language_model: LanguageModel, adapter: Adapter, change: Callable[[Tensor], Tensor]) -> Adapter:
+    if not isinstance(adapter, FinetunedWeights):
+        raise ModelError(f"a {type(adapter).__name__} is not an update of a model's weights and cannot be made smaller")
+    weights = {}
+    for name, parameter in language_model.model.named_parameters():
+        wide = torch.promote_types(parameter.dtype, torch.float32)
+        before = parameter.detach().cpu().to(wide)
+        update = change(adapter.weights[name].to(wide) - before)
+        weights[name] = (before + update).to(parameter.dtype)
+    return FinetunedWeights(language_model, weights)
+
+
+def _nearest(update: Tensor, rank: int) -> Tensor:
+    left, strength, right = torch.linalg.svd(update, full_matrices=False)
+    nearest: Tensor = (left[:, :rank] * strength[:rank]) @ right[:rank]
+    return nearest
 
 
 @contextmanager
 def scratch_weights(language_model: LanguageModel) -> Iterator[dict[str, Tensor]]:
-    """Inside this block the model's weights may be changed; behind it they are bit for bit what they were before.
+    """Let the model's weights be changed inside this block; after it they are bit for bit what they were before.
 
     Yields the weights as they were, by name, on the CPU.
     """
@@ -43,14 +82,14 @@ class FinetunedWeights(WholeModel):
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """The model has these weights inside the block."""
+        """Install these weights in the model inside the block."""
         with scratch_weights(self.language_model):
             merge(self.language_model, self)
             yield
 
 
 def merge(language_model: LanguageModel, adapter: Adapter) -> None:
-    """Make an adaptation the model's own, for good or for the length of :func:`scratch_weights`.
+    """Merge an adaptation into the model's weights, permanently or inside :func:`scratch_weights`.
 
     Raises :class:`ModelError` for an adapter that is neither a LoRA nor a model's weights.
     """

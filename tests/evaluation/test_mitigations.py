@@ -43,7 +43,7 @@ from seal_lightning.evaluation import (
 from seal_lightning.evaluation.merging import Merging
 from seal_lightning.evaluation.mitigations import _context_texts
 from seal_lightning.inner_loop import BatchedInnerLoop, FullFinetuning
-from seal_lightning.inner_loop.data_order import batches
+from seal_lightning.inner_loop.schedule import batches
 from seal_lightning.inner_loop.whole_weights import scratch_weights
 from seal_lightning.models.language_model import LanguageModel
 from seal_lightning.models.packed import TokenizedSequence

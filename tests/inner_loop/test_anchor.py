@@ -17,8 +17,8 @@ from seal_lightning.core.errors import ConfigError
 from seal_lightning.core.interfaces import InnerLoop
 from seal_lightning.core.seeds import derive_seed
 from seal_lightning.inner_loop import BatchedInnerLoop, FullFinetuning
-from seal_lightning.inner_loop.data_order import anchor_batches, batches
 from seal_lightning.inner_loop.likelihoods import mean_log_probs
+from seal_lightning.inner_loop.schedule import anchor_batches, batches
 from seal_lightning.inner_loop.tokenizing import anchor_sequences, trainable_sequences
 from seal_lightning.inner_loop.whole_weights import FinetunedWeights
 from seal_lightning.models.language_model import LanguageModel

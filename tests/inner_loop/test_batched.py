@@ -460,7 +460,7 @@ def test_out_of_memory_halves_the_pass_and_goes_on(
     assert max(error(a, b) for a, b in zip(results, expected, strict=True)) <= 1e-12
     assert [r.num_tokens for r in results] == [e.num_tokens for e in expected]  # type: ignore[union-attr]
     assert all(sum(lengths) <= 25 for lengths in passes.lengths)
-    assert "out of memory: going on with" in caplog.text
+    assert "out of memory: continuing with" in caplog.text
 
 
 def test_only_what_does_not_fit_alone_fails(tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:

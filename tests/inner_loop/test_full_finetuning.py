@@ -27,8 +27,7 @@ from seal_lightning.core.seeds import derive_seed
 from seal_lightning.distributed import interruption
 from seal_lightning.generation import PolicyWriter, TransformersEngine
 from seal_lightning.inner_loop import BatchedInnerLoop, FullFinetuning
-from seal_lightning.inner_loop.data_order import batches
-from seal_lightning.inner_loop.schedule import learning_rate_factor
+from seal_lightning.inner_loop.schedule import batches, learning_rate_factor
 from seal_lightning.inner_loop.tokenizing import trainable_sequences
 from seal_lightning.inner_loop.whole_weights import FinetunedWeights, merge, scratch_weights
 from seal_lightning.models.language_model import LanguageModel

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from seal_lightning.core import Adapter, AdapterSpec
 from seal_lightning.core.errors import ModelError
-from seal_lightning.inner_loop.updates import scaled, truncated
-from seal_lightning.inner_loop.whole_weights import FinetunedWeights, merge, scratch_weights
+from seal_lightning.inner_loop.whole_weights import FinetunedWeights, merge, scaled, scratch_weights, truncated
 from seal_lightning.models.language_model import LanguageModel
 from seal_lightning.models.lora import LoraAdapter, init_adapter
 
@@ -79,5 +78,5 @@ def test_a_layer_smaller_than_the_rank(tiny64: LanguageModel) -> None:
 
 def test_what_is_neither_is_refused(tiny64: LanguageModel) -> None:
     for change in (scaled, truncated):
-        with pytest.raises(ModelError, match="is no update of a model's weights"):
+        with pytest.raises(ModelError, match="is not an update of a model's weights"):
             change(tiny64, Adapter(), 1)  # type: ignore[arg-type]
