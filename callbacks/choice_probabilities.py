@@ -1,4 +1,4 @@
-"""Whether an M-step moved the policy's choices to those that were kept; for edits written by constrained decoding."""
+"""The change of the policy's choices by an M-step; for edits written by constrained decoding."""
 
 from __future__ import annotations
 
@@ -18,22 +18,25 @@ from seal_lightning.training.module import SealModule
 
 
 class ChoiceProbabilities(Callback):
-    """Logs how probable a round's configurations were to the policy that chose them, and are to the one trained on it.
+    """Logs the probability of a round's configurations under the policy that chose them and under the one trained on them.
 
-    By task, the probabilities of its different kept configurations are summed, and those of the others that were tried; what
-    is shown is the mean over tasks that had both kinds. Read from the journals, so that a resumed M-step reports too.
+    Per task, the probabilities of its distinct kept configurations are summed, and those of the other ones tried. Logged
+    is the mean over tasks that have both kinds. The journals are read, so that a resumed M-step reports too.
+
+    Example:
+        >>> ChoiceProbabilities().state_key
+        'ChoiceProbabilities'
     """
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report when an M-step ended."""
+        """Report after an M-step."""
         module = cast(SealModule, pl_module)
         if module.in_e_step:
             return
         if trainer.is_global_zero:
             self._report(trainer, module)
-        interruption.gather(
-            []
-        )  # the others wait here, where they hear of a stop, and not in the checkpoint's collective
+        # The other ranks wait here, where they notice a stop, and not in the checkpoint's collective.
+        interruption.gather([])
 
     def _report(self, trainer: Trainer, module: SealModule) -> None:
         edits = self._edits(trainer, module)
@@ -64,9 +67,9 @@ class ChoiceProbabilities(Callback):
 
     @staticmethod
     def _edits(trainer: Trainer, module: SealModule) -> list[SelfEdit]:
-        """The round's different configurations, task by task; of equal ones a kept one where there is one.
+        """Return the round's distinct configurations, task by task; of equal ones a kept one, where there is one.
 
-        Of a resumed run whose settings were changed on the way, those that the run still has.
+        Where a resumed run has changed settings, only configurations that it still has are returned.
         """
         data = cast(SealDataModule, trainer.datamodule)  # type: ignore[attr-defined]
         kept = {(row.task_id, row.edit_index) for row in data.buffer}
@@ -95,7 +98,7 @@ class ChoiceProbabilities(Callback):
 
 
 def _can_say(module: SealModule, task: Task, edit: SelfEdit) -> bool:
-    """Whether the task's schema still has the edit's choices."""
+    """Return whether the task's schema still has the edit's choices."""
     schema = module.domain.edit_schema(task)
     options = {} if schema is None else {part.name: part.options for part in schema if isinstance(part, Choice)}
     return options.keys() == edit.directives.keys() and all(edit.directives[name] in options[name] for name in options)
@@ -104,7 +107,7 @@ def _can_say(module: SealModule, task: Task, edit: SelfEdit) -> bool:
 def _mean_mass(
     edits: Sequence[SelfEdit], kept: set[tuple[str, int]], values: Sequence[float], is_kept: bool
 ) -> Estimate | None:
-    """Mean over tasks with both kinds of configurations of the summed probability of one kind."""
+    """Return the summed probability of one kind of configurations, as a mean over tasks that have both kinds."""
     mass: dict[bool, dict[str, float]] = {True: {}, False: {}}
     for edit, value in zip(edits, values, strict=True):
         of_kind = mass[(edit.task_id, edit.edit_index) in kept]

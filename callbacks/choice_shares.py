@@ -1,4 +1,4 @@
-"""What a round's edits chose, and which choices were kept; for edits written by constrained decoding."""
+"""The options that a round's edits chose, and the shares that were kept; for edits written by constrained decoding."""
 
 from __future__ import annotations
 
@@ -16,8 +16,13 @@ from seal_lightning.training.module import SealModule
 class ChoiceShares(SealCallback):
     """Logs the share of each option of each choice, among the edits tried and among those kept (``choices/…``).
 
-    The step of the charts is the round: where selection works, the two part, and what was kept is tried more often in the
-    next round.
+    The step of the charts is the round. Where selection works, the two shares differ, and options that were kept are tried
+    more often in the next round.
+
+    Example:
+        >>> edit = SelfEdit(task_id="a", edit_index=0, text="", directives={"epochs": "2"}, log_prob=-0.7)
+        >>> choice_counts([edit, edit])
+        {'epochs': Counter({'2': 2})}
     """
 
     def on_buffer(
@@ -32,29 +37,23 @@ class ChoiceShares(SealCallback):
         edits = {(c.task_id, c.edit_index): c.attempts[0].edit for c in candidates if c.attempts}
         tried = choice_counts(list(edits.values()))
         kept = choice_counts([edits[key] for row in buffer if (key := (row.task_id, row.edit_index)) in edits])
+        metrics: dict[str, float] = {}
         for name, options in tried.items():
-            pl_module.print(f"Round {round_index}: {name}: {_shown(options, kept.get(name, Counter()))}")
+            kept_of = kept.get(name, Counter())
+            shown = ", ".join(f"{option} kept {kept_of[option]} of {count}" for option, count in options.most_common())
+            pl_module.print(f"Round {round_index}: {name}: {shown}")
+            for option, count in options.items():
+                metrics[f"choices/{name}={option}/tried"] = count / options.total()
+                metrics[f"choices/{name}={option}/kept"] = kept_of[option] / max(kept_of.total(), 1)
         if trainer.logger is not None and tried:
-            metrics = {f"choices/{name}={o}/tried": s for name, options in tried.items() for o, s in _shares(options)}
-            for name, options in tried.items():
-                metrics |= {f"choices/{name}={o}/kept": 0.0 for o in options}
-            metrics |= {f"choices/{name}={o}/kept": s for name, options in kept.items() for o, s in _shares(options)}
             trainer.logger.log_metrics(metrics, step=round_index)
 
 
 def choice_counts(edits: Sequence[SelfEdit]) -> dict[str, Counter[str]]:
-    """By choice, how often each option was taken; of edits whose choices the policy made."""
+    """Return, by choice, the number of edits per option; edits whose choices the policy did not make are skipped."""
     counts: dict[str, Counter[str]] = {}
     for edit in edits:
         if edit.log_prob is not None:
             for name, option in edit.directives.items():
                 counts.setdefault(name, Counter())[str(option).strip()] += 1
     return counts
-
-
-def _shares(options: Counter[str]) -> list[tuple[str, float]]:
-    return [(option, count / options.total()) for option, count in options.items()]
-
-
-def _shown(tried: Counter[str], kept: Counter[str]) -> str:
-    return ", ".join(f"{option} kept {kept[option]} of {count}" for option, count in tried.most_common())

@@ -1,4 +1,4 @@
-"""What judges were asked and cost, a round at a time and at the end; and that they can be asked at all, before a run."""
+"""The judges' questions and costs, per round and at the end; and a check of their keys before a run."""
 
 from __future__ import annotations
 
@@ -19,19 +19,24 @@ _HOLDERS = (Grader, Reward, Rater, Judge)
 
 
 class JudgeCosts(SealCallback):
-    """Logs ``judge/…`` for each judge of the grader and of the reward: what all ranks asked so far, and what it cost."""
+    """Logs ``judge/…`` for each judge of the grader and of the reward: the questions of all ranks so far, and their cost.
+
+    Example:
+        >>> in_words(JudgeCounts(num_questions=2, num_cached=1))
+        '2 questions, 1 of them from the cache; 0 undecided'
+    """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a judge without its key before anything is computed. Raises :class:`ConfigError`."""
+        """Raise :class:`ConfigError` for a judge without its key, before anything is computed."""
         for judge in judges_of(cast(SealModule, pl_module)):
             judge.check()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """As for a fit."""
+        """Check the judges, as for a fit."""
         self.on_fit_start(trainer, pl_module)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """As for a fit."""
+        """Check the judges, as for a fit."""
         self.on_fit_start(trainer, pl_module)
 
     def on_buffer(
@@ -45,15 +50,15 @@ class JudgeCosts(SealCallback):
         self._log(trainer, cast(SealModule, pl_module), cast(SealModule, pl_module).round_index)
 
     def on_test_results(self, trainer: Trainer, pl_module: LightningModule, results: Sequence[ConditionResult]) -> None:
-        """Say what a test took."""
+        """Print the counts of a test."""
         self._say(cast(SealModule, pl_module))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say what a fit took."""
+        """Print the counts of a fit."""
         self._say(cast(SealModule, pl_module))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Say what was taken until then."""
+        """Print the counts so far."""
         self._say(cast(SealModule, pl_module))
 
     @staticmethod
@@ -80,7 +85,7 @@ class JudgeCosts(SealCallback):
 
 
 def _total(ranks: Sequence[JudgeCounts]) -> JudgeCounts:
-    """The counts of all ranks together; reasons are left out."""
+    """Return the counts of all ranks together, without reasons."""
     names = [field.name for field in fields(JudgeCounts) if field.name.startswith("num_")]
     sums = {name: sum(getattr(counts, name) for counts in ranks) for name in names}
     costs = [counts.cost for counts in ranks if counts.cost is not None]
@@ -88,7 +93,7 @@ def _total(ranks: Sequence[JudgeCounts]) -> JudgeCounts:
 
 
 def in_words(counts: JudgeCounts) -> str:
-    """What a judge was asked, in a line."""
+    """Return a judge's counts in one line."""
     asked = counts.num_questions - counts.num_cached
     words = [f"{counts.num_questions} questions, {counts.num_cached} of them from the cache"]
     undecided = f"{counts.num_undecided} undecided"
@@ -107,7 +112,7 @@ def in_words(counts: JudgeCounts) -> str:
 
 
 def judges_of(module: SealModule) -> list[Judge]:
-    """The different judges that the module's grader and reward hold, however deep."""
+    """Return the distinct judges that the module's grader and reward hold, at any depth."""
     found: dict[int, Judge] = {}
     seen: set[int] = set()
     unseen: list[object] = [module.grader, module.reward]

@@ -1,4 +1,4 @@
-"""``seal predict``: self-edits to a file."""
+"""The self-edits of ``seal predict`` as a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from seal_lightning.storage.run_dir import RunDir
 
 
 class SelfEditFile(Callback):
-    """Writes the self-edits of ``seal predict`` to ``results/self_edits.jsonl``, one a line."""
+    """Writes the self-edits of ``seal predict`` to ``results/self_edits.jsonl``, one per line.
+
+    Example:
+        >>> writer = SelfEditFile()
+        >>> writer.on_predict_batch_end(None, None, [{"task_id": "a"}], None, 0)
+    """
 
     def __init__(self) -> None:
         self._rows: list[dict[str, Any]] = []

@@ -13,7 +13,12 @@ from seal_lightning.training.module import SealModule
 
 
 class SealProgressBar(RichProgressBar, SealCallback):
-    """Lightning's Rich bar, moved by attempts as well as by batches."""
+    """Lightning's Rich bar, updated by each attempt as well as by each batch.
+
+    Example:
+        >>> SealProgressBar().is_enabled
+        True
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,7 +27,7 @@ class SealProgressBar(RichProgressBar, SealCallback):
         self._rewards: list[float] = []
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start a phase with no running reward."""
+        """Reset the running reward at a phase's start."""
         self._module = cast(SealModule, pl_module)
         self._shown, self._rewards = {}, []
         super().on_train_epoch_start(trainer, pl_module)
@@ -43,7 +48,7 @@ class SealProgressBar(RichProgressBar, SealCallback):
         self.refresh()
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Lightning's metrics and the last attempt."""
+        """Return Lightning's metrics and the last attempt's."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return {**metrics, **self._shown}

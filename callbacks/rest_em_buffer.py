@@ -1,4 +1,4 @@
-"""The ReST-EM buffer: at the E-step's end, every rank's attempts become candidates, the filter's choice the M-step's data."""
+"""The ReST-EM buffer: at the E-step's end, the reward filter picks the M-step's data from all ranks' attempts."""
 
 from __future__ import annotations
 
@@ -20,10 +20,14 @@ from seal_lightning.training.module import SealModule
 
 
 class RestEmBuffer(SealCallback):
-    """Gathers attempts, applies the run's one :class:`RewardFilter`, and hands the buffer to the datamodule.
+    """Gathers attempts, applies the run's one :class:`RewardFilter`, and hands the buffer to the data module.
 
-    Accepted edits are written to ``round_{r}/accepted.jsonl``. An empty buffer ends the run with an error: fitting on
-    nothing would look like success.
+    Accepted edits are written to ``round_{r}/accepted.jsonl``. An empty buffer ends the run with an error, because
+    training on nothing would look like success.
+
+    Example:
+        >>> RestEmBuffer().fills_buffer
+        True
     """
 
     fills_buffer = True
@@ -39,14 +43,15 @@ class RestEmBuffer(SealCallback):
         self.filter = filters[0] if filters else None
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Build the buffer when an E-step ended."""
+        """Build the buffer after an E-step."""
         module = cast(SealModule, pl_module)
         if not module.in_e_step:
             return
         data = cast(SealDataModule, trainer.datamodule)  # type: ignore[attr-defined]
         with module.runner.time_split.spent("idle"):  # all ranks are waited for
             loop = module.self_edit_loop
-            # What was stored before this launch is known to all, and told by one.
+            assert loop is not None, "configure_model made it"
+            # All ranks know the attempts stored before this launch; one of them reports these.
             gathered = interruption.gather(loop.store.all() if loop.reports_stored else loop.store.added())
         candidates = group_candidates(gathered, data.train_tasks())
         assert self.filter is not None
@@ -63,7 +68,7 @@ class RestEmBuffer(SealCallback):
 
 
 def buffer_row(candidate: Candidate, prompt: Prompt) -> BufferRow:
-    """A kept candidate as the M-step reads it."""
+    """Return the buffer row of a kept candidate."""
     edit = candidate.attempts[0].edit
     return BufferRow(
         task_id=candidate.task_id,

@@ -1,4 +1,4 @@
-"""A round's figures, pictures and samples in TensorBoard (scalars in any other logger)."""
+"""A round's scalars, and in TensorBoard its histogram of rewards and sample self-edits."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ from seal_lightning.training.module import SealModule
 
 
 class RoundReport(SealCallback):
-    """Logs what each round tried, kept and cost; the step of the ``round/`` charts is the round.
+    """Logs the attempts, kept edits and costs of each round; the step of the ``round/`` charts is the round.
 
     Args:
-        num_samples: ≥ 0, self-edits shown as text a round: the best first, the worst last.
+        num_samples: ≥ 0, self-edits shown as text per round: the best first, the worst last.
+
+    Example:
+        >>> round_summary(0, candidates=[], buffer=[])
+        'Round 0: 0 attempts (); 0 of 0 edits kept'
     """
 
     def __init__(self, num_samples: int = 4) -> None:
@@ -46,7 +50,7 @@ class RoundReport(SealCallback):
         self._attempts = []
 
     def on_attempt(self, trainer: Trainer, pl_module: LightningModule, attempt: Attempt) -> None:
-        """Count what the phase costs on this rank."""
+        """Collect the attempts of this rank, for the phase's costs."""
         self._attempts.append(attempt)
 
     def on_buffer(
@@ -67,7 +71,7 @@ class RoundReport(SealCallback):
             self._show(trainer.logger.experiment, module.round_index, candidates)
 
     def _costs(self, module: SealModule) -> dict[str, float]:
-        """Attempts and trained tokens a second of this rank, and the sampling rate of its last batch."""
+        """Return attempts and trained tokens per time of this rank, and the sampling rate of its last batch."""
         if not self._attempts:
             return {}
         seconds = time.perf_counter() - self._start
@@ -94,7 +98,7 @@ class RoundReport(SealCallback):
 
 
 def round_summary(round_index: int, candidates: Sequence[Candidate], buffer: Sequence[BufferRow]) -> str:
-    """A round in a line: attempts by how they ended, failures by kind, and what was kept."""
+    """Return a round in one line: attempts by status, failures by kind, and the kept edits."""
     attempts = [a for c in candidates for a in c.attempts]
     statuses = Counter(a.status.value for a in attempts)
     ended = ", ".join(f"{statuses[s]} {s.value}" for s in AttemptStatus if statuses[s])
@@ -106,15 +110,15 @@ def round_summary(round_index: int, candidates: Sequence[Candidate], buffer: Seq
         if of
     )
     refused = Counter(kind for c in candidates for kind in c.attempts[0].edit.rejected)
-    again = ", ".join(f"{kind} {count}" for kind, count in refused.most_common())
+    resampled = ", ".join(f"{kind} {count}" for kind, count in refused.most_common())
     return (
         f"Round {round_index}: {len(attempts)} attempts ({ended}{failed}); {len(buffer)} of {len(candidates)} edits kept"
-        + (f"; malformed and sampled again: {again}" if again else "")
+        + (f"; malformed and sampled again: {resampled}" if resampled else "")
     )
 
 
 def round_metrics(candidates: Sequence[Candidate], buffer: Sequence[BufferRow]) -> dict[str, float]:
-    """A round in numbers; empty means are left out."""
+    """Return a round's metrics by name; means of nothing are missing."""
     attempts = [a for c in candidates for a in c.attempts]
     metrics = {
         "attempts": float(len(attempts)),
@@ -151,7 +155,7 @@ def round_metrics(candidates: Sequence[Candidate], buffer: Sequence[BufferRow]) 
 
 
 def _parts(attempts: Sequence[Attempt]) -> dict[str, list[float]]:
-    """By name, what the rewards of scored attempts are made of: marks, terms of a sum, what was forgotten."""
+    """Return the parts of scored attempts' rewards by name: marks, terms of a sum, forgetting."""
     found: dict[str, list[float]] = {}
     for attempt in attempts:
         if attempt.reward is not None:

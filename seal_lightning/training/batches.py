@@ -1,6 +1,6 @@
-"""What the trainer iterates over: tasks in the E-step and evaluations, buffer rows in the M-step.
+"""The trainer's batches: tasks in the E-step and evaluations, buffer rows in the M-step.
 
-Orders come from seeds and names, never from a global generator, so a resumed epoch goes on where it was.
+Orders come from seeds and names, never from a global generator, so a resumed epoch continues where it stopped.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from seal_lightning.core.seeds import derive_seed
 
 
 class TaskBatch:
-    """Some tasks; none where another rank has one more. (No dataclass: Lightning would copy its fields.)
+    """Some tasks; empty where another rank has one batch more. (Not a dataclass: Lightning would copy its fields.)
 
     Args:
-        tasks: of this batch.
-        index: its place in the epoch, from 0.
-        num_tasks_left: of the epoch from this batch on; by default this is the last one.
+        tasks: the batch's tasks.
+        index: the batch's index in the epoch, from 0.
+        num_tasks_left: tasks of the epoch from this batch on; by default this is the last one.
     """
 
     def __init__(self, tasks: Sequence[Task], index: int = 0, num_tasks_left: int | None = None) -> None:
@@ -34,17 +34,19 @@ BatchT = TypeVar("BatchT")
 ItemT = TypeVar("ItemT")
 
 
-class _Dealt(Generic[ItemT, BatchT]):
-    """Items in batches, in the data's order; whole batches are dealt out to the ranks, and every rank has as many.
+class _SplitBatches(Generic[ItemT, BatchT]):
+    """Items in batches, in the data's order; whole batches are split between the ranks, and every rank has as many.
 
-    Which items share a batch does not depend on the number of ranks, as long as each has a batch: what is computed together
-    moves roundings.
+    The items of a batch do not depend on the number of ranks, as long as each has a batch: what shares a batch moves
+    roundings.
     """
 
     batch: Callable[[Sequence[ItemT]], BatchT]
 
     def __init__(self, items: Sequence[ItemT], batch_size: int, rank: int, world_size: int) -> None:
-        batch_size = max(1, min(batch_size, math.ceil(len(items) / world_size)))  # smaller ones, rather than idle ranks
+        batch_size = max(
+            1, min(batch_size, math.ceil(len(items) / world_size))
+        )  # smaller batches, rather than idle ranks
         batches = [list(items[start : start + batch_size]) for start in range(0, len(items), batch_size)]
         self.share = batches[rank::world_size]
         self.num_batches = math.ceil(len(batches) / world_size)
@@ -57,25 +59,25 @@ class _Dealt(Generic[ItemT, BatchT]):
             yield type(self).batch(self.share[index] if index < len(self.share) else [])
 
     def state_dict(self) -> dict[str, int]:
-        """Nothing: a resumed epoch of tasks starts at its first batch and skips what is stored."""
+        """Return nothing: a resumed epoch of tasks starts at its first batch and skips stored attempts."""
         return {}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Nothing to load."""
 
 
-class TaskBatches(_Dealt[Task, TaskBatch]):
-    """Tasks in batches, dealt out."""
+class TaskBatches(_SplitBatches[Task, TaskBatch]):
+    """Tasks in batches, split between the ranks."""
 
     batch = TaskBatch
 
 
 class SharedTaskBatches:
-    """All tasks in batches, on every rank alike: the ranks agree among themselves who does what.
+    """All tasks in batches, the same on every rank: the ranks share the work at run time.
 
     Args:
-        tasks: in the order in which they are begun.
-        sizes: of the batches; they add up to the number of tasks.
+        tasks: in the order in which they are started.
+        sizes: batch sizes; they add up to the number of tasks.
     """
 
     def __init__(self, tasks: Sequence[Task], sizes: Sequence[int]) -> None:
@@ -92,7 +94,7 @@ class SharedTaskBatches:
         return iter(self.batches)
 
     def state_dict(self) -> dict[str, int]:
-        """Nothing: a resumed E-step starts at its first batch and skips what is stored."""
+        """Return nothing: a resumed E-step starts at its first batch and skips stored attempts."""
         return {}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -100,14 +102,14 @@ class SharedTaskBatches:
 
 
 class EpisodeBatch:
-    """Some episodes of a protocol; none where another rank has one more."""
+    """Some episodes of a protocol; empty where another rank has one batch more."""
 
     def __init__(self, episodes: Sequence[Any]) -> None:
         self.episodes = list(episodes)
 
 
-class EpisodeBatches(_Dealt[Any, EpisodeBatch]):
-    """Episodes in batches."""
+class EpisodeBatches(_SplitBatches[Any, EpisodeBatch]):
+    """Episodes in batches, split between the ranks."""
 
     batch = EpisodeBatch
 
@@ -123,7 +125,7 @@ class RowBatch:
 
 
 class RowBatches:
-    """The buffer, ``num_passes`` times, each pass in an order of its own; a batch is one optimiser step."""
+    """The buffer, ``num_passes`` times, each pass in its own random order; a batch is one optimiser step."""
 
     def __init__(
         self,
@@ -158,11 +160,11 @@ class RowBatches:
             yield RowBatch([self.rows[i] for i in indices], self.rank, self.world_size, step)
 
     def state_dict(self) -> dict[str, int]:
-        """How many batches were handed out."""
+        """Return the number of batches yielded so far."""
         return {"yielded": self._yielded}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Start the next iteration behind what was handed out."""
+        """Start the next iteration after the batches that were yielded."""
         self.start = state.get("yielded", 0)
 
     def _index_batches(self) -> Iterator[list[int]]:

@@ -1,4 +1,4 @@
-"""Tasks in the E-step, buffer rows in the M-step, held-out tasks in validation, test and predict."""
+"""The LightningDataModule: tasks in the E-step, buffer rows in the M-step, held-out tasks in evaluations."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ MAX_TASK_ID = 200
 
 
 class SealDataModule(LightningDataModule, Configurable):
-    """Hands tasks and buffer rows to the trainer.
+    """Gives the trainer tasks and buffer rows.
 
     Args:
         train: tasks of the E-step.
         validation: tasks examined after each round; none by default.
         test: held-out tasks of ``seal test``.
-        predict: tasks that ``seal predict`` writes self-edits for; those of ``test`` by default.
+        predict: tasks that ``seal predict`` writes self-edits for; the ``test`` tasks by default.
         tasks_per_batch: ≥ 1, tasks whose self-edits are sampled in one batch.
     """
 
@@ -48,7 +48,7 @@ class SealDataModule(LightningDataModule, Configurable):
         self._tasks: dict[str, Sequence[Task]] = {}
 
     def setup(self, stage: str) -> None:
-        """Load what the stage needs; errors come before anything is trained."""
+        """Load the tasks that the stage needs."""
         needed = {"fit": "train", "validate": "validation"}.get(stage, stage)
         if self.sources[needed] is None:
             raise ConfigError(f"data.{needed} is not set: `seal {stage}` needs a task source there")
@@ -60,22 +60,22 @@ class SealDataModule(LightningDataModule, Configurable):
         self._check_apart()
 
     def _check_apart(self) -> None:
-        """Raise :class:`DataError` when tasks trained on are also tested on."""
+        """Raise :class:`DataError` where training tasks are also validated or tested on."""
         train = {task.task_id for task in self.tasks("train")}
         for name in ("validation", "test"):
             if both := sorted(train & {task.task_id for task in self.tasks(name)}):
                 raise DataError(f"data.{name}: {len(both)} of its tasks are training tasks too, for instance {both[0]}")
 
     def tasks(self, name: Literal["train", "validation", "test", "predict"]) -> Sequence[Task]:
-        """The tasks that were loaded under this name; none where the stage needs none."""
+        """Return the tasks loaded under this name; empty where the stage needs none."""
         return self._tasks.get(name, ())
 
     def train_tasks(self) -> Sequence[Task]:
-        """The tasks of the E-step."""
+        """Return the tasks of the E-step."""
         return self.tasks("train")
 
     def train_dataloader(self) -> SharedTaskBatches | RowBatches:
-        """The tasks in even epochs, the buffer in odd ones (called anew for each)."""
+        """Return the tasks in even epochs, the buffer in odd ones; called once per epoch."""
         module = self._module
         if module.in_e_step:
             return self._shared_batches(module)
@@ -98,11 +98,11 @@ class SealDataModule(LightningDataModule, Configurable):
         self.buffer = list(rows)
 
     def val_dataloader(self) -> TaskBatches | list[Any]:
-        """The validation tasks, or nothing."""
+        """Return the validation tasks, or nothing."""
         return self._batches("validation") if "validation" in self._tasks else []
 
     def test_dataloader(self) -> list[EpisodeBatches]:
-        """The protocol's episodes over the test tasks, once for each policy of :attr:`SealModule.tested_rounds`."""
+        """Return the protocol's episodes over the test tasks, once for each policy of :attr:`SealModule.tested_rounds`."""
         module = self._module
         episodes = module.test_episodes
         at_once = module.protocol.num_at_once(self.tasks_per_batch)
@@ -110,19 +110,19 @@ class SealDataModule(LightningDataModule, Configurable):
         return [EpisodeBatches(episodes, at_once, rank, world_size) for _ in module.tested_rounds]
 
     def predict_dataloader(self) -> TaskBatches:
-        """The tasks to write self-edits for."""
+        """Return the tasks to write self-edits for."""
         return self._batches("predict")
 
     def state_dict(self) -> dict[str, Any]:
-        """The buffer, for a resume in the M-step."""
+        """Return the buffer, for a resume in the M-step."""
         return {"buffer": to_plain(self.buffer, BufferRow)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
+        """Restore the buffer."""
         self.buffer = from_plain(state_dict["buffer"], BufferRow)
 
     def _shared_batches(self, module: SealModule) -> SharedTaskBatches:
-        """The E-step's tasks; for several ranks what takes longest comes first, and the last batches are small."""
+        """Return the E-step's tasks; for several ranks the longest tasks come first, and the last batches are small."""
         tasks, ranks = self.train_tasks(), module.trainer.world_size
         order = by_falling_cost(module.domain, tasks) if ranks > 1 else tasks
         return SharedTaskBatches(order, batch_sizes(len(tasks), self.tasks_per_batch, ranks))
@@ -150,7 +150,7 @@ class SealDataModule(LightningDataModule, Configurable):
 
 
 def _checked(name: str, tasks: Sequence[Task]) -> Sequence[Task]:
-    """The tasks. Raises :class:`DataError` unless each has an id of its own: attempts and seeds are named by it."""
+    """Return the tasks. Raises :class:`DataError` unless ids are unique and printable: attempts and seeds use them."""
     seen: set[str] = set()
     for number, task in enumerate(tasks):
         task_id = task.task_id
@@ -160,8 +160,6 @@ def _checked(name: str, tasks: Sequence[Task]) -> Sequence[Task]:
                 "printable characters, without control characters and line breaks"
             )
         if task_id in seen:
-            raise DataError(
-                f"data.{name}: two of its tasks have the id {shown(task_id)}; each must have one of its own"
-            )
+            raise DataError(f"data.{name}: two of its tasks have the id {shown(task_id)}; ids must be unique")
         seen.add(task_id)
     return tasks

@@ -1,4 +1,4 @@
-"""What the LightningModule does with held-out tasks: validation after each round, the test, and edits written down."""
+"""The LightningModule's steps on held-out tasks: validation after each round, test and predict."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from seal_lightning.training.policy import Policy
 
 
 class EvaluationSteps(LightningModule):
-    """The half of :class:`SealModule` that measures; its attributes are set there."""
+    """The evaluating half of :class:`SealModule`; attributes are set there."""
 
     domain: AnyDomain
     engine: Engine
@@ -53,7 +53,7 @@ class EvaluationSteps(LightningModule):
 
     @property
     def loaded_policy(self) -> Policy:
-        """The policy; asked for only after :meth:`configure_model`."""
+        """The policy; available after :meth:`configure_model`."""
         raise NotImplementedError
 
     @property
@@ -61,12 +61,8 @@ class EvaluationSteps(LightningModule):
         """The current round, from 0."""
         raise NotImplementedError
 
-    def compute(self) -> None:
-        """Prepare the policy for anything but an M-step; all ranks call it, at the same point."""
-        self.loaded_policy.compute()
-
     def check_fit(self, *names: str) -> None:
-        """Refuse tasks and adapters that do not fit the model: :class:`DataError`, :class:`ConfigError`."""
+        """Raise :class:`DataError` for tasks and :class:`ConfigError` for adapters that do not fit the model."""
         for name in names:
             tasks = self.trainer.datamodule.tasks(name)  # type: ignore[attr-defined]
             in_context = name == "test" and "in_context" in self._conditions
@@ -79,8 +75,8 @@ class EvaluationSteps(LightningModule):
                 target_modules(self.learner.model, spec)
         elif len({spec.layers for spec in specs}) > 1:
             raise ConfigError(
-                f"model.domain: edits may choose layers, which mean nothing to {type(self.inner_loop).__name__}: it trains "
-                "all weights. Leave the format's layers out, or take another model.inner_loop. Nothing was computed"
+                f"model.domain: edits may choose layers, but {type(self.inner_loop).__name__} trains all weights. Remove "
+                "the format's layers, or use another model.inner_loop"
             )
 
     def _check_engines(self, edit_rank: int) -> None:
@@ -96,18 +92,18 @@ class EvaluationSteps(LightningModule):
             learner_engine.check(edit_rank)
 
     def _rank_of_episodes(self, edit_rank: int) -> int:
-        """The rank that a test's adapted copies reach: merged steps add up."""
+        """Return the LoRA rank that a test's adapted copies reach: merged steps add up."""
         rank = edit_rank if self.protocol.adapter is None else self.protocol.adapter.rank
         steps = max((len(episode.steps) for episode in self.test_episodes), default=1) if self.protocol.merges else 1
         return rank * steps
 
     def on_validation_epoch_start(self) -> None:
-        """Forget an earlier validation."""
+        """Start with no attempts."""
         self._validated = AttemptStore(None)
 
     def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
-        """One self-edit a held-out task, tried once; the inner seed is the same after every round."""
-        self.compute()
+        """Try one self-edit per held-out task, once; the inner seed is the same after every round."""
+        self.loaded_policy.compute()
         if batch.tasks:
             self._validate(batch)
 
@@ -162,7 +158,7 @@ class EvaluationSteps(LightningModule):
 
     @property
     def test_episodes(self) -> list[Episode]:
-        """What the protocol makes of the test's tasks. Raises :class:`ConfigError` where it needs more of them."""
+        """The protocol's episodes of the test tasks. Raises :class:`ConfigError` where it needs more tasks."""
         return self.protocol.episodes(self.trainer.datamodule.tasks("test"), self.seed)  # type: ignore[attr-defined]
 
     @property
@@ -175,24 +171,24 @@ class EvaluationSteps(LightningModule):
         return get_args(ConditionName) if self.test_conditions is None else self.test_conditions
 
     def test_step(self, batch: EpisodeBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Every condition of one policy round on a batch of held-out episodes; see :class:`Evaluation`."""
+        """Measure every condition of one policy round on a batch of held-out episodes; see :class:`Evaluation`."""
         round_index = self.tested_rounds[dataloader_idx]
         self.loaded_policy.go_to(round_index)
-        self.compute()
+        self.loaded_policy.compute()
         self.held_out.examine(batch.episodes, round_index)
 
     def on_test_epoch_end(self) -> None:
-        """Gather every rank's results and hand them to the callbacks."""
+        """Gather all ranks' results and hand them to the callbacks."""
         results = interruption.gather(self.held_out.results)
         self.test_matrices = self.held_out.estimates()
         for callback in seal_callbacks(self.trainer):
             callback.on_test_results(self.trainer, self, results)
 
     def on_test_end(self) -> None:
-        """Be the trained policy again."""
+        """Return to the newest policy."""
         self.loaded_policy.go_to(self.loaded_policy.num_finished)
 
     def predict_step(self, batch: TaskBatch, batch_idx: int) -> list[dict[str, Any]]:
-        """Self-edits for given tasks with what each means as a plan; nothing is trained."""
-        self.compute()
+        """Return self-edits for the tasks, each with its plan; nothing is trained."""
+        self.loaded_policy.compute()
         return written_edits(self.held_out_runner, batch.tasks, self.num_edits)

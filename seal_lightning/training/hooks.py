@@ -14,7 +14,15 @@ from seal_lightning.storage.attempt_store import AttemptStore
 
 
 class SealCallback(Callback):
-    """All hooks are empty; override what you need."""
+    """A Lightning callback with SEAL's hooks; all are empty.
+
+    Example:
+        >>> class Printer(SealCallback):
+        ...     def on_attempt(self, trainer, pl_module, attempt):
+        ...         print(attempt.attempt_id, attempt.reward)
+        >>> Printer().fills_buffer
+        False
+    """
 
     fills_buffer = False
     """Whether the callback hands each E-step's accepted edits to the data module."""
@@ -24,7 +32,7 @@ class SealCallback(Callback):
         return None
 
     def on_attempt(self, trainer: Trainer, pl_module: LightningModule, attempt: Attempt) -> None:
-        """Called on the attempt's rank, in the E-step, when the attempt is stored."""
+        """Called on the attempt's rank, in the E-step, after the attempt was stored."""
 
     def on_buffer(
         self,
@@ -33,12 +41,12 @@ class SealCallback(Callback):
         candidates: Sequence[Candidate],
         buffer: Sequence[BufferRow],
     ) -> None:
-        """Called on all ranks at the E-step's end with every rank's candidates and the rows that were kept."""
+        """Called on all ranks at the E-step's end with all ranks' candidates and the accepted rows."""
 
     def on_test_results(self, trainer: Trainer, pl_module: LightningModule, results: Sequence[ConditionResult]) -> None:
-        """Called on all ranks at the end of a test with every rank's results."""
+        """Called on all ranks at the end of a test with all ranks' results."""
 
 
 def seal_callbacks(trainer: Trainer) -> Iterator[SealCallback]:
-    """The trainer's callbacks that have SEAL's hooks."""
+    """Yield the trainer's callbacks that have SEAL's hooks."""
     return (callback for callback in trainer.callbacks if isinstance(callback, SealCallback))  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
 """The E-step of one batch of tasks: write self-edits, try each in the inner loop, store every attempt.
 
-The only file that touches Lightning's private ``_Loop``: hung below the trainer's loops, the loop's progress is saved and
-restored with every checkpoint. ``tests/training/test_loops.py`` holds Lightning to what is relied on.
+Only this file uses Lightning's private ``_Loop``: attached below the trainer's loops, its progress is saved and restored
+with every checkpoint. ``tests/training/test_loops.py`` checks what it relies on.
 """
 
 from __future__ import annotations
@@ -264,7 +264,7 @@ class SelfEditLoop(_Loop):
 
 
 def restart_e_step(checkpoint: dict[str, Any]) -> None:
-    """Where a checkpoint was written in the middle of an E-step, set its batch counters back to the epoch's start."""
+    """Reset the batch counters of a checkpoint written within an E-step to the epoch's start."""
     fit = checkpoint.get("loops", {}).get("fit_loop")
     if fit is None or fit["epoch_progress"]["current"]["processed"] % 2 == 1:
         return

@@ -1,4 +1,4 @@
-"""The LightningModule: it holds the policy, and is a task's E-step in even epochs and a buffer's M-step in odd ones.
+"""The LightningModule: it holds the policy and runs E-steps in even epochs and M-steps in odd ones.
 
 Epoch 2r is the E-step of round r, epoch 2r+1 its M-step; on the M-step's last batch the round's LoRA is merged.
 """
@@ -49,37 +49,36 @@ class SealModule(EvaluationSteps, Configurable):
     """SEAL with a ReST-EM outer loop (§3.1, algorithm 1). Defaults are the paper's for knowledge incorporation.
 
     Args:
-        domain: what tasks, self-edits and answers mean.
+        domain: defines tasks, prompts, plans and exams.
         pretrained: the model the policy starts from.
         reward: turns an attempt's scores into a number; mean log-probability of the gold answers by default. A function of
             an :class:`Attempt` becomes a :class:`FunctionReward`.
-        grader: judges answers; local rules by default.
-        inner_loop: plans to adapters; many side by side by default.
-        engine: asks the policy and its adapted copies; in this process by default.
-        sampling: how self-edits are sampled; held-out tasks are met without its ``choice_temperature``, which explores.
+        grader: grades answers; local rules by default.
+        inner_loop: trains adapters on plans; many side by side by default.
+        engine: runs the policy and its adapted copies; in this process by default.
+        sampling: of self-edits; held-out tasks are sampled without its ``choice_temperature``, which explores.
         policy_adapter: the LoRA that an M-step trains and merges; None trains all weights.
         reinforce: the M-step: ``num_epochs`` passes over the buffer in batches of ``batch_size`` rows over all ranks.
         rounds: ≥ 1, E-steps and M-steps.
-        num_edits: k ≥ 1, self-edits a task.
-        edit_retries: 0 to 100, how often a malformed self-edit is sampled again before it counts.
-        num_repeats: ≥ 1, inner seeds an edit; the mean of their rewards ranks the edits.
-        candidates_per_call: ≥ 1, how many edits the inner loop is given at once; they are stored together when all are
-            examined.
-        max_tokens_per_pass: ≥ 1, tokens of one forward pass of the M-step.
-        gradient_checkpointing: whether the M-step's decoder layers keep their inputs only and are computed again in the
-            backward pass; the inner loop has a setting of its own.
-        test_edits: ≥ 1, self-edits a held-out task in ``seal test``; scores are means over them.
-        test_conditions: which conditions ``seal test`` measures, each an adaptation a task; None is all.
-        test_rounds: after how many rounds policies are tested, 0 being the pretrained one; None is all there are. Without 0
-            there is no condition that needs no trained policy.
-        test_measurements: what the exams of ``seal test`` measure; None is all. Generating answers takes most of a test's
-            time; ``[likelihood]`` leaves them out, and accuracy with them.
-        protocol: how held-out tasks are learned and examined; each alone by default.
-        test_writers: other writers of edits by name, each a further condition of ``seal test``.
-        test_adapters: PEFT folders by name, each a further condition.
+        num_edits: k ≥ 1, self-edits per task.
+        edit_retries: 0 to 100, times a malformed self-edit is sampled again before it counts.
+        num_repeats: ≥ 1, inner seeds per edit; the mean of their rewards ranks the edits.
+        candidates_per_call: ≥ 1, edits that the inner loop gets at once; they are stored together when all are examined.
+        max_tokens_per_pass: ≥ 1, tokens per forward pass of the M-step.
+        gradient_checkpointing: whether the M-step's decoder layers keep their inputs only and are recomputed in the
+            backward pass; the inner loop has its own setting.
+        test_edits: ≥ 1, self-edits per held-out task in ``seal test``; scores are means over them.
+        test_conditions: conditions that ``seal test`` measures, each with one adaptation per task; None is all.
+        test_rounds: rounds after which policies are tested, 0 being the pretrained one; None is all there are. Without 0,
+            conditions that need no trained policy are skipped.
+        test_measurements: measurements of ``seal test``'s exams; None is all. Generating answers takes most of a test's
+            time; ``[likelihood]`` skips them, and with them accuracy.
+        protocol: groups held-out tasks for learning and exams; each alone by default.
+        test_writers: other writers of edits by name, each an additional condition of ``seal test``.
+        test_adapters: PEFT folders by name, each an additional condition.
         student: the model that learns from the edits and is examined, where it is not the policy that writes them
-            (teacher and student, §6); the policy is rewarded by what the student learned.
-        seed: makes every seed of the run.
+            (teacher and student, §6); the policy is rewarded for what the student learned.
+        seed: every seed of the run is derived from it.
     """
 
     def __init__(
@@ -140,10 +139,11 @@ class SealModule(EvaluationSteps, Configurable):
         self.student = student
         self.seed = seed
         self.policy: Policy | None = None
+        self.self_edit_loop: SelfEditLoop | None = None
         self.run_dir: Path | None = None
-        """Where the run keeps its files, if there is no trainer to say so."""
+        """The run directory, where there is no trainer."""
         self.test_matrices: dict[str, list[ScoreMatrix]] = {}
-        """By score, what the last test found over its episodes."""
+        """By score, the last test's estimates over its episodes."""
         self._check_settings()
 
     # --- setting up
@@ -165,7 +165,7 @@ class SealModule(EvaluationSteps, Configurable):
         check_trainer(self.trainer, self.rounds)
 
     def configure_model(self) -> None:
-        """Load the policy, once; each fit has a self-edit loop of its own."""
+        """Load the policy, once; each fit gets its own self-edit loop."""
         if self.policy is None:
             self._load()
             if self._trainer is not None:
@@ -222,17 +222,17 @@ class SealModule(EvaluationSteps, Configurable):
             examiner.bind(self.domain, self.engine)
 
     def _learner(self, policy: Policy) -> LanguageModel:
-        """The model that is adapted and examined."""
+        """Return the model that is adapted and examined."""
         if self.student is None:
             return policy.language_model
         student = self.student.load(together=self._trainer is not None)
         if self._trainer is not None:
             check_placement(student.model, self.trainer)
-        self.student_model = student.model  # a submodule, so that it goes where the policy goes
+        self.student_model = student.model  # a submodule, so that it moves to the policy's device
         return student
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW on the policy's LoRA, or its weights; learning rate and clipping go step by step (manual optimisation)."""
+        """Return AdamW on the policy's LoRA, or its weights; learning rate and clipping are set step by step (manual)."""
         return torch.optim.AdamW(
             [{"params": group} for group in self.loaded_policy.trained()],
             lr=self.reinforce.learning_rate,
@@ -241,7 +241,7 @@ class SealModule(EvaluationSteps, Configurable):
 
     @property
     def loaded_policy(self) -> Policy:
-        """The policy; asked for only after :meth:`configure_model`."""
+        """The policy; available after :meth:`configure_model`."""
         assert self.policy is not None, "configure_model has not run"
         return self.policy
 
@@ -252,17 +252,17 @@ class SealModule(EvaluationSteps, Configurable):
 
     @property
     def in_e_step(self) -> bool:
-        """Whether the current epoch tries edits (and not: trains the policy)."""
+        """Whether the current epoch is an E-step, not an M-step."""
         return self.current_epoch % 2 == 0
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Batches are tasks and text; nothing is moved."""
+        """Return the batch as it is: tasks and text need no device."""
         return batch
 
     # --- training
 
     def on_fit_start(self) -> None:
-        """Refuse what does not fit the model or the reward before anything is computed.
+        """Check tasks and adapters against the model and the reward, before anything is computed.
 
         Raises :class:`DataError` for tasks, :class:`ConfigError` for adapters.
         """
@@ -272,22 +272,23 @@ class SealModule(EvaluationSteps, Configurable):
             examiner.check([task for name in names for task in self.trainer.datamodule.tasks(name)])  # type: ignore[attr-defined]
 
     def training_step(self, batch: TaskBatch | RowBatch, batch_idx: int) -> dict[str, Tensor] | None:
-        """A batch of tasks goes through the self-edit loop; a batch of buffer rows is one optimiser step."""
+        """Run the self-edit loop on a batch of tasks, or take one optimiser step on a batch of buffer rows."""
         if isinstance(batch, TaskBatch):
-            self.compute()
-            last = bool(self.trainer.is_last_batch)
-            self.self_edit_loop.run(batch, self.round_index, self._announce, is_last=last)
-            if self.trainer.is_last_batch:  # here and not at the epoch's end: callbacks come before that
-                self.self_edit_loop.finish()
+            self.loaded_policy.compute()
+            loop, is_last = self.self_edit_loop, bool(self.trainer.is_last_batch)
+            assert loop is not None, "configure_model made it"
+            loop.run(batch, self.round_index, self._announce, is_last=is_last)
+            if is_last:  # not in on_train_epoch_end: callbacks run before it
+                loop.finish()
             return None
         self.loaded_policy.train_together()
         with self.runner.time_split.spent("reinforce"):
             loss = self._m_step().take_step(batch)
         self.log("m_step/loss", loss, sync_dist=True, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
-        if self.trainer.is_last_batch:  # here and not at the epoch's end: validation runs before that
+        if self.trainer.is_last_batch:  # not in on_train_epoch_end: validation runs before it
             self.loaded_policy.merge_round()
             cast(torch.optim.Optimizer, self.optimizers()).state.clear()
-            self.compute()
+            self.loaded_policy.compute()
         return {"loss": loss}
 
     def _m_step(self) -> MStep:
@@ -314,11 +315,11 @@ class SealModule(EvaluationSteps, Configurable):
     # --- checkpoints
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """What the M-step under way trains; the base comes from where it was pretrained."""
+        """Return the weights that the current M-step trains; the base is loaded from its source."""
         return self.loaded_policy.checkpointed_state()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the merged LoRAs of past rounds, where the run is, and every rank's random generators. A collective."""
+        """Add the merged LoRAs of past rounds, the run's position, and every rank's random states. A collective."""
         checkpoint["seal"] = {
             "merged": self.loaded_policy.merged_states(),
             "rounds": self.rounds,
@@ -329,12 +330,12 @@ class SealModule(EvaluationSteps, Configurable):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Replay past rounds' merges; let an interrupted E-step start at its first batch (what is stored is skipped).
+        """Replay past rounds' merges; restart an interrupted E-step at its first batch (stored attempts are skipped).
 
         Raises :class:`ModelError` when the weights are another model's, misshapen or not finite.
         """
         if not isinstance(checkpoint.get("seal"), dict) or "state_dict" not in checkpoint:
-            raise RunError("the checkpoint is not one of a SEAL run: it has no merged LoRAs. Nothing was changed")
+            raise RunError("not a checkpoint of a SEAL run: key 'seal' or 'state_dict' is missing")
         policy, fitting = self.loaded_policy, self._trainer is not None and self.trainer.state.fn == "fit"
         policy.check_state(checkpoint["state_dict"], prefix="policy.")
         policy.load_merged_states(checkpoint["seal"]["merged"])

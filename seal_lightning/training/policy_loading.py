@@ -1,4 +1,4 @@
-"""The policy of a run as it begins, and what is found out about it before anything is computed."""
+"""The policy of a run at its start, and checks of its placement."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def load_policy(
     run_dir: Path | None,
     gradient_checkpointing: bool,
 ) -> Policy:
-    """The pretrained policy. With a trainer of several ranks a collective: all call it at the same point.
+    """Return the pretrained policy. With a trainer of several ranks this is a collective.
 
     Args:
-        pretrained: where it comes from.
+        pretrained: source of the weights.
         adapter: the LoRA that M-steps train; None for all weights.
         seed: of the run.
         trainer: of the run, if there is one.
-        run_dir: where rounds are kept, if there is no trainer to say so.
-        gradient_checkpointing: whether M-steps will compute layers again.
+        run_dir: the run directory, where there is no trainer.
+        gradient_checkpointing: whether M-steps recompute layers.
 
-    Raises :class:`ConfigError` where the model cannot be trained so, and where ranks have loaded different ones.
+    Raises :class:`ConfigError` where the model cannot be trained so, and where ranks have loaded different weights.
     """
     together = trainer is not None
     policy = (
@@ -56,12 +56,12 @@ def load_policy(
 
 
 def check_sources(trainer: Trainer, *sources: Pretrained | None) -> None:
-    """Before a model is read, raise :class:`ConfigError` for a device that its weights would not be made for."""
+    """Raise :class:`ConfigError` for a device that does not support the quantisation, before the model is read."""
     if any(source is not None and source.quantization is not None for source in sources):
         check_device(trainer.strategy.root_device)
 
 
 def check_placement(model: nn.Module, trainer: Trainer) -> None:
-    """As :func:`check_sources`, of a model that was read: its checkpoint may have come quantised."""
+    """Raise the same for a loaded model: its checkpoint may be quantised itself."""
     if is_quantized(model):
         check_device(trainer.strategy.root_device)

@@ -236,4 +236,4 @@ def test_sequences_that_are_cut_are_told(tiny64: LanguageModel, caplog: pytest.L
     tiny64.model.config.max_position_embeddings = 8
     with caplog.at_level("WARNING"):
         adapted(tiny64)
-    assert "sequences over the model's 8 tokens were cut" in caplog.text
+    assert "sequences were truncated to the model's 8 tokens" in caplog.text
