@@ -73,7 +73,7 @@ class ChoiceProbabilities(Callback):
         """
         data = cast(SealDataModule, trainer.datamodule)  # type: ignore[attr-defined]
         kept = {(row.task_id, row.edit_index) for row in data.buffer}
-        tasks = {task.task_id: task for task in data.train_tasks()}
+        tasks = {task.task_id: task for task in data.tasks("train")}
         stored = AttemptStore(RunDir.of(trainer).round(module.round_index)).all()
         edits = [
             a.edit
@@ -87,7 +87,7 @@ class ChoiceProbabilities(Callback):
     @staticmethod
     def _log_probs(trainer: Trainer, module: SealModule, edits: Sequence[SelfEdit]) -> Sequence[float]:
         data = cast(SealDataModule, trainer.datamodule)  # type: ignore[attr-defined]
-        tasks = {task.task_id: task for task in data.train_tasks()}
+        tasks = {task.task_id: task for task in data.tasks("train")}
         requests = []
         for edit in edits:
             schema = module.domain.edit_schema(tasks[edit.task_id])

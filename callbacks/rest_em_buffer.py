@@ -53,9 +53,9 @@ class RestEmBuffer(SealCallback):
             assert loop is not None, "configure_model made it"
             # All ranks know the attempts stored before this launch; one of them reports these.
             gathered = interruption.gather(loop.store.all() if loop.reports_stored else loop.store.added())
-        candidates = group_candidates(gathered, data.train_tasks())
+        candidates = group_candidates(gathered, data.tasks("train"))
         assert self.filter is not None
-        tasks = {task.task_id: task for task in data.train_tasks()}
+        tasks = {task.task_id: task for task in data.tasks("train")}
         rows = [buffer_row(c, module.domain.edit_prompt(tasks[c.task_id])) for c in self.filter.select(candidates)]
         if trainer.is_global_zero:
             path = RunDir.of(trainer).round(module.round_index) / "accepted.jsonl"

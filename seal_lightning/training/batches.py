@@ -6,7 +6,7 @@ Orders come from seeds and names, never from a global generator, so a resumed ep
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -30,49 +30,65 @@ class TaskBatch:
         self.num_tasks_left = len(self.tasks) if num_tasks_left is None else num_tasks_left
 
 
+class EpisodeBatch:
+    """Some episodes of a protocol; empty where another rank has one batch more."""
+
+    def __init__(self, episodes: Sequence[Any]) -> None:
+        self.episodes = list(episodes)
+
+
 BatchT = TypeVar("BatchT")
 ItemT = TypeVar("ItemT")
 
 
-class _SplitBatches(Generic[ItemT, BatchT]):
-    """Items in batches, in the data's order; whole batches are split between the ranks, and every rank has as many.
+class _Batches(Generic[BatchT]):
+    """A loader of given batches. It saves no position: a resumed epoch restarts and skips stored attempts."""
+
+    def __init__(self, batches: Iterable[BatchT]) -> None:
+        self.batches = list(batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[BatchT]:
+        return iter(self.batches)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return nothing; without this method Lightning warns of a loader that cannot resume."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Load nothing."""
+
+
+def _split(items: Sequence[ItemT], batch_size: int, rank: int, world_size: int) -> list[Sequence[ItemT]]:
+    """Return a rank's batches of items in the data's order; every rank has as many, the last may be empty.
 
     The items of a batch do not depend on the number of ranks, as long as each has a batch: what shares a batch moves
     roundings.
     """
-
-    batch: Callable[[Sequence[ItemT]], BatchT]
-
-    def __init__(self, items: Sequence[ItemT], batch_size: int, rank: int, world_size: int) -> None:
-        batch_size = max(
-            1, min(batch_size, math.ceil(len(items) / world_size))
-        )  # smaller batches, rather than idle ranks
-        batches = [list(items[start : start + batch_size]) for start in range(0, len(items), batch_size)]
-        self.share = batches[rank::world_size]
-        self.num_batches = math.ceil(len(batches) / world_size)
-
-    def __len__(self) -> int:
-        return self.num_batches
-
-    def __iter__(self) -> Iterator[BatchT]:
-        for index in range(self.num_batches):
-            yield type(self).batch(self.share[index] if index < len(self.share) else [])
-
-    def state_dict(self) -> dict[str, int]:
-        """Return nothing: a resumed epoch of tasks starts at its first batch and skips stored attempts."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Nothing to load."""
+    batch_size = max(1, min(batch_size, math.ceil(len(items) / world_size)))  # smaller batches, rather than idle ranks
+    batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
+    num_batches = math.ceil(len(batches) / world_size)
+    share = batches[rank::world_size]
+    return [*share, *[()] * (num_batches - len(share))]
 
 
-class TaskBatches(_SplitBatches[Task, TaskBatch]):
+class TaskBatches(_Batches[TaskBatch]):
     """Tasks in batches, split between the ranks."""
 
-    batch = TaskBatch
+    def __init__(self, tasks: Sequence[Task], batch_size: int, rank: int, world_size: int) -> None:
+        super().__init__(TaskBatch(part) for part in _split(tasks, batch_size, rank, world_size))
 
 
-class SharedTaskBatches:
+class EpisodeBatches(_Batches[EpisodeBatch]):
+    """Episodes in batches, split between the ranks."""
+
+    def __init__(self, episodes: Sequence[Any], batch_size: int, rank: int, world_size: int) -> None:
+        super().__init__(EpisodeBatch(part) for part in _split(episodes, batch_size, rank, world_size))
+
+
+class SharedTaskBatches(_Batches[TaskBatch]):
     """All tasks in batches, the same on every rank: the ranks share the work at run time.
 
     Args:
@@ -81,37 +97,11 @@ class SharedTaskBatches:
     """
 
     def __init__(self, tasks: Sequence[Task], sizes: Sequence[int]) -> None:
-        self.batches: list[TaskBatch] = []
-        start = 0
-        for index, size in enumerate(sizes):
-            self.batches.append(TaskBatch(tasks[start : start + size], index, len(tasks) - start))
-            start += size
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[TaskBatch]:
-        return iter(self.batches)
-
-    def state_dict(self) -> dict[str, int]:
-        """Return nothing: a resumed E-step starts at its first batch and skips stored attempts."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Nothing to load."""
-
-
-class EpisodeBatch:
-    """Some episodes of a protocol; empty where another rank has one batch more."""
-
-    def __init__(self, episodes: Sequence[Any]) -> None:
-        self.episodes = list(episodes)
-
-
-class EpisodeBatches(_SplitBatches[Any, EpisodeBatch]):
-    """Episodes in batches, split between the ranks."""
-
-    batch = EpisodeBatch
+        starts = [sum(sizes[:index]) for index in range(len(sizes))]
+        super().__init__(
+            TaskBatch(tasks[start : start + size], index, len(tasks) - start)
+            for index, (start, size) in enumerate(zip(starts, sizes, strict=True))
+        )
 
 
 class RowBatch:

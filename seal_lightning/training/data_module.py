@@ -70,15 +70,14 @@ class SealDataModule(LightningDataModule, Configurable):
         """Return the tasks loaded under this name; empty where the stage needs none."""
         return self._tasks.get(name, ())
 
-    def train_tasks(self) -> Sequence[Task]:
-        """Return the tasks of the E-step."""
-        return self.tasks("train")
-
     def train_dataloader(self) -> SharedTaskBatches | RowBatches:
         """Return the tasks in even epochs, the buffer in odd ones; called once per epoch."""
         module = self._module
         if module.in_e_step:
-            return self._shared_batches(module)
+            tasks, ranks = self.tasks("train"), module.trainer.world_size
+            # For several ranks the longest tasks come first, so that all ranks end at nearly the same time.
+            order = by_falling_cost(module.domain, tasks) if ranks > 1 else tasks
+            return SharedTaskBatches(order, batch_sizes(len(tasks), self.tasks_per_batch, ranks))
         if not self.buffer:
             raise RunError(
                 f"the buffer of round {module.round_index} is empty: there is nothing for the M-step to learn"
@@ -87,8 +86,8 @@ class SealDataModule(LightningDataModule, Configurable):
             self.buffer,
             num_passes=module.reinforce.num_epochs,
             batch_size=module.reinforce.batch_size,
-            rank=self._rank,
-            world_size=self._world_size,
+            rank=module.trainer.global_rank,
+            world_size=module.trainer.world_size,
             seed=module.seed,
             round_index=module.round_index,
         )
@@ -121,12 +120,6 @@ class SealDataModule(LightningDataModule, Configurable):
         """Restore the buffer."""
         self.buffer = from_plain(state_dict["buffer"], BufferRow)
 
-    def _shared_batches(self, module: SealModule) -> SharedTaskBatches:
-        """Return the E-step's tasks; for several ranks the longest tasks come first, and the last batches are small."""
-        tasks, ranks = self.train_tasks(), module.trainer.world_size
-        order = by_falling_cost(module.domain, tasks) if ranks > 1 else tasks
-        return SharedTaskBatches(order, batch_sizes(len(tasks), self.tasks_per_batch, ranks))
-
     def _batches(self, name: str) -> TaskBatches:
         module = self._module
         return TaskBatches(
@@ -137,16 +130,6 @@ class SealDataModule(LightningDataModule, Configurable):
     def _module(self) -> SealModule:
         assert self.trainer is not None
         return cast(SealModule, self.trainer.lightning_module)
-
-    @property
-    def _rank(self) -> int:
-        assert self.trainer is not None
-        return self.trainer.global_rank
-
-    @property
-    def _world_size(self) -> int:
-        assert self.trainer is not None
-        return self.trainer.world_size
 
 
 def _checked(name: str, tasks: Sequence[Task]) -> Sequence[Task]:

@@ -1,6 +1,6 @@
-"""The policy: a frozen base, the LoRA of each past round merged into it, and the LoRA this round's M-step trains.
+"""The policy: a frozen base, the LoRA of each past round merged into it, and the LoRA that this round's M-step trains.
 
-To a base in 4 bits nothing is added: past rounds' updates are kept beside it, so that each is exact.
+A 4-bit base is not changed: past rounds' updates are kept unmerged beside it, so that each is exact.
 A checkpoint holds the LoRAs, not the base: replaying the merges on the pretrained weights gives the policy of any round,
 bit for bit on the CPU.
 """
@@ -41,7 +41,7 @@ LoraState = dict[str, Tensor]
 
 
 class Policy(nn.Module):
-    """LM_θ. Its only trainable parameters are the current round's LoRA; they live on through every merge."""
+    """LM_θ. Its only trainable parameters are the current round's LoRA; the same parameter objects serve every round."""
 
     def __init__(self, pretrained: Pretrained, spec: AdapterSpec, seed: int, *, together: bool = False) -> None:
         super().__init__()
@@ -58,48 +58,48 @@ class Policy(nn.Module):
         self.language_model = pretrained.load(together=together)
         self.model = self.language_model.model
         self.num_rounds = 0
-        """How many finished rounds are in the weights: all, except while an earlier policy is looked at."""
+        """Finished rounds in the weights: all, except while an earlier policy is tested."""
         self.sharded: ShardedModel | None = None
         self.run_dir: Path | None = None
-        """Where the run keeps its files."""
+        """The run directory."""
 
     @property
     def num_finished(self) -> int:
-        """How many rounds are over."""
+        """The number of finished rounds."""
         return len(self.merged)
 
     def trained(self) -> list[list[nn.Parameter]]:
-        """What an M-step trains, in groups that an optimiser may step together."""
+        """Return the parameters that an M-step trains, in groups that an optimiser may step together."""
         return [list(self.lora)]
 
     def learning(self) -> AbstractContextManager[None]:
-        """Inside this block the model computes with what is trained."""
+        """Apply the trained LoRA to the model inside this block."""
         return applied(self.model, self.adapter)
 
     def loss(self, row: PackedRow) -> Tensor:
-        """The sum of a row's losses, whose gradient reaches what is trained."""
+        """Return the sum of a row's losses, []; its gradient reaches the trained parameters."""
         return self.language_model.packed(row).total
 
     def checkpointed_state(self) -> dict[str, Any]:
-        """What a checkpoint holds of an M-step under way, by parameter of the module that has this policy."""
+        """Return the state of an unfinished M-step for a checkpoint, by parameter of the module that has this policy."""
         return {f"policy.lora.{i}": tensor.detach() for i, tensor in enumerate(self.lora)}
 
     def load_checkpointed_state(self, state: Mapping[str, Any], *, fitting: bool) -> dict[str, Any]:
-        """Take up such a state, checked before, where a fit goes on; returns what of it Lightning shall load."""
+        """Load a checked state where a fit resumes; return the part that Lightning loads."""
         return dict(state)
 
     def shard(self, mesh: DeviceMesh, options: ShardingOptions) -> None:
-        """Spread the weights over the ranks of a mesh [groups, ranks of a group]; the LoRAs stay on every rank."""
+        """Shard the weights over the ranks of a mesh [groups, ranks of a group]; the LoRAs stay on every rank."""
         self.sharded = ShardedModel(self.model, mesh, options)
 
     def train_together(self) -> None:
-        """Be ready for the M-step. All ranks call it at the same point, as they do :meth:`compute`."""
+        """Prepare for the M-step. All ranks call it at the same point, as they do :meth:`compute`."""
         if self.sharded is not None:
             self.sharded.train()
-            _ = self.language_model.packed  # checks the model once, in passes that all ranks must make together
+            _ = self.language_model.packed  # checks the model once, in passes that are collectives
 
     def compute(self) -> None:
-        """Be ready for everything else."""
+        """Prepare for anything but an M-step."""
         if self.sharded is not None:
             _ = self.language_model.packed
             self.sharded.compute()
@@ -110,13 +110,13 @@ class Policy(nn.Module):
         return LoraAdapter(spec=self.spec, weights=self._by_name(list(self.lora)))
 
     def joined_rank(self, num_rounds: int) -> int:
-        """The rank of the LoRA that so many rounds make together; 0 where no LoRA does."""
+        """Return the rank of the sum of so many rounds' LoRAs; 0 for a policy without LoRAs."""
         return num_rounds * self.spec.rank
 
     def merge_round(self) -> None:
-        """End a round: merge its LoRA into the weights and start a fresh one in the same parameters.
+        """End a round: merge its LoRA into the weights and reset the parameters to a fresh one.
 
-        Raises :class:`ModelError` when the LoRA is not finite; the weights are then as they were.
+        Raises :class:`ModelError` where the LoRA is not finite; the weights are then unchanged.
         """
         adapter = self.adapter.detached_copy()
         if not all(tensor.isfinite().all() for tensor in adapter.tensors()):
@@ -133,7 +133,7 @@ class Policy(nn.Module):
     def go_to(self, num_rounds: int) -> None:
         """Become the policy after so many rounds, 0 ≤ num_rounds ≤ len(merged).
 
-        Going back means loading the base again and replaying: subtracting an update is not exact.
+        Going back loads the base again and replays the merges, because subtracting an update is not exact.
         """
         if num_rounds == self.num_rounds:
             return
@@ -148,7 +148,7 @@ class Policy(nn.Module):
         return nullcontext() if self.sharded is None else self.sharded.opened()
 
     def merged_states(self) -> list[dict[str, Any]]:
-        """The merged LoRAs as plain tensors, for a checkpoint."""
+        """Return the merged LoRAs as plain tensors, for a checkpoint."""
         return [
             {
                 f"{name}.{letter}": t
@@ -159,9 +159,9 @@ class Policy(nn.Module):
         ]
 
     def load_merged_states(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Become the policy whose merged LoRAs are these.
+        """Become the policy with these merged LoRAs.
 
-        Raises :class:`ModelError` when they are another model's, misshapen or not finite; nothing is changed then.
+        Raises :class:`ModelError` where they are another model's, of other shapes or not finite; nothing changes then.
         """
         shapes = {
             f"{name}.{letter}": tuple(tensor.shape)
@@ -182,9 +182,9 @@ class Policy(nn.Module):
         _check_tensors(state, {f"{prefix}lora.{i}": tuple(tensor.shape) for i, tensor in enumerate(self.lora)})
 
     def whole_weights(self, *, keep: bool) -> dict[str, Tensor]:
-        """The merged weights by name, for :meth:`export`. A collective where they are sharded.
+        """Return the merged weights by name, for :meth:`export`. A collective where they are sharded.
 
-        Gathered one by one; on a rank that does not ``keep`` them each is dropped again.
+        They are gathered one by one; a rank without ``keep`` drops each again.
         """
         if self.sharded is None:
             return dict(self.model.state_dict()) if keep else {}
@@ -200,8 +200,8 @@ class Policy(nn.Module):
     def export(self, folder: Path, kind: Literal["adapter", "merged"], weights: Mapping[str, Tensor]) -> None:
         """Write the policy as a standard folder: a PEFT adapter of the base model, or a full model of the given weights.
 
-        The adapter's update is the sum of all rounds', so its rank grows with the rounds. Raises what
-        :meth:`check_export` does.
+        The adapter's update is the sum of all rounds', so its rank grows with the rounds. Raises as
+        :meth:`check_export`.
         """
         self.check_export(kind)
         if kind == "adapter":
@@ -215,15 +215,15 @@ class Policy(nn.Module):
         self.language_model.tokenizer.save_pretrained(folder)
 
     def check_export(self, kind: Literal["adapter", "merged"]) -> None:
-        """Raise :class:`ConfigError` for a full model of a base in 4 bits: its rounds are not in its weights."""
+        """Raise :class:`ConfigError` for a full model of a 4-bit base: its rounds are not in its weights."""
         if kind == "merged" and is_quantized(self.model):
             raise ConfigError(
-                "PolicyExport.kind: 'merged' is not allowed with a model in 4 bits, to whose weights nothing can be added; "
-                "take 'adapter' (PEFT can merge it into the full base), or set model.pretrained.quantization to null"
+                "PolicyExport.kind: 'merged' is not allowed with a 4-bit model, whose weights cannot take an update; "
+                "use 'adapter' (PEFT can merge it into the full base), or set model.pretrained.quantization to null"
             )
 
     def _fresh(self) -> LoraAdapter:
-        """This round's LoRA as it starts, made from the seed and the round."""
+        """Return this round's LoRA at its start, made from the seed and the round."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "policy", len(self.merged)))
         return init_adapter(self.model, self.spec, generator, self.module_names)
 

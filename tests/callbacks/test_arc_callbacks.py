@@ -433,9 +433,9 @@ def test_data_module_returns_loaded_tasks() -> None:
     assert (data.tasks("train"), data.tasks("test")) == ((), ())
     data.setup("test")
     assert [task.task_id for task in data.tasks("test")] == ["b"]
-    assert (data.tasks("train"), data.tasks("validation"), data.train_tasks()) == ((), (), ())
+    assert (data.tasks("train"), data.tasks("validation"), data.tasks("train")) == ((), (), ())
     data.setup("fit")
-    assert [task.task_id for task in data.train_tasks()] == ["a"]
+    assert [task.task_id for task in data.tasks("train")] == ["a"]
 
 
 def test_colour_terminal_shows_no_digits(run: Run, monkeypatch: Any, capsys: Any) -> None:

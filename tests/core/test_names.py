@@ -238,7 +238,7 @@ class Tasks(TaskSource):
 def test_a_task_id_is_any_printable_text(task_id: str) -> None:
     data = SealDataModule(train=Tasks("first", task_id))
     data.setup("fit")
-    assert [task.task_id for task in data.train_tasks()] == ["first", task_id]
+    assert [task.task_id for task in data.tasks("train")] == ["first", task_id]
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def replay(run: RunDir, stored: Attempt) -> Attempt:
             )
         module.loaded_policy.load_merged_states(merged[: stored.round])
     data.setup("fit")
-    tasks = {task.task_id: task for task in data.train_tasks()}
+    tasks = {task.task_id: task for task in data.tasks("train")}
     if stored.task_id not in tasks:
         raise RunError(f"the data of {run.config} no longer has the task {shown(stored.task_id)}")
     task = tasks[stored.task_id]

@@ -145,7 +145,7 @@ def alone(config: Path, **setting: Any) -> dict[str, float]:
     module.configure_model()
     data.setup("fit")
     found = {}
-    for task in data.train_tasks()[:2]:
+    for task in data.tasks("train")[:2]:
         plan = module.domain.plan_without_edit(task)
         adapter = replace(plan.adapter, rank=setting["rank"])
         optimizer = replace(plan.optimizer, learning_rate=setting["learning_rate"])
@@ -194,7 +194,7 @@ def test_given_edits_of_policy_and_writers(config: Path) -> None:
     module, data = load_settings(merged_settings([config]), "")
     module.configure_model()
     data.setup("fit")
-    tasks = data.train_tasks()
+    tasks = data.tasks("train")
     given, skipped = given_edits("writer:stones", 2, None, module, tasks)
     assert [(one.task.task_id, one.edit.edit_index) for one in given] == [
         (f"stone-{n}", index) for n in (0, 2) for index in (0, 1)
