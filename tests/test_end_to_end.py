@@ -88,7 +88,7 @@ def uninterrupted(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     return run_dir
 
 
-def test_a_run_keeps_everything(uninterrupted: Path) -> None:
+def test_fit_keeps_all_files(uninterrupted: Path) -> None:
     for round_index in (0, 1):
         tried = attempts(uninterrupted, round_index)
         assert len(tried) == 4 * 3
@@ -101,7 +101,7 @@ def test_a_run_keeps_everything(uninterrupted: Path) -> None:
     assert {p.name for p in (uninterrupted / "checkpoints").iterdir()} == newest | {f"{name}.json" for name in newest}
 
 
-def test_tensorboard_shows_the_rounds(uninterrupted: Path) -> None:
+def test_fit_writes_tensorboard_rounds(uninterrupted: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(uninterrupted / "tensorboard"))
@@ -125,7 +125,7 @@ def test_tensorboard_shows_the_rounds(uninterrupted: Path) -> None:
     assert (uninterrupted / "tensorboard" / "hparams.yaml").exists()
 
 
-def test_the_policy_folder_is_a_standard_peft_adapter(uninterrupted: Path, tiny_folder: Path) -> None:
+def test_fit_exports_a_standard_peft_adapter(uninterrupted: Path, tiny_folder: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -143,7 +143,7 @@ def test_the_policy_folder_is_a_standard_peft_adapter(uninterrupted: Path, tiny_
     assert not torch.allclose(exported(ids).logits, untrained(ids).logits, atol=1e-3)
 
 
-def test_a_run_directory_is_never_used_twice(
+def test_fit_refuses_a_used_run_directory(
     uninterrupted: Path, tiny_folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
     before = {p: p.stat().st_mtime_ns for p in uninterrupted.rglob("*")}
@@ -154,7 +154,7 @@ def test_a_run_directory_is_never_used_twice(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", ["attempt:0:2", "attempt:0:7", "batch:1:1", "batch:1:4", "attempt:2:5", "batch:3:3"])
-def test_a_resumed_run_equals_an_uninterrupted_one(
+def test_fit_resumed_equals_uninterrupted(
     stop: str, uninterrupted: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_dir = tmp_path / "halved"
@@ -171,7 +171,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     ]
 
 
-def test_checkpoints_within_an_m_step(
+def test_fit_saves_checkpoints_within_an_m_step(
     uninterrupted: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also on every step: never on the last batch, after which a resume would not merge."""
@@ -194,7 +194,7 @@ def test_checkpoints_within_an_m_step(
     assert_same_run(run_dir, uninterrupted)
 
 
-def test_a_new_round_starts_with_a_new_optimizer(uninterrupted: Path) -> None:
+def test_fit_resets_the_optimizer_each_round(uninterrupted: Path) -> None:
     saved = torch.load(uninterrupted / "checkpoints" / "round1-m_step.ckpt", weights_only=True)
     assert saved["optimizer_states"][0]["state"] == {}
 
@@ -250,7 +250,7 @@ def test_predict_writes_self_edits(uninterrupted: Path) -> None:
     assert all("text" in json.loads(line) for line in lines)
 
 
-def test_a_start_that_failed_leaves_the_folder_free(tiny_folder: Path, tmp_path: Path) -> None:
+def test_fit_that_failed_early_leaves_the_folder_free(tiny_folder: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "second-try"
     settings = config(tiny_folder, run_dir, rounds=1)
     assert fit(tmp_path, settings, "--model.pretrained.source", "/no/such/model") == 1
@@ -258,7 +258,7 @@ def test_a_start_that_failed_leaves_the_folder_free(tiny_folder: Path, tmp_path:
     assert str(tiny_folder) in (run_dir / "config.yaml").read_text()
 
 
-def test_a_resume_with_other_settings_keeps_them(tiny_folder: Path, tmp_path: Path) -> None:
+def test_fit_resumed_with_other_settings_keeps_them(tiny_folder: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "longer"
     assert fit(tmp_path, config(tiny_folder, run_dir, rounds=1)) == 0
     assert main(["fit", f"--resume={run_dir}"]) == 0
@@ -270,7 +270,7 @@ def test_a_resume_with_other_settings_keeps_them(tiny_folder: Path, tmp_path: Pa
     assert main(["replay", str(run_dir), attempts(run_dir, 1)[0].attempt_id]) == 0
 
 
-def test_validation_runs_after_each_m_step(tiny_folder: Path, tmp_path: Path) -> None:
+def test_fit_validates_after_each_m_step(tiny_folder: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "validated"
     settings = config(tiny_folder, run_dir, rounds=1)
     settings["data"]["validation"] = {"class_path": "fakes.ToyTasks", "init_args": {"num_tasks": 2, "offset": 20}}
@@ -284,7 +284,7 @@ def test_validation_runs_after_each_m_step(tiny_folder: Path, tmp_path: Path) ->
     assert main(["validate", "--run", str(run_dir)]) == 0
 
 
-def test_rewards_rise_over_rounds(tiny_folder: Path, tmp_path: Path) -> None:
+def test_fit_raises_rewards_over_rounds(tiny_folder: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "learning"
     settings = config(tiny_folder, run_dir, rounds=3, num_edits=12)
     settings["trainer"]["callbacks"][0]["init_args"]["k"] = 3
@@ -297,7 +297,7 @@ def test_rewards_rise_over_rounds(tiny_folder: Path, tmp_path: Path) -> None:
     assert means[2] > means[0] + 0.1, means
 
 
-def test_a_merged_policy_loads_as_a_model(tiny_folder: Path, tmp_path: Path) -> None:
+def test_fit_exports_a_merged_model(tiny_folder: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     run_dir = tmp_path / "merged"
@@ -313,9 +313,7 @@ def test_a_merged_policy_loads_as_a_model(tiny_folder: Path, tmp_path: Path) -> 
     assert AutoTokenizer.from_pretrained(folder)("a").input_ids
 
 
-def test_a_diverging_inner_loop_is_counted_and_kept_out(
-    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_fit_counts_diverged_attempts(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run_dir = tmp_path / "diverging"
     settings = config(tiny_folder, run_dir)
     settings["model"]["domain"]["init_args"]["optimizer"]["learning_rate"] = 1e300
@@ -324,9 +322,7 @@ def test_a_diverging_inner_loop_is_counted_and_kept_out(
     assert {a.status.value for a in attempts(run_dir, 0)} == {"diverged"}
 
 
-def test_an_empty_buffer_ends_the_run_with_an_error(
-    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_fit_fails_on_an_empty_buffer(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run_dir = tmp_path / "empty"
     settings = config(tiny_folder, run_dir)
     settings["trainer"]["callbacks"][0] = {
@@ -349,7 +345,7 @@ def launch(tmp_path: Path, *args: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_end_as_one(tiny_folder: Path, uninterrupted: Path, tmp_path: Path) -> None:
+def test_fit_on_two_processes_equals_one(tiny_folder: Path, uninterrupted: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "two"
     settings = config(tiny_folder, run_dir)
     # One validation task: a rank without any must not wait for, or be waited for by, the other.
@@ -389,7 +385,7 @@ def test_two_processes_end_as_one(tiny_folder: Path, uninterrupted: Path, tmp_pa
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.slow
-def test_one_process_with_nccl(tiny_folder: Path, tmp_path: Path) -> None:
+def test_fit_on_one_process_with_nccl(tiny_folder: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "nccl"
     settings = config(tiny_folder, run_dir)
     settings["model"]["pretrained"]["dtype"] = "float32"

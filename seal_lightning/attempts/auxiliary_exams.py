@@ -27,19 +27,14 @@ Prepared = Mapping[str, Mapping[str, PreparedExam]]
 """By task id and examiner."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class AuxiliaryExams:
-    """Prepares auxiliary exams.
+    """Prepares auxiliary exams."""
 
-    Args:
-        exams: runs exams on the model.
-        cache: the domain's exams.
-        exam_builders: by name, write the exams.
-    """
-
-    def __init__(self, exams: ExamRunner, cache: DomainCache, exam_builders: Mapping[str, ExamBuilder]) -> None:
-        self.exams = exams
-        self.cache = cache
-        self.exam_builders = exam_builders
+    exams: ExamRunner
+    cache: DomainCache
+    exam_builders: Mapping[str, ExamBuilder]
+    """By name."""
 
     def prepare(
         self,

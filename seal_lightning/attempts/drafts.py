@@ -62,33 +62,17 @@ class Draft:
         return replace(attempt, auxiliary_exams=exams)
 
 
+@dataclass(frozen=True, kw_only=True)
 class DraftMaker:
-    """Tries edits up to the model's answers.
+    """Tries edits up to the model's answers."""
 
-    Args:
-        cache: the domain's plans and exams.
-        inner_loop: trains adapted copies.
-        exams: runs exams on them.
-        auxiliary: the exams that the reward needs beside the tasks' own.
-        reward: says what is measured.
-        time_split: counts the seconds spent.
-    """
-
-    def __init__(
-        self,
-        cache: DomainCache,
-        inner_loop: InnerLoop,
-        exams: ExamRunner,
-        auxiliary: AuxiliaryExams,
-        reward: Reward,
-        time_split: TimeSplit,
-    ) -> None:
-        self.cache = cache
-        self.inner_loop = inner_loop
-        self.exams = exams
-        self.auxiliary = auxiliary
-        self.reward = reward
-        self.time_split = time_split
+    cache: DomainCache
+    inner_loop: InnerLoop
+    exams: ExamRunner
+    auxiliary: AuxiliaryExams
+    reward: Reward
+    """Says what is measured."""
+    time_split: TimeSplit
 
     def make(
         self,

@@ -103,17 +103,12 @@ class ExamAnswers:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
 class ExamRunner:
-    """Runs exams in as few engine calls as possible.
+    """Runs exams in as few engine calls as possible."""
 
-    Args:
-        domain: turns the model's texts into answers.
-        engine: asks the model and its adapted copies.
-    """
-
-    def __init__(self, domain: AnyDomain, engine: Engine) -> None:
-        self.domain = domain
-        self.engine = engine
+    domain: AnyDomain
+    engine: Engine
 
     def run_within_memory(self, candidates: Sequence[Sequence[ExamRun]]) -> list[list[ExamAnswers] | None]:
         """Run each candidate's exams; one candidate at a time where memory does not allow all together.

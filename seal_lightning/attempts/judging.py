@@ -66,19 +66,13 @@ class Unjudged:
     """Time of the judges so far, all drafts together."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class Judging:
-    """Queries judges and turns drafts into attempts.
+    """Queries judges and turns drafts into attempts."""
 
-    Args:
-        domain: says what an edit is about.
-        grader: grades answers.
-        reward: names the raters of edits and computes the reward.
-    """
-
-    def __init__(self, domain: AnyDomain, grader: Grader, reward: Reward) -> None:
-        self.domain = domain
-        self.grader = grader
-        self.reward = reward
+    domain: AnyDomain
+    grader: Grader
+    reward: Reward
 
     @property
     def in_background(self) -> bool:

@@ -56,12 +56,17 @@ class AttemptRunner:
 
     def __post_init__(self) -> None:
         self._cache = DomainCache(self.domain)
-        self._exams = ExamRunner(self.domain, self.engine)
-        self._auxiliary = AuxiliaryExams(self._exams, self._cache, self.reward.exam_builders)
+        self._exams = ExamRunner(domain=self.domain, engine=self.engine)
+        self._auxiliary = AuxiliaryExams(exams=self._exams, cache=self._cache, exam_builders=self.reward.exam_builders)
         self._drafts = DraftMaker(
-            self._cache, self.inner_loop, self._exams, self._auxiliary, self.reward, self.time_split
+            cache=self._cache,
+            inner_loop=self.inner_loop,
+            exams=self._exams,
+            auxiliary=self._auxiliary,
+            reward=self.reward,
+            time_split=self.time_split,
         )
-        self._judging = Judging(self.domain, self.grader, self.reward)
+        self._judging = Judging(domain=self.domain, grader=self.grader, reward=self.reward)
         self._unstored: tuple[Callable[[], list[Attempt]], Callable[[list[Attempt]], None]] | None = None
         """Waits for a chunk that is judged while the next one is adapted, and stores its attempts."""
 

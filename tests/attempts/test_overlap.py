@@ -122,7 +122,7 @@ def watched(runner: AttemptRunner, events: list[str], monkeypatch: pytest.Monkey
     return begun
 
 
-def test_a_chunk_is_judged_while_the_next_is_adapted(make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loop_judges_a_chunk_while_adapting_the_next(make, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the order of events: the judge does not answer before the next adaptation has begun, across batches too."""
     events: list[str] = []
     judge = Remote(events)
@@ -143,7 +143,7 @@ def test_a_chunk_is_judged_while_the_next_is_adapted(make, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("kind", ["rater", "grader", "rubric alone"])
-def test_it_ends_as_it_would_one_after_the_other(make, kind: str) -> None:
+def test_background_judging_gives_the_same_attempts(make, kind: str) -> None:
     def one(in_background: bool) -> list[Attempt]:
         judge, grader = Remote(), RemoteGrader()
         judge.in_background = grader.in_background = in_background
@@ -161,11 +161,11 @@ def test_it_ends_as_it_would_one_after_the_other(make, kind: str) -> None:
     assert one(True) == one(False)
 
 
-def test_a_grader_elsewhere_that_is_not_asked_is_no_reason_for_a_thread(make) -> None:
+def test_unused_background_grader_needs_no_thread(make) -> None:
     assert not make(LikelihoodReward(), RemoteGrader()).runner._judging.in_background
 
 
-def test_an_error_of_the_judge_stops_the_run_and_keeps_what_was_before(make) -> None:
+def test_judge_error_keeps_earlier_chunks(make) -> None:
     judge = Remote()
 
     def fail(call: int) -> None:
@@ -190,7 +190,7 @@ def test_an_error_of_the_judge_stops_the_run_and_keeps_what_was_before(make) -> 
     assert [replace(a, **TIMELESS) for a in e_step(again)] == whole[2:], "a resumed run ends the same"
 
 
-def test_an_error_of_the_model_keeps_what_was_being_judged(make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_error_keeps_the_chunk_being_judged(make, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = make(sum_of(Remote()))
     adapt, calls = loop.runner.inner_loop.adapt, iter(range(9))
 
@@ -205,7 +205,7 @@ def test_an_error_of_the_model_keeps_what_was_being_judged(make, monkeypatch: py
     assert [a.attempt_id for a in loop.store.all()] == ["r0-stone-0-e0-s0"]
 
 
-def test_a_stop_does_not_wait_for_the_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_background_call_does_not_delay_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     never, stopped = threading.Event(), threading.Event()
     asked = BackgroundCall(lambda: never.wait(WAIT_S))
 
@@ -221,7 +221,7 @@ def test_a_stop_does_not_wait_for_the_judge(monkeypatch: pytest.MonkeyPatch) -> 
     never.set()
 
 
-def test_what_was_judged_is_kept_when_the_next_batch_fails_early(make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_proposal_keeps_the_chunk_being_judged(make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything of it is adapted: its edits cannot be written."""
     loop = make(sum_of(Remote()))
     first, second = ToyTasks(2).load()

@@ -97,7 +97,7 @@ def tried(runner: AttemptRunner, tasks: Sequence[Task], *texts: str) -> list[Att
     return runner.run(trials(runner, tasks, *texts), before=before, auxiliary=auxiliary)
 
 
-def test_for_a_rubric_nothing_is_adapted_and_nothing_examined(make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runner_neither_adapts_nor_examines_for_a_rubric(make, monkeypatch: pytest.MonkeyPatch) -> None:
     judge = LengthJudge()
     runner = make(RubricReward(judge))
     counted = Counted(runner, monkeypatch)
@@ -136,7 +136,7 @@ def test_for_a_rubric_nothing_is_adapted_and_nothing_examined(make, monkeypatch:
         ),
     ],
 )
-def test_what_is_not_needed_is_not_done(
+def test_runner_does_only_what_the_reward_needs(
     make, monkeypatch: pytest.MonkeyPatch, reward: Reward, calls: dict[str, int]
 ) -> None:
     runner = make(reward)
@@ -146,7 +146,7 @@ def test_what_is_not_needed_is_not_done(
     assert all(attempt.status is AttemptStatus.SCORED for attempt in made)
 
 
-def test_own_questions_are_kept_and_asked_again_as_they_were(make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auxiliary_exams_reuse_stored_questions(make, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = make(own())
     tasks = ToyTasks(3).load()
     made = tried(runner, tasks, "one", "two")
@@ -179,7 +179,7 @@ def test_own_questions_are_kept_and_asked_again_as_they_were(make, monkeypatch: 
     assert runner.auxiliary_exams(tasks[:1], 0)["stone-0"] == again["stone-0"]
 
 
-def test_an_old_journal_s_attempt_is_read(make) -> None:
+def test_attempt_without_optional_fields_is_read(make) -> None:
     (made,) = tried(make(LikelihoodReward()), ToyTasks(1).load(), "one")
     (plain,) = to_plain([made], Attempt)
     assert isinstance(plain, dict)
@@ -187,7 +187,7 @@ def test_an_old_journal_s_attempt_is_read(make) -> None:
     assert from_plain([plain], Attempt) == [made]
 
 
-def test_the_probe_is_sat_once_without_adaptation(make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auxiliary_exams_run_the_probe_once_unadapted(make, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = make(RetentionReward(ToyTasks(2, offset=20)))
     tasks = ToyTasks(2).load()
     counted = Counted(runner, monkeypatch)
@@ -204,7 +204,7 @@ def test_the_probe_is_sat_once_without_adaptation(make, monkeypatch: pytest.Monk
     assert made[0].reward == pytest.approx(parts["after"] - parts["before"] - parts["forgotten"])
 
 
-def test_without_exams_set_before_they_are_set_then(make) -> None:
+def test_runner_prepares_missing_auxiliary_exams(make) -> None:
     """Commands that try edits need not know of them."""
     runner = make(own())
     tasks = ToyTasks(2).load()
@@ -213,7 +213,7 @@ def test_without_exams_set_before_they_are_set_then(make) -> None:
     assert [replace(a, **timeless) for a in found] == [replace(a, **timeless) for a in expected]
 
 
-def test_diverged_edits_are_not_rated(make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runner_does_not_rate_diverged_edits(make, monkeypatch: pytest.MonkeyPatch) -> None:
     judge = LengthJudge()
     terms = [WeightedTerm(weight=1.0, reward=LikelihoodReward()), WeightedTerm(weight=0.1, reward=RubricReward(judge))]
     runner = make(WeightedSum(terms))

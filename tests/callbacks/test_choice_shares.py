@@ -46,7 +46,7 @@ def report(edits: list[SelfEdit], kept: list[int]) -> Recorder:
     return recorder
 
 
-def test_shares_are_of_edits_tried_and_of_edits_kept() -> None:
+def test_choice_shares_of_tried_and_kept_edits() -> None:
     edits = [edit(0, rate=" 1", size="a"), edit(1, rate=" 2", size="a"), edit(2, rate=" 2", size="b")]
     found = report(edits, [2])
     assert found.lines == [
@@ -66,7 +66,7 @@ def test_shares_are_of_edits_tried_and_of_edits_kept() -> None:
     }
 
 
-def test_edits_of_other_writers_and_free_text_choose_nothing() -> None:
+def test_choice_counts_skip_other_writers_and_free_text() -> None:
     assert choice_counts([edit(0, None, split="lines"), edit(1)]) == {}
     assert choice_counts([edit(0, None, split="lines"), edit(1, x="y")]) == {"x": Counter(y=1)}
     silent = report([edit(0, None, split="lines")], [0])

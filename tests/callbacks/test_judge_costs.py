@@ -29,14 +29,14 @@ class Part:
     judge: RulesJudge
 
 
-def test_every_judge_is_found_once_however_deep() -> None:
+def test_judges_of_finds_every_judge_once() -> None:
     one, other = RulesJudge(), RulesJudge()
     module = cast(Any, SimpleNamespace(grader=Both(one, other), reward=AccuracyReward()))
     assert judges_of(module) == [one, other]
     assert judges_of(cast(Any, SimpleNamespace(grader=LocalRules(), reward=AccuracyReward()))) == []
 
 
-def test_what_is_said() -> None:
+def test_in_words_lists_the_counts() -> None:
     counts = JudgeCounts(
         num_questions=40,
         num_cached=10,

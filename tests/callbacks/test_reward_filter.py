@@ -65,7 +65,7 @@ TASKS = [
         (Improves(1, margin=0.7), [("a", 0)]),
     ],
 )
-def test_which_are_kept(chosen_by: RewardFilter, expected: list[tuple[str, int]]) -> None:
+def test_filters_keep_the_expected_edits(chosen_by: RewardFilter, expected: list[tuple[str, int]]) -> None:
     assert kept(chosen_by, TASKS) == expected
 
 
@@ -73,16 +73,16 @@ def test_improves_compares_with_the_tasks_own_score() -> None:
     assert kept(Improves(1), [candidate("a", 0, -3.0, before=-4.0), candidate("b", 0, -1.0, before=-0.5)]) == [("a", 0)]
 
 
-def test_the_mean_over_repeats_ranks() -> None:
+def test_filters_rank_by_the_mean_over_repeats() -> None:
     assert kept(BestOfK(1), [candidate("a", 0, 0.9, 0.1), candidate("a", 1, 0.6, 0.6)]) == [("a", 1)]
 
 
-def test_unscored_repeats_are_left_out_of_the_mean() -> None:
+def test_filters_skip_unscored_repeats() -> None:
     assert kept(BestOfK(1), [candidate("a", 0, 0.7, None), candidate("a", 1, 0.6, 0.6)]) == [("a", 0)]
 
 
 @pytest.mark.parametrize("status", [AttemptStatus.MALFORMED, AttemptStatus.DIVERGED])
-def test_one_failed_repeat_disqualifies_an_edit(status: AttemptStatus) -> None:
+def test_filters_drop_edits_with_a_failed_repeat(status: AttemptStatus) -> None:
     failed = candidate("a", 0, None, status=status).attempts[0]
     best = candidate("a", 0, 0.9, 0.9)
     mixed = replace(best, attempts=(*best.attempts, failed))
@@ -90,26 +90,26 @@ def test_one_failed_repeat_disqualifies_an_edit(status: AttemptStatus) -> None:
     assert kept(BestOfK(1), [mixed, candidate("a", 1, 0.1)]) == [("a", 1)]
 
 
-def test_a_reward_that_is_no_number_is_never_kept() -> None:
+def test_filters_drop_rewards_that_are_not_finite() -> None:
     odd = [candidate("a", i, reward) for i, reward in enumerate((math.nan, math.inf, -math.inf, 0.0))]
     assert kept(BestOfK(4), odd) == [("a", 3)]
     assert kept(TopFraction(1.0), odd) == [("a", 3)]
 
 
-def test_ties_go_to_the_lowest_edit_index_in_whatever_order_they_come() -> None:
+def test_filters_break_ties_by_edit_index() -> None:
     tied = [candidate("a", i, 0.3) for i in (2, 0, 1)]
     assert kept(BestOfK(1), tied) == [("a", 0)]
     assert kept(BestOfK(2), tied) == [("a", 0), ("a", 1)]
 
 
-def test_improves_leaves_out_what_reports_no_gain() -> None:
+def test_improves_skips_rewards_without_a_gain() -> None:
     silent = candidate("a", 0, 0.9)
     silent = replace(silent, attempts=(replace(silent.attempts[0], reward_breakdown={"after": 0.9}),))
     assert kept(Improves(2), [silent, candidate("a", 1, 0.1)]) == [("a", 1)]
 
 
 @pytest.mark.parametrize("chosen_by", [BestOfK(3), TopFraction(1.0), AboveThreshold(-9.0), Improves(3)])
-def test_nothing_failed_or_unscored_is_kept(chosen_by: RewardFilter) -> None:
+def test_filters_keep_nothing_failed_or_unscored(chosen_by: RewardFilter) -> None:
     failed = [
         candidate("a", 0, None, status=AttemptStatus.MALFORMED),
         candidate("a", 1, None, status=AttemptStatus.DIVERGED),
@@ -130,7 +130,7 @@ def test_nothing_failed_or_unscored_is_kept(chosen_by: RewardFilter) -> None:
         lambda: Improves(1, margin=-1.0),
     ],
 )
-def test_bounds(make: object) -> None:
+def test_filters_check_their_settings(make: object) -> None:
     with pytest.raises(ConfigError):
         make()  # type: ignore[operator]
 

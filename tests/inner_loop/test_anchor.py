@@ -67,7 +67,7 @@ def loss(
 
 @pytest.mark.parametrize("batch_size", [None, 2])
 @pytest.mark.parametrize("max_tokens", [2048, 12])
-def test_adapters_are_autograd_s(tiny64: LanguageModel, batch_size: int | None, max_tokens: int) -> None:
+def test_anchored_adapters_equal_plain_autograd(tiny64: LanguageModel, batch_size: int | None, max_tokens: int) -> None:
     wanted = plan(batch_size=batch_size)
     before = weights_hash(tiny64.model)
     (found,) = adapted(BatchedInnerLoop(max_tokens_per_pass=max_tokens), tiny64, wanted)
@@ -95,7 +95,7 @@ def test_adapters_are_autograd_s(tiny64: LanguageModel, batch_size: int | None, 
     assert relative_error(by_name(found), expected) <= 1e-9
 
 
-def test_full_finetuning_is_autograd_s(tiny64: LanguageModel) -> None:
+def test_anchored_full_finetuning_equals_plain_autograd(tiny64: LanguageModel) -> None:
     wanted = plan(batch_size=2)
     before = weights_hash(tiny64.model)
     (found,) = adapted(FullFinetuning(max_tokens_per_pass=12), tiny64, wanted)
@@ -117,7 +117,7 @@ def test_full_finetuning_is_autograd_s(tiny64: LanguageModel) -> None:
         assert torch.allclose(found.adapter.weights[name], parameter, rtol=1e-7, atol=1e-9), name
 
 
-def test_a_plan_without_an_anchor_is_trained_as_ever_beside_one_that_has_it(tiny64: LanguageModel) -> None:
+def test_anchor_does_not_change_plans_beside_it(tiny64: LanguageModel) -> None:
     alone = by_name(adapted(BatchedInnerLoop(), tiny64, plan(None))[0])
     anchored, beside = adapted(BatchedInnerLoop(), tiny64, plan(), plan(None))
     assert relative_error(by_name(beside), alone) <= 1e-12
@@ -126,7 +126,7 @@ def test_a_plan_without_an_anchor_is_trained_as_ever_beside_one_that_has_it(tiny
 
 
 @pytest.mark.parametrize("loop", [BatchedInnerLoop, FullFinetuning])
-def test_what_is_held_moves_less(loop: type[InnerLoop], tiny64: LanguageModel) -> None:
+def test_anchor_reduces_the_change(loop: type[InnerLoop], tiny64: LanguageModel) -> None:
     before = mean_log_probs(tiny64, ANCHORS)
     moved = []
     for weight in (None, 20.0):
@@ -136,7 +136,7 @@ def test_what_is_held_moves_less(loop: type[InnerLoop], tiny64: LanguageModel) -
     assert moved[1] < 0.5 * moved[0]
 
 
-def test_likelihoods_are_those_of_the_adapted_model(tiny64: LanguageModel) -> None:
+def test_mean_log_probs_are_the_adapted_model_s(tiny64: LanguageModel) -> None:
     (found,) = adapted(BatchedInnerLoop(), tiny64, plan())
     assert isinstance(found.adapter, LoraAdapter)
     values = mean_log_probs(tiny64, ANCHORS, found.adapter)
@@ -155,6 +155,6 @@ def test_likelihoods_are_those_of_the_adapted_model(tiny64: LanguageModel) -> No
         ({"sequences": ANCHORS, "batch_size": 0}, "anchor.batch_size: 0 is not allowed; it must be at least 1"),
     ],
 )
-def test_bad_settings(settings: dict, message: str) -> None:
+def test_anchor_settings_are_checked(settings: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         AnchorSpec(**settings)

@@ -96,7 +96,7 @@ def same(one: Adapted | Diverged, other: Adapted | Diverged) -> bool:
     ],
 )
 @pytest.mark.parametrize("max_tokens", [2048, 20])
-def test_training_equals_peft_and_adamw(tiny64: LanguageModel, optimizer: OptimizerSpec, max_tokens: int) -> None:
+def test_batched_equals_peft_and_adamw(tiny64: LanguageModel, optimizer: OptimizerSpec, max_tokens: int) -> None:
     """Packing, passes of few tokens, masks, clipping and decay change nothing but the order of sums.
 
     A sequence of one token has no target; PEFT's side would divide by zero where it stands alone.
@@ -110,13 +110,13 @@ def test_training_equals_peft_and_adamw(tiny64: LanguageModel, optimizer: Optimi
     assert len(losses) == plan.num_steps
 
 
-def test_training_lowers_the_loss(tiny: LanguageModel) -> None:
+def test_batched_lowers_the_loss(tiny: LanguageModel) -> None:
     optimizer = OptimizerSpec(learning_rate=1e-2, num_epochs=10, batch_size=len(RAGGED))
     losses = adapt_one(tiny, plan_of(optimizer=optimizer)).losses
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_clipping_is_felt_by_the_comparison(tiny64: LanguageModel) -> None:
+def test_batched_comparison_depends_on_clipping(tiny64: LanguageModel) -> None:
     """The case above clips: without, other weights come out."""
     clipped, free = (
         adapt_one(tiny64, plan_of(optimizer=OptimizerSpec(learning_rate=1e-2, num_epochs=1, max_grad_norm=norm)))
@@ -128,7 +128,7 @@ def test_clipping_is_felt_by_the_comparison(tiny64: LanguageModel) -> None:
 # --- packing -----------------------------------------------------------------------------------------------------------
 
 
-def test_packed_losses_equal_unpacked_ones(tiny64: LanguageModel) -> None:
+def test_packed_losses_equal_unpacked_losses(tiny64: LanguageModel) -> None:
     """Also against a plain forward pass that is given no mask and no positions."""
     sequences = [tokenize(sequence, tiny64) for sequence in plan_of().sequences]
     apart = []
@@ -145,7 +145,7 @@ def test_packed_losses_equal_unpacked_ones(tiny64: LanguageModel) -> None:
     assert sum(tiny64.packed(row).total.item() for row in rows) == pytest.approx(packed.item(), rel=1e-13)
 
 
-def test_packing_fills_rows_in_order_and_a_long_one_stands_alone(tiny: LanguageModel) -> None:
+def test_pack_within_fills_rows_in_order(tiny: LanguageModel) -> None:
     sequences = [tokenize(sequence, tiny) for sequence in plan_of().sequences]
     longest = max(len(s.token_ids) for s in sequences)
     for limit in (1, longest - 1, longest, 10_000):
@@ -158,7 +158,7 @@ def test_packing_fills_rows_in_order_and_a_long_one_stands_alone(tiny: LanguageM
     assert len(rows) == 1
 
 
-def test_targets_are_the_trained_tokens_and_never_the_first(tiny: LanguageModel) -> None:
+def test_pack_never_targets_the_first_token(tiny: LanguageModel) -> None:
     texts = ((("stone 1: ", False), ("red", True), (" or", False), (" blue", True)), (("The stone", True),))
     first, second = (tokenize(sequence, tiny) for sequence in plan_of(texts).sequences)
     row = pack([first, second], torch.device("cpu"))
@@ -168,7 +168,7 @@ def test_targets_are_the_trained_tokens_and_never_the_first(tiny: LanguageModel)
     assert first.num_targets + second.num_targets == len(expected)
 
 
-def test_untrained_text_matters_as_context_only(tiny64: LanguageModel) -> None:
+def test_batched_uses_untrained_text_as_context_only(tiny64: LanguageModel) -> None:
     """What stands behind the last target changes nothing; what stands before it does."""
     before, target = ("stone 1: ", False), ("The stone is green.", True)
     optimizer = OptimizerSpec(learning_rate=1e-2, num_epochs=3)
@@ -180,13 +180,13 @@ def test_untrained_text_matters_as_context_only(tiny64: LanguageModel) -> None:
     assert not any(torch.allclose(x, y) for x, y in zip(tensors(plain)[1::2], tensors(other)[1::2], strict=True))
 
 
-def test_nothing_trained_leaves_the_update_at_zero(tiny: LanguageModel) -> None:
+def test_batched_without_targets_leaves_the_update_at_zero(tiny: LanguageModel) -> None:
     result = adapt_one(tiny, plan_of(((("only context", False),),)))
     assert not any(b.any() for b in tensors(result)[1::2])
     assert set(result.losses) == {0.0}
 
 
-def test_a_sequence_over_the_context_is_cut_and_told(tiny: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:
+def test_batched_logs_truncated_sequences(tiny: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:
     long = "The stone 3 is red. " * 100
     optimizer = OptimizerSpec(learning_rate=1e-2, num_epochs=2)
     with caplog.at_level(logging.WARNING):
@@ -198,9 +198,7 @@ def test_a_sequence_over_the_context_is_cut_and_told(tiny: LanguageModel, caplog
     assert list(cut.token_ids) == tiny.encode_text(long)[:MAX_LENGTH]
 
 
-def test_a_sequence_that_is_cut_before_what_is_trained_is_left_out(
-    tiny: LanguageModel, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_batched_skips_sequences_without_targets_left(tiny: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:
     optimizer = OptimizerSpec(learning_rate=1e-2, num_epochs=2)
     long, short = (("The stone 3 is red. " * 100, False), ("red", True)), (("Stone 3:", False), (" red", True))
     with caplog.at_level(logging.WARNING):
@@ -218,7 +216,7 @@ def test_a_sequence_that_is_cut_before_what_is_trained_is_left_out(
 # --- seeds, steps ------------------------------------------------------------------------------------------------------
 
 
-def test_the_seed_decides(tiny: LanguageModel) -> None:
+def test_batched_depends_on_the_seed(tiny: LanguageModel) -> None:
     state = torch.get_rng_state()
     one = adapt_one(tiny, plan_of(), seed=1)
     torch.manual_seed(99)
@@ -229,7 +227,7 @@ def test_the_seed_decides(tiny: LanguageModel) -> None:
     torch.set_rng_state(state)
 
 
-def test_the_order_of_the_data_comes_from_the_seed(tiny: LanguageModel) -> None:
+def test_batches_order_comes_from_the_seed(tiny: LanguageModel) -> None:
     """Each epoch has all sequences, in orders that differ between epochs and seeds."""
     plan = plan_of(optimizer=OptimizerSpec(learning_rate=1e-30, num_epochs=4))  # so that a loss names its sequence
     by_seed = [adapt_one(tiny, plan, seed=seed).losses for seed in (1, 2)]
@@ -239,7 +237,7 @@ def test_the_order_of_the_data_comes_from_the_seed(tiny: LanguageModel) -> None:
     assert epochs[0] != epochs[1]
 
 
-def test_dropout_is_used_and_made_from_the_seed(tiny: LanguageModel) -> None:
+def test_batched_dropout_comes_from_the_seed(tiny: LanguageModel) -> None:
     spec = AdapterSpec(rank=4, alpha=8.0, dropout=0.5)
     one, again = (adapt_one(tiny, plan_of(adapter=spec)) for _ in range(2))
     without = adapt_one(tiny, plan_of(adapter=replace(spec, dropout=0.0)))
@@ -248,12 +246,12 @@ def test_dropout_is_used_and_made_from_the_seed(tiny: LanguageModel) -> None:
 
 
 @pytest.mark.parametrize("max_steps", [1, 4, 13])
-def test_max_steps_is_exact_whatever_the_epochs(tiny: LanguageModel, max_steps: int) -> None:
+def test_batched_takes_exactly_max_steps(tiny: LanguageModel, max_steps: int) -> None:
     optimizer = OptimizerSpec(learning_rate=1e-2, num_epochs=2, batch_size=2, max_steps=max_steps)
     assert len(adapt_one(tiny, plan_of(optimizer=optimizer)).losses) == max_steps
 
 
-def test_num_tokens_counts_every_token_of_every_epoch(tiny: LanguageModel) -> None:
+def test_batched_counts_every_token_of_every_epoch(tiny: LanguageModel) -> None:
     num_tokens = sum(len(tokenize(s, tiny).token_ids) for s in plan_of().sequences)
     optimizer = OptimizerSpec(learning_rate=1e-2, num_epochs=3, batch_size=2)
     assert adapt_one(tiny, plan_of(optimizer=optimizer)).num_tokens == 3 * num_tokens
@@ -262,7 +260,7 @@ def test_num_tokens_counts_every_token_of_every_epoch(tiny: LanguageModel) -> No
 # --- failures ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_plan_that_diverges_leaves_its_neighbours_as_they_were(tiny64: LanguageModel) -> None:
+def test_batched_divergence_does_not_change_neighbours(tiny64: LanguageModel) -> None:
     """In one pass with it, at every step until it fails; NaN weights of one adapter reach no other."""
     good, other = plan_of(WITHOUT_LONE_TOKENS), plan_of(WITHOUT_LONE_TOKENS, adapter=AdapterSpec(rank=2, alpha=4.0))
     bad = plan_of(optimizer=OptimizerSpec(learning_rate=1e300, num_epochs=3, schedule="constant"))
@@ -278,7 +276,7 @@ def test_a_plan_that_diverges_leaves_its_neighbours_as_they_were(tiny64: Languag
     assert weights_hash(tiny64.model) == before
 
 
-def test_nan_in_one_sequence_stays_in_its_adapter(tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batched_nan_stays_in_its_adapter(tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the first forward pass on: one adapter starts with NaN in A, beside others in the same packed row."""
     loop = inner_loop(tiny64)
     fresh = loop._fresh_adapter
@@ -301,7 +299,7 @@ def test_nan_in_one_sequence_stays_in_its_adapter(tiny64: LanguageModel, monkeyp
 
 @pytest.mark.parametrize("texts", [(), ((("", True),),), ((("The stone", True),), (("", False), ("", True)))])
 @pytest.mark.parametrize("max_steps", [None, 3])
-def test_a_plan_without_tokens_fails_alone(
+def test_batched_plan_without_tokens_fails_alone(
     tiny: LanguageModel, texts: tuple[tuple[tuple[str, bool], ...], ...], max_steps: int | None
 ) -> None:
     optimizer = OptimizerSpec(learning_rate=1e-2, num_epochs=2, max_steps=max_steps)
@@ -311,7 +309,7 @@ def test_a_plan_without_tokens_fails_alone(
     assert same(good, adapt_one(tiny, plan_of(), seed=2))
 
 
-def test_the_base_model_ends_as_it_was(tiny: LanguageModel) -> None:
+def test_batched_restores_the_base_model(tiny: LanguageModel) -> None:
     before = weights_hash(tiny.model)
     inner_loop(tiny).adapt([plan_of(), plan_of()], [1, 2])
     assert weights_hash(tiny.model) == before
@@ -319,7 +317,7 @@ def test_the_base_model_ends_as_it_was(tiny: LanguageModel) -> None:
     assert not any(p.requires_grad or p.grad is not None for p in tiny.model.parameters())
 
 
-def test_the_adapter_outlives_the_loop_without_gradients(tiny: LanguageModel) -> None:
+def test_batched_adapters_have_no_gradients(tiny: LanguageModel) -> None:
     with torch.no_grad():  # as Lightning's evaluation loops have it
         result = adapt_one(tiny, plan_of())
     assert not any(tensor.requires_grad for tensor in tensors(result))
@@ -335,7 +333,7 @@ def test_the_adapter_outlives_the_loop_without_gradients(tiny: LanguageModel) ->
         ("memory_fraction", 1.5),
     ],
 )
-def test_settings_out_of_bounds_are_refused(setting: str, value: float) -> None:
+def test_batched_refuses_settings_out_of_bounds(setting: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"inner_loop.{setting}: {value} is not allowed"):
         BatchedInnerLoop(**{setting: value})  # type: ignore[arg-type]
 
@@ -371,7 +369,7 @@ def ragged_plans() -> list[AdaptationPlan]:
 
 
 @pytest.mark.parametrize(("max_adapters", "max_tokens"), [(16, 2048), (2, 2048), (16, 24), (3, 1), (1, 2048)])
-def test_each_adapter_equals_peft_alone(tiny64: LanguageModel, max_adapters: int, max_tokens: int) -> None:
+def test_batched_adapters_equal_peft_alone(tiny64: LanguageModel, max_adapters: int, max_tokens: int) -> None:
     loop = BatchedInnerLoop(max_adapters=max_adapters, max_tokens_per_pass=max_tokens)
     loop.bind(tiny64)
     seeds = [11, 12, 13, 14, 15]
@@ -382,7 +380,7 @@ def test_each_adapter_equals_peft_alone(tiny64: LanguageModel, max_adapters: int
         assert result.losses == pytest.approx(losses, rel=1e-12)
 
 
-def test_losses_equal_peft_s_in_float32(tiny: LanguageModel) -> None:
+def test_batched_losses_equal_peft_in_float32(tiny: LanguageModel) -> None:
     seeds = [11, 12, 13, 14, 15]
     # At the paper's rate: at ten times that, AdamW's division of near-zero by near-zero makes PEFT drift from itself.
     plans = [replace(p, optimizer=replace(p.optimizer, learning_rate=1e-3)) for p in ragged_plans()]
@@ -391,7 +389,7 @@ def test_losses_equal_peft_s_in_float32(tiny: LanguageModel) -> None:
         assert result.losses == pytest.approx(reference(tiny, plan, seed)[1], abs=1e-5)
 
 
-def test_order_and_grouping_change_nothing_with_dropout_either(tiny64: LanguageModel) -> None:
+def test_batched_does_not_depend_on_order_or_grouping(tiny64: LanguageModel) -> None:
     plans = [replace(plan, adapter=replace(plan.adapter, dropout=0.3)) for plan in ragged_plans()]
     seeds = [11, 12, 13, 14, 15]
     together = inner_loop(tiny64).adapt(plans, seeds)
@@ -423,7 +421,7 @@ class Passes:
         monkeypatch.setattr(language_model, "packed", noted)
 
 
-def test_finished_adapters_make_room_for_waiting_ones(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batched_starts_waiting_plans_when_others_finish(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Five adapters, two at a time: no pass but the last few serves fewer than two."""
     passes = Passes(tiny, monkeypatch)
     loop = BatchedInnerLoop(max_adapters=2)
@@ -437,7 +435,7 @@ def test_finished_adapters_make_room_for_waiting_ones(tiny: LanguageModel, monke
     assert set(together[:-2]) == {2}
 
 
-def test_passes_stay_within_their_tokens(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batched_passes_stay_within_their_tokens(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     passes = Passes(tiny, monkeypatch)
     loop = BatchedInnerLoop(max_adapters=16, max_tokens_per_pass=30)
     loop.bind(tiny)
@@ -449,7 +447,7 @@ def test_passes_stay_within_their_tokens(tiny: LanguageModel, monkeypatch: pytes
 # --- memory ------------------------------------------------------------------------------------------------------------
 
 
-def test_out_of_memory_halves_the_pass_and_goes_on(
+def test_batched_halves_the_pass_out_of_memory(
     tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     seeds = [1, 2, 3, 4, 5]
@@ -463,7 +461,7 @@ def test_out_of_memory_halves_the_pass_and_goes_on(
     assert "out of memory: continuing with" in caplog.text
 
 
-def test_only_what_does_not_fit_alone_fails(tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batched_fails_only_what_does_not_fit_alone(tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     long = plan_of((WITHOUT_LONE_TOKENS[0], (("The stone 3 is red. " * 12, True),)))
     expected = inner_loop(tiny64).adapt([plan_of(), plan_of()], [1, 3])
     Passes(tiny64, monkeypatch, limit=30)
@@ -474,7 +472,7 @@ def test_only_what_does_not_fit_alone_fails(tiny64: LanguageModel, monkeypatch: 
     assert error(last, expected[1]) <= 1e-12
 
 
-def test_what_did_not_fit_beside_others_is_tried_alone(tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batched_retries_alone_what_did_not_fit(tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others' optimiser states take memory too: once they are done, it may fit."""
     (expected,) = inner_loop(tiny64).adapt([plan_of()], [1])
     failures = iter([True] * 2)
@@ -493,7 +491,7 @@ def test_what_did_not_fit_beside_others_is_tried_alone(tiny64: LanguageModel, mo
 
 @pytest.mark.parametrize("place", ["_begin_step", "step"])
 @pytest.mark.parametrize("failures", [[False, True], [True, True, False, True]])
-def test_memory_may_run_out_outside_a_pass_too(
+def test_batched_handles_out_of_memory_outside_a_pass(
     tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch, place: str, failures: list[bool]
 ) -> None:
     """When a run's weights are made, or when its optimiser's state is: at the first step."""
@@ -512,9 +510,7 @@ def test_memory_may_run_out_outside_a_pass_too(
     assert max(error(a, b) for a, b in zip(results, expected, strict=True)) <= 1e-12
 
 
-def test_a_backward_pass_that_was_cut_short_leaves_nothing_behind(
-    tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batched_discards_an_interrupted_backward_pass(tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory runs out when gradients were added already: the step starts anew from zero."""
     expected = inner_loop(tiny64).adapt(ragged_plans(), [1, 2, 3, 4, 5])
     failures = iter([False, True, False, False, True])
@@ -531,7 +527,7 @@ def test_a_backward_pass_that_was_cut_short_leaves_nothing_behind(
     assert max(error(a, b) for a, b in zip(results, expected, strict=True)) <= 1e-12
 
 
-def test_what_never_fits_is_told_and_the_rest_goes_on(tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batched_reports_what_never_fits(tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     start = AdapterRun.__init__
 
     def too_large(self: AdapterRun, adapter: LoraAdapter, *args: Any) -> None:
@@ -549,7 +545,7 @@ def test_what_never_fits_is_told_and_the_rest_goes_on(tiny64: LanguageModel, mon
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 @pytest.mark.parametrize("layers", [None, (6, 7)])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_plan_covers_what_a_pass_takes(dropout: float, layers: tuple[int, ...] | None, checkpointing: bool) -> None:
+def test_memory_needs_cover_a_pass(dropout: float, layers: tuple[int, ...] | None, checkpointing: bool) -> None:
     """Against every allocation of a real run, on a model large enough for them to matter; and by less than three times."""
     config = LlamaConfig(
         hidden_size=128, intermediate_size=384, num_hidden_layers=8, num_attention_heads=4, vocab_size=350
@@ -576,7 +572,7 @@ def test_the_plan_covers_what_a_pass_takes(dropout: float, layers: tuple[int, ..
     assert planned <= 3 * peak
 
 
-def test_the_plan_knows_of_gradient_checkpointing() -> None:
+def test_memory_needs_know_gradient_checkpointing() -> None:
     config = LlamaConfig(
         hidden_size=64, intermediate_size=192, num_hidden_layers=16, num_attention_heads=4, vocab_size=350
     )
@@ -590,7 +586,7 @@ def test_the_plan_knows_of_gradient_checkpointing() -> None:
     assert replace(of[True], per_token=0) == replace(of[False], per_token=0)
 
 
-def test_counting_leaves_nothing_behind(tiny: LanguageModel) -> None:
+def test_memory_needs_keep_nothing_alive(tiny: LanguageModel) -> None:
     """The pass that is counted is gone at once, not when the garbage is collected."""
     loop = inner_loop(tiny)
     loop._memory_needs(AdapterSpec(rank=2))  # the model's own check comes first
@@ -605,12 +601,12 @@ def test_counting_leaves_nothing_behind(tiny: LanguageModel) -> None:
     assert after <= before
 
 
-def test_a_result_keeps_no_gradient_alive(tiny: LanguageModel) -> None:
+def test_batched_result_keeps_no_gradient_alive(tiny: LanguageModel) -> None:
     for tensor in tensors(adapt_one(tiny, plan_of())):
         assert tensor._base is None or tensor._base.grad is None
 
 
-def test_infinite_weights_after_the_last_step_are_no_adapter(tiny: LanguageModel) -> None:
+def test_batched_infinite_weights_diverge(tiny: LanguageModel) -> None:
     plan = plan_of(optimizer=OptimizerSpec(learning_rate=3e38, max_steps=1, schedule="constant", max_grad_norm=None))
     failed, good = inner_loop(tiny).adapt([plan, plan_of()], [1, 2])
     assert isinstance(failed, Diverged)
@@ -618,7 +614,7 @@ def test_infinite_weights_after_the_last_step_are_no_adapter(tiny: LanguageModel
     assert isinstance(good, Adapted)
 
 
-def test_under_autocast_the_base_may_round_and_the_adapters_do_not(tiny: LanguageModel) -> None:
+def test_batched_adapters_ignore_autocast(tiny: LanguageModel) -> None:
     """As Lightning's precision bf16-mixed has it."""
     expected = inner_loop(tiny).adapt(ragged_plans(), [1, 2, 3, 4, 5])
     with torch.autocast("cpu", torch.bfloat16):
@@ -630,7 +626,7 @@ def test_under_autocast_the_base_may_round_and_the_adapters_do_not(tiny: Languag
         assert {tensor.dtype for tensor in tensors(result)} == {torch.float32}
 
 
-def test_other_errors_are_not_taken_for_memory(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batched_raises_other_errors(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = tiny.packed
 
     def broken(row: PackedRow, weights: Tensor | None = None, anchored: Anchored | None = None) -> PackedLoss:
@@ -643,7 +639,7 @@ def test_other_errors_are_not_taken_for_memory(tiny: LanguageModel, monkeypatch:
         inner_loop(tiny).adapt([plan_of()], [1])
 
 
-def test_little_memory_means_fewer_adapters_and_tokens(
+def test_allowed_reduces_adapters_and_tokens(
     tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     loop = inner_loop(tiny)

@@ -40,16 +40,18 @@ def both_ways(language_model: LanguageModel, spec: AdapterSpec, **settings: obje
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_adapters_are_the_same_on_every_decoder(name: str) -> None:
+def test_gradient_checkpointing_keeps_adapters(name: str) -> None:
     assert both_ways(decoder(name), SPEC) <= 1e-12
 
 
 @pytest.mark.parametrize("layers", [None, (1,)])
-def test_with_dropout_and_with_lower_layers_left_out_too(tiny64: LanguageModel, layers: tuple[int, ...] | None) -> None:
+def test_gradient_checkpointing_with_dropout_and_lower_layers(
+    tiny64: LanguageModel, layers: tuple[int, ...] | None
+) -> None:
     assert both_ways(tiny64, replace(SPEC, dropout=0.3, layers=layers)) <= 1e-12
 
 
-def test_with_anchored_texts(tiny64: LanguageModel) -> None:
+def test_gradient_checkpointing_with_anchored_texts(tiny64: LanguageModel) -> None:
     held = TrainingSequence(segments=(Segment(text="The stone 9 is black.", trained=True),))
     plan = replace(plan_of(), anchor=AnchorSpec(sequences=(held,), weight=0.5, batch_size=1))
     results = []
@@ -60,7 +62,7 @@ def test_with_anchored_texts(tiny64: LanguageModel) -> None:
     assert max(float((a - b).abs().max()) for a, b in zip(*results, strict=True)) <= 1e-12
 
 
-def test_full_finetuning_is_the_same(tiny64: LanguageModel) -> None:
+def test_gradient_checkpointing_keeps_full_finetuning(tiny64: LanguageModel) -> None:
     before = weights_hash(tiny64.model)
     found = []
     for wanted in (False, True):
@@ -74,7 +76,7 @@ def test_full_finetuning_is_the_same(tiny64: LanguageModel) -> None:
     assert weights_hash(tiny64.model) == before
 
 
-def test_the_m_step_s_gradients_are_the_same(tiny64: LanguageModel) -> None:
+def test_gradient_checkpointing_keeps_m_step_gradients(tiny64: LanguageModel) -> None:
     """Through autograd, as the policy trains."""
     row = pack(ROW, torch.device("cpu"))
     found = []
@@ -90,7 +92,7 @@ def test_the_m_step_s_gradients_are_the_same(tiny64: LanguageModel) -> None:
     assert all(gradient.any() for gradient in found[0][1::2])
 
 
-def test_a_backward_pass_in_another_thread_knows_the_packing(tiny64: LanguageModel) -> None:
+def test_gradient_checkpointing_works_in_another_thread(tiny64: LanguageModel) -> None:
     """Autograd's threads for accelerators do not have the caller's context variables."""
     row, forward = pack(ROW, torch.device("cpu")), tiny64.packed
     adapter = init_adapter(tiny64.model, SPEC, torch.Generator().manual_seed(1))
@@ -111,7 +113,7 @@ def test_a_backward_pass_in_another_thread_knows_the_packing(tiny64: LanguageMod
     assert any(gradient.any() for gradient in gradients[1])
 
 
-def test_hooks_that_are_gone_before_the_backward_pass_are_noticed(tiny64: LanguageModel) -> None:
+def test_gradient_checkpointing_notices_removed_hooks(tiny64: LanguageModel) -> None:
     row, forward = pack(ROW, torch.device("cpu")), tiny64.packed
     adapter = init_adapter(tiny64.model, SPEC, torch.Generator().manual_seed(1))
     share = AdapterRows(size=row.token_ids.numel(), adapter=adapter, gradients=adapter.weights)
@@ -121,13 +123,13 @@ def test_hooks_that_are_gone_before_the_backward_pass_are_noticed(tiny64: Langua
         total.backward()
 
 
-def test_layers_are_as_before_behind_the_block(tiny: LanguageModel) -> None:
+def test_gradient_checkpointing_restores_the_layers(tiny: LanguageModel) -> None:
     with gradient_checkpointed(tiny.model):
         assert all("forward" in layer.__dict__ for layer in recomputable_layers(tiny.model))
     assert all("forward" not in layer.__dict__ for layer in recomputable_layers(tiny.model))
 
 
-def test_a_model_without_such_layers_is_refused(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradient_checkpointing_refuses_unknown_layers(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "seal_lightning.models.packed.gradient_checkpointing.GradientCheckpointingLayer", torch.nn.Conv3d
     )
@@ -136,7 +138,7 @@ def test_a_model_without_such_layers_is_refused(tiny: LanguageModel, monkeypatch
             loop.bind(tiny)
 
 
-def test_the_same_adapters_in_float32(tiny: LanguageModel) -> None:
+def test_gradient_checkpointing_keeps_float32_adapters(tiny: LanguageModel) -> None:
     """One thread, the same products in the same order: bit for bit."""
     results = []
     for wanted in (False, True):

@@ -86,7 +86,7 @@ def in_plain_torch(language_model: LanguageModel) -> tuple[list[float], dict[str
 
 
 @pytest.mark.parametrize("max_tokens", [4, 1000])
-def test_training_equals_plain_torch(tiny64: LanguageModel, max_tokens: int) -> None:
+def test_full_finetuning_equals_plain_torch(tiny64: LanguageModel, max_tokens: int) -> None:
     losses, expected = in_plain_torch(tiny64)
     result = adapted(tiny64, max_tokens_per_pass=max_tokens)
     assert result.losses == pytest.approx(losses, rel=1e-10)
@@ -97,7 +97,7 @@ def test_training_equals_plain_torch(tiny64: LanguageModel, max_tokens: int) -> 
     assert all(not torch.equal(found[name], untouched[name]) for name in found), "head and embeddings learn too"
 
 
-def test_small_updates_are_not_lost_in_bfloat16(tiny_folder: object) -> None:
+def test_full_finetuning_keeps_small_updates_in_bfloat16(tiny_folder: object) -> None:
     """They add up in float32, and the model has their rounded sum."""
     optimizer = OptimizerSpec(learning_rate=1e-5, max_steps=40, batch_size=8, schedule="constant")
     narrow = Pretrained(source=str(tiny_folder), dtype="bfloat16").load()
@@ -108,7 +108,7 @@ def test_small_updates_are_not_lost_in_bfloat16(tiny_folder: object) -> None:
     assert {tensor.dtype for tensor in found.values()} == {torch.bfloat16}
 
 
-def test_weights_are_put_back_whatever_happens(tiny64: LanguageModel) -> None:
+def test_scratch_weights_restore_after_errors(tiny64: LanguageModel) -> None:
     before = weights_hash(tiny64.model)
     with pytest.raises(RuntimeError, match="on the way"):
         _change_and_fail(tiny64)
@@ -123,7 +123,7 @@ def _change_and_fail(language_model: LanguageModel) -> None:
         raise RuntimeError("on the way")
 
 
-def test_merging_is_for_good_until_put_back(tiny64: LanguageModel) -> None:
+def test_merge_lasts_until_scratch_weights_end(tiny64: LanguageModel) -> None:
     before = weights_hash(tiny64.model)
     full = adapted(tiny64)
     loop = BatchedInnerLoop()
@@ -143,7 +143,7 @@ def test_merging_is_for_good_until_put_back(tiny64: LanguageModel) -> None:
         merge(tiny64, Adapter())
 
 
-def test_exams_of_whole_models_are_sat_while_they_are_installed(tiny64: LanguageModel) -> None:
+def test_exam_runner_installs_whole_models(tiny64: LanguageModel) -> None:
     """Mixed with the model as it is, each exam has the scores it has alone, and the weights end as they were."""
     before = weights_hash(tiny64.model)
     engine, loop = TransformersEngine(), FullFinetuning()
@@ -169,12 +169,12 @@ def test_exams_of_whole_models_are_sat_while_they_are_installed(tiny64: Language
     assert weights_hash(tiny64.model) == before
 
 
-def test_no_pass_of_no_tokens() -> None:
+def test_full_finetuning_checks_max_tokens() -> None:
     with pytest.raises(ConfigError, match="max_tokens_per_pass: 0 is not allowed"):
         FullFinetuning(max_tokens_per_pass=0)
 
 
-def test_memory_that_runs_out_halves_the_passes(tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_finetuning_halves_passes_out_of_memory(tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """The training starts again and ends as one that never ran out; where nothing is left to halve, it says what it takes."""
     expected = weights(adapted(tiny64))
     before = weights_hash(tiny64.model)
@@ -198,9 +198,7 @@ def test_memory_that_runs_out_halves_the_passes(tiny64: LanguageModel, monkeypat
     assert not any(p.requires_grad for p in tiny64.model.parameters())
 
 
-def test_a_gradient_or_a_weight_that_is_not_finite_is_no_result(
-    tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_finetuning_diverges_on_infinities(tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = FullFinetuning()
     loop.bind(tiny64)
     one_step = replace(plan(), optimizer=OptimizerSpec(learning_rate=1e308, max_steps=1, max_grad_norm=None))
@@ -221,7 +219,7 @@ def test_a_gradient_or_a_weight_that_is_not_finite_is_no_result(
     assert result.step == 0
 
 
-def test_a_stop_is_heard_between_steps(tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_finetuning_stops_between_steps(tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop() -> None:
         raise StopRequested("told to stop", exit_code=143)
 
@@ -232,7 +230,7 @@ def test_a_stop_is_heard_between_steps(tiny64: LanguageModel, monkeypatch: pytes
     assert weights_hash(tiny64.model) == before
 
 
-def test_sequences_that_are_cut_are_told(tiny64: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:
+def test_full_finetuning_logs_truncated_sequences(tiny64: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:
     tiny64.model.config.max_position_embeddings = 8
     with caplog.at_level("WARNING"):
         adapted(tiny64)

@@ -58,7 +58,7 @@ def check_begins_as_its_prompt(language_model: LanguageModel) -> None:
         assert not any(token in language_model.eos_ids for token in content)
 
 
-def test_a_chat_begins_as_its_prompt(tiny: LanguageModel) -> None:
+def test_tokenize_starts_a_chat_with_its_prompt(tiny: LanguageModel) -> None:
     """The template of the tiny model writes a blank behind "assistant:" that a prompt ends before, and no end tokens."""
     check_begins_as_its_prompt(tiny)
     tiny.tokenizer.chat_template = CHATML
@@ -66,7 +66,7 @@ def test_a_chat_begins_as_its_prompt(tiny: LanguageModel) -> None:
 
 
 @pytest.mark.slow
-def test_a_chat_begins_as_its_prompt_for_the_embedded_model() -> None:
+def test_tokenize_starts_a_chat_of_the_embedded_model() -> None:
     """And its ids are those of the whole text, template and all, where no content begins with blanks."""
     embedded = Pretrained().load()
     check_begins_as_its_prompt(embedded)
@@ -80,7 +80,7 @@ def test_a_chat_begins_as_its_prompt_for_the_embedded_model() -> None:
         )
 
 
-def test_the_mask_of_a_chat(tiny: LanguageModel) -> None:
+def test_tokenize_masks_a_chat(tiny: LanguageModel) -> None:
     """Contents by their segments, an answer's end token with it, the rest of the template where all is trained."""
     tiny.tokenizer.chat_template = CHATML
     model = LanguageModel(tiny.model, tiny.tokenizer)
@@ -104,19 +104,19 @@ def test_the_mask_of_a_chat(tiny: LanguageModel) -> None:
     assert [i for i, t in enumerate(found) if t] == [opening, opening + 1 + inner + 2 + len(before)]
 
 
-def test_a_chat_that_ends_with_a_question_keeps_its_template_whole(tiny: LanguageModel) -> None:
+def test_tokenize_keeps_the_template_after_a_question(tiny: LanguageModel) -> None:
     turns: list[tuple[Role, str]] = [("user", "0"), ("assistant", "1"), ("user", "2")]
     row = tokenize(chat(turns, "all"), tiny)
     assert tiny.decode(list(row.token_ids)) == "user: 0\nassistant: 1\nuser: 2\n"
     assert list(row.trained) == [False] + [True] * (len(row.token_ids) - 1)
 
 
-def test_an_answer_alone_is_a_chat_too(tiny: LanguageModel) -> None:
+def test_tokenize_accepts_an_answer_alone(tiny: LanguageModel) -> None:
     row = tokenize(chat([("assistant", GRID)], "all"), tiny)
     assert tiny.tokenizer.decode(row.token_ids) == f"assistant: {GRID}{END}"
 
 
-def test_texts_follow_the_begin_tokens_and_chats_their_template(tiny: LanguageModel) -> None:
+def test_tokenize_adds_begin_tokens_to_texts_only(tiny: LanguageModel) -> None:
     tiny.__dict__["bos_ids"] = [1]
     text = TrainingSequence(segments=(Segment(text="ab", trained=False), Segment(text="cd")))
     row = tokenize(text, tiny)
@@ -126,13 +126,13 @@ def test_texts_follow_the_begin_tokens_and_chats_their_template(tiny: LanguageMo
     assert tokenize(chat(CHATS["one"], "all"), tiny).token_ids[0] != 1
 
 
-def test_what_is_over_the_context_is_cut(tiny: LanguageModel) -> None:
+def test_tokenize_truncates_to_the_context(tiny: LanguageModel) -> None:
     row = tokenize(chat([("user", "0 " * MAX_LENGTH), ("assistant", "1")], "all"), tiny)
     assert row.truncated
     assert len(row.token_ids) == len(row.trained) == MAX_LENGTH
 
 
-def test_segments_with_roles_and_without_do_not_mix(tiny: LanguageModel) -> None:
+def test_tokenize_refuses_mixed_roles(tiny: LanguageModel) -> None:
     for segments in (
         (Segment(text="a", role="user"), Segment(text="b")),
         (Segment(text="b"), Segment(text="a", role="user")),
@@ -141,13 +141,13 @@ def test_segments_with_roles_and_without_do_not_mix(tiny: LanguageModel) -> None
             tokenize(TrainingSequence(segments=segments), tiny)
 
 
-def test_a_chat_needs_a_template(tiny: LanguageModel) -> None:
+def test_tokenize_needs_a_chat_template(tiny: LanguageModel) -> None:
     tiny.tokenizer.chat_template = None
     with pytest.raises(ModelError, match="no chat template"):
         tokenize(chat(CHATS["one"], "all"), tiny)
 
 
-def test_texts_that_come_back_are_tokenised_once(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encode_text_caches_repeated_texts(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     ids = tiny._ids
     monkeypatch.setattr(tiny, "_ids", lambda text, **options: seen.append(text) or ids(text, **options))

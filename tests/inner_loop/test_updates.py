@@ -63,12 +63,12 @@ def test_truncated(tiny64: LanguageModel, make: type, rank: int) -> None:
         assert torch.allclose(part[name], expected, atol=1e-10), name
 
 
-def test_an_adapter_of_no_higher_rank_is_itself(tiny64: LanguageModel) -> None:
+def test_truncated_keeps_an_adapter_of_lower_rank(tiny64: LanguageModel) -> None:
     adapter = lora(tiny64)
     assert truncated(tiny64, adapter, 6) is adapter
 
 
-def test_a_layer_smaller_than_the_rank(tiny64: LanguageModel) -> None:
+def test_truncated_handles_small_layers(tiny64: LanguageModel) -> None:
     adapter = lora(tiny64, rank=40)  # the layers have 16 to 64 inputs and outputs
     whole, part = updates(tiny64, adapter), updates(tiny64, truncated(tiny64, adapter, 36))
     for name, update in whole.items():
@@ -76,7 +76,7 @@ def test_a_layer_smaller_than_the_rank(tiny64: LanguageModel) -> None:
             assert torch.allclose(part[name], update, atol=1e-10), name
 
 
-def test_what_is_neither_is_refused(tiny64: LanguageModel) -> None:
+def test_scaled_refuses_other_adapters(tiny64: LanguageModel) -> None:
     for change in (scaled, truncated):
         with pytest.raises(ModelError, match="is not an update of a model's weights"):
             change(tiny64, Adapter(), 1)  # type: ignore[arg-type]

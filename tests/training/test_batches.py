@@ -37,7 +37,7 @@ def one_pass(count: int, pass_index: int = 0, **changes: int) -> list[int]:
 @pytest.mark.parametrize("num_tasks", [0, 1, 5, 8, 13])
 @pytest.mark.parametrize("batch_size", [1, 3, 20])
 @pytest.mark.parametrize("world_size", [1, 2, 5])
-def test_ranks_share_the_tasks_in_equally_many_batches(num_tasks: int, batch_size: int, world_size: int) -> None:
+def test_task_batches_are_equally_many_on_each_rank(num_tasks: int, batch_size: int, world_size: int) -> None:
     tasks = ToyTasks(num_tasks).load()
     loaders = [TaskBatches(tasks, batch_size, rank, world_size) for rank in range(world_size)]
     by_rank = [list(loader) for loader in loaders]
@@ -50,7 +50,7 @@ def test_ranks_share_the_tasks_in_equally_many_batches(num_tasks: int, batch_siz
     assert max(filled) - min(filled) <= 1
 
 
-def test_what_shares_a_batch_does_not_depend_on_the_number_of_ranks() -> None:
+def test_task_batches_do_not_depend_on_the_number_of_ranks() -> None:
     tasks = ToyTasks(13).load()
 
     def composition(world_size: int) -> set[tuple[str, ...]]:
@@ -63,7 +63,7 @@ def test_what_shares_a_batch_does_not_depend_on_the_number_of_ranks() -> None:
     )
 
 
-def test_one_rank_has_the_tasks_in_the_data_s_order_every_time() -> None:
+def test_task_batches_keep_the_data_s_order() -> None:
     tasks = ToyTasks(7).load()
     loader = TaskBatches(tasks, 3, 0, 1)
     for _ in range(2):
@@ -74,7 +74,7 @@ def test_one_rank_has_the_tasks_in_the_data_s_order_every_time() -> None:
         ]
 
 
-def test_a_resumed_epoch_of_tasks_starts_at_its_first_batch() -> None:
+def test_task_batches_restart_on_resume() -> None:
     loader = TaskBatches(ToyTasks(4).load(), 1, 0, 1)
     iterator = iter(loader)
     next(iterator), next(iterator)
@@ -88,7 +88,7 @@ def test_a_resumed_epoch_of_tasks_starts_at_its_first_batch() -> None:
 
 @pytest.mark.parametrize("count", [1, 4, 10])
 @pytest.mark.parametrize("world_size", [1, 2, 3, 6])
-def test_ranks_share_every_step_s_rows(count: int, world_size: int) -> None:
+def test_row_batches_are_shared_by_the_ranks(count: int, world_size: int) -> None:
     loaders = [row_batches(count, rank, world_size) for rank in range(world_size)]
     by_rank = [list(loader) for loader in loaders]
     assert {len(batches) for batches in by_rank} == {len(loaders[0])}
@@ -101,13 +101,13 @@ def test_ranks_share_every_step_s_rows(count: int, world_size: int) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 4, 10])
-def test_a_pass_has_every_row_once(count: int) -> None:
+def test_row_batches_have_every_row_once_per_pass(count: int) -> None:
     assert all(sorted(one_pass(count, p)) == list(range(count)) for p in range(3))
     assert len(row_batches(count)) == 3 * -(-count // 4)
     assert max(len(batch) for batch in indices(list(row_batches(count)))) <= 4
 
 
-def test_orders_come_from_seed_round_and_pass() -> None:
+def test_row_batches_order_by_seed_round_and_pass() -> None:
     assert one_pass(30) == one_pass(30)
     orders = [one_pass(30, 0), one_pass(30, 1), one_pass(30, 2), one_pass(30, seed=6), one_pass(30, round_index=1)]
     assert len({tuple(order) for order in orders}) == 5
@@ -115,7 +115,7 @@ def test_orders_come_from_seed_round_and_pass() -> None:
 
 
 @pytest.mark.parametrize("stopped_after", [0, 1, 4, 8, 9])
-def test_a_resumed_m_step_goes_on_where_it_was(stopped_after: int) -> None:
+def test_row_batches_resume_where_they_stopped(stopped_after: int) -> None:
     whole = list(row_batches(10))
     loader = row_batches(10)
     iterator = iter(loader)

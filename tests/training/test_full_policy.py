@@ -28,7 +28,7 @@ def change(policy: FullPolicy) -> None:
         next(policy.model.parameters()).add_(1.0)
 
 
-def test_half_a_round_is_left_behind(policy: FullPolicy) -> None:
+def test_full_policy_leaves_an_unfinished_round(policy: FullPolicy) -> None:
     before = weights_hash(policy.model)
     change(policy)
     assert policy.language_model.merged is None
@@ -40,7 +40,7 @@ def test_half_a_round_is_left_behind(policy: FullPolicy) -> None:
     assert weights_hash(policy.model) == before
 
 
-def test_other_folders_of_as_many_rounds_are_other_weights(policy: FullPolicy, tmp_path: Path) -> None:
+def test_full_policy_reloads_other_folders(policy: FullPolicy, tmp_path: Path) -> None:
     change(policy)
     policy.merge_round()
     of_first, first = weights_hash(policy.model), tmp_path / "round_0" / "policy"
@@ -58,9 +58,7 @@ def test_other_folders_of_as_many_rounds_are_other_weights(policy: FullPolicy, t
     assert _content(str(first)) == _content(str(first))
 
 
-def test_recomputation_that_cannot_be_is_refused_before_hours(
-    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_module_refuses_impossible_gradient_checkpointing(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "seal_lightning.models.packed.gradient_checkpointing.GradientCheckpointingLayer", torch.nn.Conv3d
     )

@@ -34,7 +34,7 @@ def runner(tiny_folder: Path) -> AttemptRunner:
     return module.runner
 
 
-def test_progress_is_saved_and_restored_with_the_trainers_loops(runner: AttemptRunner) -> None:
+def test_loop_progress_is_saved_with_the_trainer_s_loops(runner: AttemptRunner) -> None:
     first = trainer()
     loop = SelfEditLoop(first, replace(runner, candidates_per_call=1), num_edits=2, num_repeats=1)
     loop.attach()
@@ -49,7 +49,7 @@ def test_progress_is_saved_and_restored_with_the_trainers_loops(runner: AttemptR
     assert other.attempt_progress.total.completed == 2
 
 
-def test_no_rank_waits_for_rank_0_before_a_batch(runner: AttemptRunner) -> None:
+def test_loop_removes_the_wait_for_rank_0(runner: AttemptRunner) -> None:
     """Lightning 2.6.6 has a broadcast there; where it is gone or has another name, loops.py must say so no more."""
     lightning = trainer()
     assert callable(type(lightning.fit_loop.epoch_loop)._broadcast_sigterm_tensor)
@@ -58,7 +58,7 @@ def test_no_rank_waits_for_rank_0_before_a_batch(runner: AttemptRunner) -> None:
     assert "_broadcast_sigterm_tensor" in vars(lightning.fit_loop.epoch_loop)
 
 
-def test_what_is_stored_is_not_tried_again(runner: AttemptRunner) -> None:
+def test_loop_skips_stored_attempts(runner: AttemptRunner) -> None:
     tried: list[Attempt] = []
     loop = SelfEditLoop(trainer(), replace(runner, candidates_per_call=3), num_edits=2, num_repeats=2)
     tasks = ToyTasks(2).load()
@@ -75,7 +75,7 @@ def test_what_is_stored_is_not_tried_again(runner: AttemptRunner) -> None:
     assert {a.edit.seed for a in tried[:8]}.isdisjoint({a.edit.seed for a in tried[8:]})
 
 
-def test_a_stored_edit_is_the_edit_of_its_other_repeats(runner: AttemptRunner) -> None:
+def test_loop_reuses_a_stored_edit_for_other_repeats(runner: AttemptRunner) -> None:
     """A resume may sample in batches of another composition; what was tried stays what is tried."""
     first = SelfEditLoop(trainer(), replace(runner, candidates_per_call=1), num_edits=1, num_repeats=1)
     tried: list[Attempt] = []
@@ -100,7 +100,7 @@ def checkpoint(epoch_started: int, epoch_processed: int, ready: int, total_ready
     return {"loops": {"fit_loop": {"epoch_progress": epochs, "epoch_loop.batch_progress": progress}}}
 
 
-def test_an_interrupted_e_step_starts_at_its_first_batch() -> None:
+def test_restart_e_step_resets_an_interrupted_e_step() -> None:
     saved = checkpoint(epoch_started=3, epoch_processed=2, ready=4, total_ready=20)
     restart_e_step(saved)
     progress = saved["loops"]["fit_loop"]["epoch_loop.batch_progress"]
@@ -109,17 +109,17 @@ def test_an_interrupted_e_step_starts_at_its_first_batch() -> None:
 
 
 @pytest.mark.parametrize(("started", "processed"), [(2, 1), (3, 3), (2, 2)])
-def test_m_steps_and_finished_phases_stay_as_they_are(started: int, processed: int) -> None:
+def test_restart_e_step_keeps_m_steps_and_finished_phases(started: int, processed: int) -> None:
     saved = checkpoint(started, processed, ready=4, total_ready=20)
     restart_e_step(saved)
     assert saved == checkpoint(started, processed, ready=4, total_ready=20)
 
 
-def test_trainer_only_checkpoints_are_left_alone() -> None:
+def test_restart_e_step_ignores_checkpoints_without_loops() -> None:
     restart_e_step({})
 
 
-def test_a_chunk_that_was_cut_short_is_made_again_as_a_whole(runner: AttemptRunner) -> None:
+def test_loop_recomputes_a_partial_chunk_as_a_whole(runner: AttemptRunner) -> None:
     """What is computed beside what moves roundings: only so are the missing attempts the same to the last bit."""
     tasks, made = ToyTasks(2).load(), []
     loop = SelfEditLoop(trainer(), replace(runner, candidates_per_call=3), num_edits=2, num_repeats=1)

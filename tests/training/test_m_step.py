@@ -29,7 +29,7 @@ def row_of(
 
 
 @pytest.mark.parametrize("prompt", ["The stone 3 is red.\nFacts:\n", CHAT])
-def test_the_prompt_is_never_trained_and_the_edit_s_tokens_are_exact(tiny: LanguageModel, prompt: Prompt) -> None:
+def test_tokenize_row_trains_exactly_the_edit_s_tokens(tiny: LanguageModel, prompt: Prompt) -> None:
     """The ids are those the policy chose: not those its text would get, and with its end token or without."""
     ids = tuple(tiny.encode_text("r")) + tuple(tiny.encode_text("ed"))
     assert list(ids) != tiny.encode_text("red")
@@ -43,9 +43,7 @@ def test_the_prompt_is_never_trained_and_the_edit_s_tokens_are_exact(tiny: Langu
 
 
 @pytest.mark.parametrize("prompt", ["The stone 3 is red.\nFacts:\n", CHAT])
-def test_of_an_edit_by_constrained_decoding_only_what_was_chosen_is_trained(
-    tiny: LanguageModel, prompt: Prompt
-) -> None:
+def test_tokenize_row_trains_chosen_tokens_only(tiny: LanguageModel, prompt: Prompt) -> None:
     ids, chosen = (70, 71, 72, tiny.eos_ids[0]), (False, True, True, False)
     row = tokenize_row(row_of(prompt, token_ids=ids, chosen=chosen), tiny)
     prompt_ids = tiny.encode_prompt(prompt)
@@ -54,7 +52,7 @@ def test_of_an_edit_by_constrained_decoding_only_what_was_chosen_is_trained(
     assert row.num_targets == 2
 
 
-def test_the_loss_of_chosen_tokens_is_a_plain_cross_entropy(tiny64: LanguageModel) -> None:
+def test_m_step_loss_is_a_plain_cross_entropy(tiny64: LanguageModel) -> None:
     ids, chosen = (70, 71, 72, 73), (False, True, False, True)
     row = row_of(token_ids=ids, chosen=chosen)
     prompt = tiny64.encode_prompt(row.prompt)
@@ -67,12 +65,12 @@ def test_the_loss_of_chosen_tokens_is_a_plain_cross_entropy(tiny64: LanguageMode
 
 
 @pytest.mark.parametrize("chosen", [(), (True,), (True, True, False)])
-def test_a_mask_of_another_length_is_refused(tiny: LanguageModel, chosen: tuple[bool, ...]) -> None:
+def test_tokenize_row_refuses_a_mask_of_another_length(tiny: LanguageModel, chosen: tuple[bool, ...]) -> None:
     with pytest.raises(RunError, match=f"edit 0 of task t has 2 tokens but {len(chosen)} entries"):
         tokenize_row(row_of(token_ids=(70, 71), chosen=chosen), tiny)
 
 
-def test_the_buffer_keeps_what_was_chosen() -> None:
+def test_buffer_row_keeps_chosen() -> None:
     edit = SelfEdit(task_id="t", edit_index=2, text="ab", token_ids=(70, 71), chosen=(False, True))
     attempt = Attempt(
         attempt_id="r0-t-e2-s0", round=0, repeat=0, seed=1, edit=edit, status=AttemptStatus.SCORED, reward=0.5
@@ -81,13 +79,13 @@ def test_the_buffer_keeps_what_was_chosen() -> None:
     assert buffer_row(candidate, "x").chosen == (False, True)
 
 
-def test_an_edit_of_another_writer_is_tokenised_and_ended(tiny: LanguageModel) -> None:
+def test_tokenize_row_tokenises_another_writer_s_edit(tiny: LanguageModel) -> None:
     row = tokenize_row(row_of(text="It is red."), tiny)
     trained = [i for i, t in zip(row.token_ids, row.trained, strict=True) if t]
     assert trained == [*tiny.encode_text("It is red."), tiny.eos_ids[0]]
 
 
-def test_what_is_over_the_context_is_cut_at_the_end(tiny: LanguageModel) -> None:
+def test_tokenize_row_truncates_to_the_context(tiny: LanguageModel) -> None:
     prompt_ids = tiny.encode_prompt(row_of().prompt)
     chosen = tuple(range(1, 1 + MAX_LENGTH))
     row = tokenize_row(row_of(token_ids=chosen), tiny)
@@ -97,7 +95,7 @@ def test_what_is_over_the_context_is_cut_at_the_end(tiny: LanguageModel) -> None
 
 
 @pytest.mark.parametrize("max_tokens", [1, 60, 10_000])
-def test_the_loss_is_the_mean_over_all_chosen_tokens(tiny64: LanguageModel, max_tokens: int) -> None:
+def test_m_step_loss_is_the_mean_over_chosen_tokens(tiny64: LanguageModel, max_tokens: int) -> None:
     """Against a plain forward pass a row, whatever the passes; the mean is over tokens, not over rows."""
     rows = [row_of(token_ids=tuple(tiny64.encode_text(text))) for text in ("red", "It is red and known to be so.")]
     rows.append(row_of(prompt=CHAT, text="A stone."))

@@ -37,7 +37,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_each_round_is_merged_once(tiny_folder: Path) -> None:
+def test_policy_merges_each_round_once(tiny_folder: Path) -> None:
     policy = make(tiny_folder, 2)
     base = make(tiny_folder, 0)
     for name in policy.module_names:
@@ -46,7 +46,7 @@ def test_each_round_is_merged_once(tiny_folder: Path) -> None:
         assert torch.allclose(policy.model.get_submodule(name).weight, expected, atol=1e-6)
 
 
-def test_parameters_live_on_and_start_afresh(tiny_folder: Path) -> None:
+def test_policy_keeps_its_parameter_objects(tiny_folder: Path) -> None:
     policy = make(tiny_folder, 0)
     before = list(policy.lora)
     train(policy, 0)
@@ -56,7 +56,7 @@ def test_parameters_live_on_and_start_afresh(tiny_folder: Path) -> None:
     assert not torch.equal(policy.lora[0], first_round.lora[0])  # A comes from the round's own seed
 
 
-def test_going_back_and_forth_is_exact(tiny_folder: Path) -> None:
+def test_policy_go_to_is_exact(tiny_folder: Path) -> None:
     policy = make(tiny_folder, 0)
     states = [weights(policy)]
     for round_index in range(3):
@@ -67,7 +67,7 @@ def test_going_back_and_forth_is_exact(tiny_folder: Path) -> None:
         assert same(weights(policy), states[target]), target
 
 
-def test_the_model_knows_what_is_in_its_weights(tiny_folder: Path) -> None:
+def test_policy_model_lists_its_merged_adapters(tiny_folder: Path) -> None:
     policy = make(tiny_folder, 2)
     assert policy.language_model.merged == tuple(policy.merged)
     for target in (1, 2, 0):
@@ -78,7 +78,7 @@ def test_the_model_knows_what_is_in_its_weights(tiny_folder: Path) -> None:
     assert len(policy.merged) == 3
 
 
-def test_a_checkpoint_restores_bit_for_bit(tiny_folder: Path) -> None:
+def test_policy_checkpoint_restores_bit_for_bit(tiny_folder: Path) -> None:
     policy = make(tiny_folder, 2)
     other = make(tiny_folder, 1)
     other.load_merged_states(policy.merged_states())
@@ -86,7 +86,7 @@ def test_a_checkpoint_restores_bit_for_bit(tiny_folder: Path) -> None:
     assert other.num_rounds == 2
 
 
-def test_a_checkpoint_of_another_shape_is_refused(tiny_folder: Path) -> None:
+def test_policy_refuses_a_checkpoint_of_another_shape(tiny_folder: Path) -> None:
     states = make(tiny_folder, 1).merged_states()
     with pytest.raises(ModelError, match=r"is \(4, 32\), expected \(2, 32\)"):
         make(tiny_folder, 0, AdapterSpec(rank=2, alpha=8, target_modules="all-linear")).load_merged_states(states)
@@ -94,7 +94,7 @@ def test_a_checkpoint_of_another_shape_is_refused(tiny_folder: Path) -> None:
         make(tiny_folder, 0).load_merged_states([{"other.A": torch.zeros(1)}])
 
 
-def test_nan_is_never_merged(tiny_folder: Path) -> None:
+def test_policy_never_merges_nan(tiny_folder: Path) -> None:
     policy = make(tiny_folder, 1)
     before = weights(policy)
     with torch.no_grad():
