@@ -653,4 +653,4 @@ def test_allowed_reduces_adapters_and_tokens(
         results = loop.adapt([plan_of()] * 5, [1, 2, 3, 4, 5])
     assert all(isinstance(result, Adapted) for result in results)
     assert max(sum(lengths) for lengths in passes.lengths) == longest
-    assert f"memory allows 3 adapters and {longest} tokens a pass (asked for: 5 and 2048)" in caplog.text
+    assert f"memory allows 3 adapters and {longest} tokens per pass (configured: 5 and 2048)" in caplog.text

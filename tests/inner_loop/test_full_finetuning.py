@@ -164,7 +164,9 @@ def test_exam_runner_installs_whole_models(tiny64: LanguageModel) -> None:
     candidates = [(TASKS[0], first), (TASKS[0], None), (TASKS[0], second), (TASKS[1], first)]
     needs = frozenset(Measurement)
     together = runner.examine(candidates, needs)
-    assert together == [runner.examine([candidate], needs)[0] for candidate in candidates]
+    alone = [runner.examine([candidate], needs)[0] for candidate in candidates]
+    assert [exam.log_prob for exam in together] == pytest.approx([exam.log_prob for exam in alone], abs=1e-12)
+    assert [exam.questions[0].answer for exam in together] == [exam.questions[0].answer for exam in alone]
     assert len({exam.log_prob for exam in together}) == 4
     assert weights_hash(tiny64.model) == before
 
@@ -192,7 +194,7 @@ def test_full_finetuning_halves_passes_out_of_memory(tiny64: LanguageModel, monk
     assert all(torch.allclose(found[name], expected[name], rtol=0, atol=1e-10) for name in expected)
     assert tried[:3] == [512, 256, 128]
     monkeypatch.setattr(FullFinetuning, "_forward_backward", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
-    with pytest.raises(RunError, match="out of memory in full finetuning with a single sequence a pass"):
+    with pytest.raises(RunError, match="out of memory in full finetuning with a single sequence per pass"):
         adapted(tiny64)
     assert weights_hash(tiny64.model) == before
     assert not any(p.requires_grad for p in tiny64.model.parameters())
