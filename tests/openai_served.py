@@ -12,10 +12,10 @@ from typing import Any
 import openai
 import pytest
 
-from seal_lightning.adapt.ask.models import AdaptedModels
+from seal_lightning.adapt.ask.adapted_models import AdaptedModels
 from seal_lightning.adapt.serve.app import Endpoint
-from seal_lightning.adapt.serve.jobs import AnswerQueue
 from seal_lightning.adapt.serve.server import Server, bound_socket, resolved, url
+from seal_lightning.adapt.serve.worker import AnswerWorker
 
 HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 
@@ -25,7 +25,7 @@ class Served:
     """A server that runs."""
 
     models: AdaptedModels
-    queue: AnswerQueue
+    worker: AnswerWorker
     server: Server
     thread: threading.Thread
     url: str
@@ -49,16 +49,16 @@ class Served:
 @contextmanager
 def served(models: AdaptedModels, token: str | None = None) -> Iterator[Served]:
     """A server on a free port, ended with the block."""
-    queue = AnswerQueue(models)
+    worker = AnswerWorker(models)
     names = {**{name: name for name in models.adapters}, "base": None, "tiny-llama": None}
     ready = threading.Event()
     with bound_socket(*resolved("127.0.0.1", 0)) as bound:
-        server = Server(Endpoint(queue, names).app(HOSTS, token), queue, ready.set)
-        thread = threading.Thread(target=server.serve_on, args=(bound,))
+        server = Server(Endpoint(worker, names).app(HOSTS, token), worker, ready.set)
+        thread = threading.Thread(target=server.run, args=([bound],))
         thread.start()
         try:
             assert ready.wait(20)
-            yield Served(models, queue, server, thread, url(bound))
+            yield Served(models, worker, server, thread, url(bound))
         finally:
             server.should_exit = True
             thread.join(30)

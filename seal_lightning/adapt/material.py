@@ -17,7 +17,7 @@ from seal_lightning.core.seeds import derive_seed
 from seal_lightning.domains.knowledge import Documents, Passage, Question
 from seal_lightning.domains.knowledge.question_file import MatchedQuestions, matched, read_questions
 from seal_lightning.models.pretrained import Pretrained
-from seal_lightning.scoring.rewards.own_questions import OwnQuestions
+from seal_lightning.scoring.rewards.own_questions_reward import OwnQuestions
 from seal_lightning.training.module import SealModule
 
 PASSAGES_AT_ONCE = 32

@@ -14,7 +14,7 @@ from seal_lightning.core import Attempt, AttemptStatus, Measurement, Rating, Ver
 from seal_lightning.core.errors import RunError
 from seal_lightning.core.interfaces import AnyDomain, Grader, Rater, Reward
 from seal_lightning.distributed import interruption
-from seal_lightning.scoring.rewards.finite import finite_score
+from seal_lightning.scoring.rewards.exam_rewards import finite_score
 
 ResultT = TypeVar("ResultT")
 

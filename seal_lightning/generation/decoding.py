@@ -106,6 +106,24 @@ def _at_draw(probs_BK: Tensor, order_BK: Tensor, top_p_B: Tensor, draw_B: Tensor
     return order_BK.gather(1, torch.minimum(rank_B, last_B)[:, None]).squeeze(1)
 
 
+class TokenListener(StoppingCriteria):  # type: ignore[misc]
+    """Reports the ids of a batch's first row after each token; an exception of ``report`` ends the generation.
+
+    Args:
+        report: called with the ids written so far.
+        prompt_length: tokens before them.
+    """
+
+    def __init__(self, report: Callable[[list[int]], None], prompt_length: int) -> None:
+        self.report = report
+        self.prompt_length = prompt_length
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        """Return [batch] booleans, all false: it stops no row."""
+        self.report(input_ids[0, self.prompt_length :].tolist())
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
 class RowStops(StoppingCriteria):  # type: ignore[misc]
     """Knows which rows are done: an end token, a stop string in what was written, or the row's number of tokens.
 

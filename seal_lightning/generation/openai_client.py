@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -23,6 +22,7 @@ from seal_lightning.core.errors import ConfigError, shown
 NO_KEY = "none"
 """Sent to a server that needs no key."""
 _NAME = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
+_URL = re.compile(r"https?://(\[[0-9a-fA-F:.]+\]|[^\s:/?#@\[\]]+)(:\d{1,5})?(/[^\s?#@]*)?")
 _SECRET_PART = 6
 """So many characters of a key in a row are a part of it."""
 _TEMPORARY = frozenset({408, 409, 429})
@@ -183,30 +183,17 @@ def _words(error: Any) -> str:
 def check_endpoint(base_url: str | None, api_key_env: str | None, prefix: str) -> None:
     """Raise :class:`ConfigError` for an invalid URL, a URL with a secret, and a key in the place of its name.
 
-    ``prefix`` is of the settings in the message: ``judge``, ``engine``.
+    ``prefix`` is of the settings in the message: ``judge``, ``engine``. The values may hold a secret, so none is shown.
     """
     if api_key_env is not None and not _NAME.fullmatch(api_key_env):
         raise ConfigError(
             f"{prefix}.api_key_env must be the NAME of an environment variable (capitals, digits and _), such as "
             "OPENAI_API_KEY, not the key itself. The given value is not shown here"
         )
-    if base_url is None:
-        return
-    try:
-        parts = urlsplit(base_url)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        secret = bool(parts.username or parts.password or parts.query or parts.fragment)
-    except ValueError:
-        valid, secret = False, "@" in base_url or "?" in base_url
-    if secret:
+    if base_url is not None and not _URL.fullmatch(base_url):
         raise ConfigError(
-            f"{prefix}.base_url: a user, password or query in the URL is not allowed, because it would be stored with the "
-            "run. Give http(s)://HOST[:PORT]/PATH, and the key in the environment"
-        )
-    if not valid:
-        raise ConfigError(
-            f"{prefix}.base_url: {shown(base_url)} is not allowed; it must be http(s)://HOST[:PORT]/PATH, for instance "
-            "http://127.0.0.1:8000/v1"
+            f"{prefix}.base_url must be http(s)://HOST[:PORT]/PATH, for instance http://127.0.0.1:8000/v1, without a user, "
+            "password or query, because it is stored with the run. The given value is not shown here"
         )
 
 

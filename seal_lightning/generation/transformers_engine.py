@@ -5,7 +5,7 @@ Shapes: B requests of a batch, T tokens left-padded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,6 +29,7 @@ from seal_lightning.generation.constrained import OpenedText, SchemaTokens, Slot
 from seal_lightning.generation.decoding import (
     RowStops,
     SeededSampling,
+    TokenListener,
     by_adapter,
     common_start,
     finish_completion,
@@ -60,6 +61,8 @@ class _Row:
     sampling: SamplingSpec
     adapter: LoraAdapter | None
     seed: int
+    report: Callable[[list[int]], None] | None = None
+    """Receives the ids written so far after each token; only of a row that is alone in its batch."""
 
 
 class TransformersEngine(Engine):
@@ -120,6 +123,30 @@ class TransformersEngine(Engine):
             }
         completions |= {index: opening.followed_by(completions[index]) for index, opening in openings.items()}
         return [completions[index] for index in range(len(requests))]
+
+    @torch.no_grad()
+    def stream(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: SamplingSpec,
+        report: Callable[[list[int]], None],
+        *,
+        adapter: LoraAdapter | None = None,
+        seed: int = 0,
+    ) -> Completion:
+        """Generate one completion, as :meth:`generate` does in a batch of one, and report its ids after each token.
+
+        Args:
+            prompt_ids: at least one token, fewer than the model's context.
+            sampling: its ``max_new_tokens`` is cut to the rest of the context.
+            report: receives the ids written so far; an exception of its own ends the generation.
+            adapter: of the bound model; None for the model itself.
+            seed: of this completion's draws, 0 to 2**63 − 1.
+        """
+        sampling = self._within_context(sampling, len(prompt_ids))
+        row = _Row(index=0, prompt=[*prompt_ids], sampling=sampling, adapter=adapter, seed=seed, report=report)
+        (ids,) = self._generate_batch([row])
+        return finish_completion(ids, sampling, self.language_model)
 
     @torch.no_grad()
     def score_choices(self, requests: Sequence[ChoiceScoreRequest]) -> Sequence[float]:
@@ -250,6 +277,7 @@ class TransformersEngine(Engine):
         rooms = [self.language_model.max_length - len(row.prompt) for row in rows]
         stops = RowStops(specs, self.language_model.eos_ids, prompt_width, rooms, self.language_model.decode)
         longest = max(spec.max_new_tokens for spec in specs) - (ids_BT.shape[1] - prompt_width)
+        listeners = [TokenListener(row.report, prompt_width) for row in rows if row.report is not None]
         shares = one_row_each([row.adapter for row in rows])
         with routed(self.language_model.model, shares):
             ids: Tensor = self.language_model.model.generate(
@@ -260,7 +288,7 @@ class TransformersEngine(Engine):
                     do_sample=False, max_new_tokens=longest, pad_token_id=self.language_model.pad_id
                 ),
                 logits_processor=LogitsProcessorList([SeededSampling(specs, [r.seed for r in rows], prompt_width)]),
-                stopping_criteria=StoppingCriteriaList([stops]),
+                stopping_criteria=StoppingCriteriaList([*listeners, stops]),
             )
         return ids, stops
 

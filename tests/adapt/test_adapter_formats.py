@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from seal_lightning.adapt.adapters import merge_adapters
 from seal_lightning.adapt.record import AdaptedFolder
 from seal_lightning.core import AdapterSpec
-from seal_lightning.generation.vllm.adapters import LORA_RANKS
+from seal_lightning.generation.vllm.served_adapters import LORA_RANKS
 from seal_lightning.models.language_model import LanguageModel
 from seal_lightning.models.lora import applied, load_adapter
 

@@ -158,7 +158,7 @@ def test_auxiliary_exams_reuse_stored_questions(make, monkeypatch: pytest.Monkey
     assert first.before == made[1].auxiliary_exams["own questions"].before
     assert first.after != made[1].auxiliary_exams["own questions"].after
     assert (made[0].before, made[0].after) == (None, None), "no gold question was looked at"
-    assert made[2].failure == odd.failure == "no own questions: 1 texts had none that can be asked"
+    assert made[2].failure == odd.failure == "no own questions: 1 texts had no valid question"
     assert made[2].plan is None, "nothing was trained for it"
     stored = from_plain(to_plain(made, Attempt), Attempt)
     assert stored == made

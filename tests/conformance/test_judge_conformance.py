@@ -41,13 +41,11 @@ def server_url() -> Iterator[str]:
 
 Make = Callable[[Path, str, dict[str, Any]], Judge]
 JUDGES: dict[str, Make] = {
-    "model": lambda folder, url, settings: ModelJudge(
-        Pretrained(source=str(folder)), device="cpu", max_chars=100, **settings
-    ),
+    "model": lambda folder, url, settings: ModelJudge(Pretrained(source=str(folder)), device="cpu", **settings),
     "model, base style, small batches": lambda folder, url, settings: ModelJudge(
-        Pretrained(source=str(folder)), style="base", device="cpu", max_batch_size=1, max_chars=100, **settings
+        Pretrained(source=str(folder)), style="base", device="cpu", max_batch_size=1, **settings
     ),
-    "endpoint": lambda folder, url, settings: EndpointJudge("m", url, api_key_env=None, max_chars=10_000, **settings),
+    "endpoint": lambda folder, url, settings: EndpointJudge("m", url, api_key_env=None, **settings),
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -29,8 +28,8 @@ from seal_lightning.core import (
 from seal_lightning.core.errors import ConfigError, DataError
 from seal_lightning.generation import TransformersEngine, VllmEngine
 from seal_lightning.generation.openai_client import BrokenReply
-from seal_lightning.generation.vllm.adapters import LORA_RANKS, step_for
 from seal_lightning.generation.vllm.completions import choice_of, completion_of
+from seal_lightning.generation.vllm.served_adapters import LORA_RANKS, step_for
 from seal_lightning.inner_loop.whole_weights import FinetunedWeights, merge, scratch_weights
 from seal_lightning.models.language_model import LanguageModel
 from seal_lightning.models.lora import LoraAdapter, init_adapter
@@ -103,7 +102,7 @@ def test_the_pretrained_model_and_its_adapted_copies(server: CompletionsServer, 
 
 @pytest.mark.slow
 def test_the_policy_of_every_round(server: CompletionsServer, tiny_folder: Path) -> None:
-    """Merges, going back and forth, and adapters on top; each round's policy is loaded once."""
+    """Merges, going back and forth, and adapters on top."""
     policy = Policy(Pretrained(source=str(tiny_folder)), AdapterSpec(rank=3, alpha=6.0, target_modules="all-linear"), 1)
     language_model = policy.language_model
     engine, seen = engine_of(server, language_model), []
@@ -124,10 +123,7 @@ def test_the_policy_of_every_round(server: CompletionsServer, tiny_folder: Path)
     assert_equal(engine, language_model, adapters)
     ranks = sorted({json.loads((Path(b["lora_path"])).name.split("-")[-1]) for b in server.sent(LOAD)})
     assert len(ranks) == len(server.sent(LOAD)), "names never come back"
-    assert len(server.adapters) == 1, "the policy's stays"
-    before = len(server.sent(LOAD))
-    engine.score(asked([None])[1])
-    assert len(server.sent(LOAD)) == before, "and is not loaded again"
+    assert server.adapters == {}
 
 
 def test_merges_of_an_episode_and_their_end(server: CompletionsServer, tiny: LanguageModel) -> None:
@@ -223,11 +219,7 @@ def test_two_processes_never_meet(server: CompletionsServer, tiny: LanguageModel
     for engine in engines:
         assert_equal(engine, tiny, adapters_of(tiny)[:1])
     assert len({body["lora_name"] for body in server.sent(LOAD)}) == len(server.sent(LOAD))
-    assert len(server.adapters) == 2
-    assert len(list(tmp_path.iterdir())) == 2
-    del engine, engines
-    gc.collect()
-    assert server.adapters == {}, "an engine that goes takes its adapter away"
+    assert server.adapters == {}
     assert list(tmp_path.iterdir()) == []
 
 
@@ -247,7 +239,7 @@ def test_a_key_is_sent_and_never_told(
     monkeypatch.setenv("VLLM_KEY", server.api_key)
     assert_equal(engine_of(server, tiny, api_key_env="VLLM_KEY"), tiny, adapters_of(tiny)[:1])
     monkeypatch.setenv("VLLM_KEY", "sk-another-98765")
-    with pytest.raises(ConfigError, match="does not take the key") as caught:
+    with pytest.raises(ConfigError, match="take the key") as caught:
         engine_of(server, tiny, api_key_env="VLLM_KEY").score(asked([None])[1])
     assert "another" not in str(caught.value)
     monkeypatch.delenv("VLLM_KEY")
@@ -321,7 +313,7 @@ def test_a_rank_above_the_server_s_names_the_step(server: CompletionsServer, tin
     with pytest.raises(ConfigError, match="vLLM's largest is 512"):
         engine.check(513)
     server.max_lora_rank = 4
-    with pytest.raises(ConfigError, match=r"but the server takes less.*rank 7 is.*--max-lora-rank 8"):
+    with pytest.raises(ConfigError, match=r"adapter of rank 7 at .*--max-lora-rank 8"):
         engine_of(server, tiny, max_lora_rank=16).score(asked(adapters_of(tiny)[:1])[1])
 
 
@@ -339,7 +331,7 @@ def test_a_server_that_loads_no_adapters(server: CompletionsServer, tiny: Langua
 
 def test_a_folder_that_the_server_does_not_see(server: CompletionsServer, tiny: LanguageModel, tmp_path: Path) -> None:
     engine = engine_of(server, tiny, adapter_dir=str(tmp_path), adapter_dir_at_server="/nowhere")
-    with pytest.raises(ConfigError, match="does not see the adapter at /nowhere/seal-"):
+    with pytest.raises(ConfigError, match=r"at /nowhere/seal-.*adapter_dir_at_server"):
         engine.score(asked(adapters_of(tiny)[:1])[1])
     assert list(tmp_path.iterdir()) == []
 

@@ -1,1 +1,1 @@
-"""Adapted models asked: where they are found, how a question is put to them, and how their answers are written."""
+"""Questions to adapted models: where adapters lie, how a question is put, and how answers are written."""

@@ -1,4 +1,4 @@
-"""How a question is put to a model: as in its exams, so that what was measured there is what is asked here."""
+"""Prompts of questions to a model, as its exams put them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,26 @@ from seal_lightning.domains.knowledge.passage import Passage, Question
 
 @dataclass(frozen=True, kw_only=True)
 class AskedQuestion:
-    """A question as a model is given it."""
+    """A question and its prompt."""
 
     question: str
     topic: str
-    """The title that stands before it; blank: none."""
+    """The title before the question; empty for none."""
     prompt: Prompt
     stop: tuple[str, ...]
-    """Strings at which the answer ends: that of a base model with its line."""
+    """Strings at which the answer ends: the line end for a base model."""
 
 
 def asked_question(question: str, asking: Asking, topic: str = "") -> AskedQuestion:
-    """The prompt that an exam has for this question on a passage of this title; without a topic, less the topic's line.
+    """Return the prompt of an exam's question on a passage with this title; without a topic, its line is dropped.
 
-    Raises :class:`DataError` for a question of blanks, and for text that is no Unicode.
+    Raises :class:`DataError` for a blank question, and for text that is not Unicode.
     """
-    _check_text(question, "the question")
-    _check_text(topic, "the topic")
+    for text, name in ((question, "the question"), (topic, "the topic")):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{name} {shown(text)} is not valid Unicode at character {error.start}") from error
     if not question.strip():
         raise DataError("the question is empty: give it some words")
     wording = ExamWording(
@@ -38,21 +41,7 @@ def asked_question(question: str, asking: Asking, topic: str = "") -> AskedQuest
         answer=asking.answer,
         chat_instruction=asking.chat_instruction,
     )
-    passage = Passage(
-        task_id="asked",
-        title=topic,
-        context="",
-        questions=(Question(question_id="asked", question=question, answers=("",)),),
-    )
+    questions = (Question(question_id="asked", question=question, answers=("",)),)
+    passage = Passage(task_id="asked", title=topic, context="", questions=questions)
     (exam,) = exam_prompts(passage, asking.style, wording, asking.max_answer_tokens, with_passage=False)
     return AskedQuestion(question=question, topic=topic, prompt=exam.prompt, stop=exam.stop)
-
-
-def _check_text(text: str, what: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{what} {shown(text)} is no text: character {error.start} is half of a surrogate pair, or a byte that is no "
-            "UTF-8. Give it as UTF-8"
-        ) from error

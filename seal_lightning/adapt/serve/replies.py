@@ -1,4 +1,4 @@
-"""What clients get: OpenAI's objects for completions and for chats, whole and in chunks. Needs no web library."""
+"""Replies in OpenAI's form: completions and chats, whole and in chunks, and errors. Needs no web library."""
 
 from __future__ import annotations
 
@@ -11,79 +11,73 @@ from typing import Any
 from seal_lightning.core import Completion
 
 
-class CompletionReply:
-    """A reply to ``/v1/completions``."""
+class ApiError(Exception):
+    """A refused or failed request; the message holds no text of a prompt. ``param`` is the invalid field."""
 
-    prefix = "cmpl"
-    whole_object = chunk_object = "text_completion"
-
-    def __init__(self, model: str) -> None:
-        self.model = model
-        """As it was asked for."""
-        self._head = {"id": f"{self.prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
-
-    def whole(self, answers: Sequence[Completion], usage: dict[str, int]) -> dict[str, Any]:
-        """All answers, by index."""
-        choices = [
-            {"index": index, **self._whole(answer.text), "logprobs": None, "finish_reason": answer.finish_reason.value}
-            for index, answer in enumerate(answers)
-        ]
-        return {**self._head, "object": self.whole_object, "choices": choices, "usage": usage}
-
-    def opening(self, index: int) -> dict[str, Any] | None:
-        """What stands before the first piece of an answer; None: nothing."""
-        return None
-
-    def piece(self, index: int, text: str) -> dict[str, Any]:
-        """A chunk with more of an answer."""
-        return self._chunk(index, self._part(text), None)
-
-    def end(self, index: int, finish_reason: str) -> dict[str, Any]:
-        """A chunk that ends an answer."""
-        return self._chunk(index, self._part(None), finish_reason)
-
-    def used(self, usage: dict[str, int]) -> dict[str, Any]:
-        """The last chunk, where it is asked for: the numbers of tokens."""
-        return {**self._head, "object": self.chunk_object, "choices": [], "usage": usage}
-
-    def _whole(self, text: str) -> dict[str, Any]:
-        return {"text": text}
-
-    def _part(self, text: str | None) -> dict[str, Any]:
-        return {"text": text or ""}
-
-    def _chunk(self, index: int, part: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
-        choice = {"index": index, **part, "logprobs": None, "finish_reason": finish_reason}
-        return {**self._head, "object": self.chunk_object, "choices": [choice]}
+    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        self.status = status
+        kind = "server_error" if status >= 500 else "invalid_request_error"
+        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+        super().__init__(message)
 
 
-class ChatReply(CompletionReply):
-    """A reply to ``/v1/chat/completions``."""
+class Reply:
+    """The reply to one request.
 
-    prefix = "chatcmpl"
-    whole_object = "chat.completion"
-    chunk_object = "chat.completion.chunk"
+    Args:
+        model: its name in the request.
+        is_chat: whether it is of ``/v1/chat/completions``, else of ``/v1/completions``.
+        prompt_tokens: of all prompts.
+    """
 
-    def opening(self, index: int) -> dict[str, Any] | None:
-        """Who speaks."""
-        return self._chunk(index, {"delta": {"role": "assistant", "content": ""}}, None)
+    def __init__(self, model: str, *, is_chat: bool, prompt_tokens: int) -> None:
+        self._is_chat = is_chat
+        self._prompt_tokens = prompt_tokens
+        prefix = "chatcmpl" if is_chat else "cmpl"
+        self._head = {"id": f"{prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
 
-    def _whole(self, text: str) -> dict[str, Any]:
-        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+    def whole(self, answers: Sequence[Completion]) -> dict[str, Any]:
+        """Return all answers, by index."""
+        choices = []
+        for index, answer in enumerate(answers):
+            message = {"role": "assistant", "content": answer.text, "refusal": None}
+            content = {"message": message} if self._is_chat else {"text": answer.text}
+            choices.append(_choice(index, content, answer.finish_reason.value))
+        kind = "chat.completion" if self._is_chat else "text_completion"
+        return {**self._head, "object": kind, "choices": choices, "usage": self._usage(answers)}
 
-    def _part(self, text: str | None) -> dict[str, Any]:
-        return {"delta": {} if text is None else {"content": text}}
+    def opening(self, index: int) -> bytes:
+        """Return the event before the first piece of a chat's answer; empty for a completion."""
+        return self._chunk([_choice(index, {"delta": {"role": "assistant", "content": ""}})]) if self._is_chat else b""
+
+    def piece(self, index: int, text: str) -> bytes:
+        """Return the event with more of an answer."""
+        return self._chunk([_choice(index, {"delta": {"content": text}} if self._is_chat else {"text": text})])
+
+    def end(self, index: int, answer: Completion) -> bytes:
+        """Return the event that ends an answer."""
+        content: dict[str, Any] = {"delta": {}} if self._is_chat else {"text": ""}
+        return self._chunk([_choice(index, content, answer.finish_reason.value)])
+
+    def used(self, answers: Sequence[Completion]) -> bytes:
+        """Return the event with the numbers of tokens."""
+        return self._chunk([], usage=self._usage(answers))
+
+    def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
+        kind = "chat.completion.chunk" if self._is_chat else "text_completion"
+        return event({**self._head, "object": kind, "choices": choices, **more})
+
+    def _usage(self, answers: Sequence[Completion]) -> dict[str, int]:
+        """Return OpenAI's numbers of tokens; an end token counts as written."""
+        written = sum(len(answer.token_ids) for answer in answers)
+        total = self._prompt_tokens + written
+        return {"prompt_tokens": self._prompt_tokens, "completion_tokens": written, "total_tokens": total}
 
 
-def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
-    """OpenAI's count of tokens; an end token counts as written."""
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-    }
+def _choice(index: int, content: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+    return {"index": index, **content, "logprobs": None, "finish_reason": finish_reason}
 
 
 def event(data: dict[str, Any] | str) -> bytes:
-    """A server-sent event."""
+    """Return a server-sent event."""
     return f"data: {data if isinstance(data, str) else json.dumps(data)}\n\n".encode()

@@ -1,7 +1,7 @@
 """``seal ask DIR`` on a terminal: questions are typed, answers appear as they are written.
 
 Each question stands alone, in a chat too, as in an exam: an earlier answer would be a context that the adapted and the
-unadapted model do not share. Conversations are what ``seal serve`` is for.
+unadapted model do not share. For conversations there is ``seal serve``.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from types import FrameType
 from rich.console import Console
 from rich.text import Text
 
-from seal_lightning.adapt.ask.comparing import Side, timed_answer
-from seal_lightning.adapt.ask.models import AdaptedModels
+from seal_lightning.adapt.ask.adapted_models import AdaptedModels, Side
 from seal_lightning.adapt.ask.questions import asked_question
-from seal_lightning.adapt.ask.writing import Stopped
+from seal_lightning.adapt.ask.streaming import AnswerStopped
 from seal_lightning.adapt.record import Asking
 from seal_lightning.cli.commands.shown_answers import EMPTY, measured
 from seal_lightning.core import SamplingSpec
@@ -30,7 +29,7 @@ HELP = "/topic TITLE sets the title before questions, /topic alone drops it; /qu
 
 
 class Session:
-    """Reads questions and shows both answers until it is left."""
+    """A dialogue that shows both answers to each question."""
 
     def __init__(
         self,
@@ -52,8 +51,8 @@ class Session:
         self._console = Console(highlight=False)
 
     def run(self) -> int:
-        """Exit code 0; it is left by /quit or the end of the input."""
-        with contextlib.suppress(ImportError):  # not everywhere; with it, lines are edited and come back
+        """Run until /quit or the end of the input; return exit code 0."""
+        with contextlib.suppress(ImportError):  # missing on some systems; it adds line editing and history
             import readline  # noqa: F401
         self._say(f"{self.name}, asked in the style {self.asking.style}; every question alone. {HELP}")
         while True:
@@ -62,16 +61,16 @@ class Session:
                 if line == "/quit":
                     return 0
                 if line.startswith("/"):
-                    self._obey(line)
+                    self._run_command(line)
                 elif line:
                     self._answer(line)
             except EOFError:
                 self._say("")
                 return 0
-            except KeyboardInterrupt:  # of a line that is typed, or a second one while an answer is written
+            except KeyboardInterrupt:  # while a line is typed, or the second one during an answer
                 self._say("")
 
-    def _obey(self, line: str) -> None:
+    def _run_command(self, line: str) -> None:
         command, _, rest = line.partition(" ")
         if command == "/topic":
             self.topic = rest.strip()
@@ -84,14 +83,21 @@ class Session:
             question = asked_question(line, self.asking, self.topic)
             for side in self.sides:
                 self._console.print(Text(f"{side}: ", style="cyan"), end="")
-                teller = _Teller()
+                shown_text = ""
+
+                def emit(piece: str) -> None:
+                    nonlocal shown_text  # without the blanks before the first word and behind the last
+                    before, shown_text = shown_text.rstrip(), (shown_text + piece).lstrip()
+                    sys.stdout.write(escape_invisible(shown_text.rstrip()[len(before) :]))
+                    sys.stdout.flush()
+
                 try:
                     with stop_on_interrupt() as interrupted:
-                        answer = timed_answer(
-                            self.models, question, side, self.sampling, self.seed, teller.tell, interrupted
+                        answer = self.models.answer(
+                            question, side, self.sampling, seed=self.seed, emit=emit, is_cancelled=interrupted
                         )
                     self._say(f"{'' if answer.text else EMPTY}  [{measured(answer)}]", style="dim")
-                except Stopped:
+                except AnswerStopped:
                     self._say("  [stopped]", style="dim")
         except DataError as error:
             self._say(f"error: {error}")
@@ -100,29 +106,11 @@ class Session:
         self._console.print(Text(escape_invisible(text), style=style), soft_wrap=True)
 
 
-class _Teller:
-    """Shows the pieces of an answer without the blanks before its first word and behind its last."""
-
-    def __init__(self) -> None:
-        self._blanks: str | None = None
-        """Seen behind the last word, not shown yet; None before the first word."""
-
-    def tell(self, piece: str) -> None:
-        whole = piece.lstrip() if self._blanks is None else self._blanks + piece
-        words = whole.rstrip()
-        if words:
-            sys.stdout.write(escape_invisible(words))
-            sys.stdout.flush()
-            self._blanks = whole[len(words) :]
-        elif self._blanks is not None:
-            self._blanks = whole
-
-
 @contextmanager
 def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """Inside, a first Ctrl-C is only remembered, for who asks whether there was one; a second one interrupts as ever.
+    """Yield a check for a first Ctrl-C, which is only remembered inside the block; a second one raises as ever.
 
-    So an answer ends between two tokens, and nothing of an adapter stays in the model.
+    So an answer ends between two tokens, and no adapter stays in the model.
     """
     seen = False
 

@@ -1,4 +1,4 @@
-"""Answers on a terminal, the adapted one beside the unadapted one. What a model writes is shown, never obeyed."""
+"""Answers on a terminal, the adapted one beside the unadapted one, with control characters escaped."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from seal_lightning.adapt.ask.comparing import Compared, TimedAnswer
+from seal_lightning.adapt.ask.adapted_models import Compared, TimedAnswer
 from seal_lightning.reporting.text import escape_invisible
 
 NARROW = 80
-"""Columns of a terminal; on fewer, answers stand below each other."""
+"""Columns; on a narrower terminal, answers are printed below each other."""
 EMPTY = "(nothing)"
 
 
 def print_beside(console: Console, question: str, compared: Compared, *, is_first: bool = True) -> None:
-    """Print one question and its answers: two columns on a wide terminal, else below each other; plain text in a pipe."""
+    """Print a question and its answers: two columns on a wide terminal, else below each other; plain text in a pipe."""
     if not is_first:
         console.print()
     plain = not console.is_terminal
@@ -35,11 +35,11 @@ def print_beside(console: Console, question: str, compared: Compared, *, is_firs
 
 
 def shown_answer(answer: TimedAnswer) -> str:
-    """An answer's text with what cannot be seen escaped."""
+    """Return an answer's text with control characters escaped."""
     return escape_invisible(answer.text) or EMPTY
 
 
 def measured(answer: TimedAnswer) -> str:
-    """Tokens and seconds, and whether the answer was cut."""
+    """Return tokens and seconds, and whether the answer was cut."""
     cut = ", cut" if answer.finish_reason == "length" else ""
     return f"{answer.num_tokens} tokens{cut}, {answer.seconds:.1f} s"

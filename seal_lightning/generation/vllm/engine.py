@@ -6,31 +6,46 @@ that is their sum; requests to an adapted copy go through the sum of those and i
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from seal_lightning.core import Adapter, ChoiceScoreRequest, Completion, GenerationRequest, ScoreRequest
-from seal_lightning.core.errors import ConfigError, RunError, require, shown
+from seal_lightning.core.errors import ConfigError, RunError, SealError, require, shown
 from seal_lightning.core.interfaces import Engine
-from seal_lightning.generation.openai_client import api_key, check_endpoint, check_installed
+from seal_lightning.distributed.background_loop import run_in_background
+from seal_lightning.generation.openai_client import (
+    OpenAIClient,
+    RequestFailed,
+    api_key,
+    check_endpoint,
+    check_installed,
+)
 from seal_lightning.generation.prompt_lengths import encode_prompt_and_target
 from seal_lightning.generation.transformers_engine import TransformersEngine
-from seal_lightning.generation.vllm.adapters import LORA_RANKS, VllmAdapters, check_rank
 from seal_lightning.generation.vllm.completions import (
+    ServedModel,
     choice_of,
     completion_of,
     generation_body,
     log_probs_of,
+    models_of,
     score_body,
 )
-from seal_lightning.generation.vllm.session import Reader, VllmSession
+from seal_lightning.generation.vllm.served_adapters import LORA_RANKS, VllmAdapters, check_rank
 from seal_lightning.models.language_model import LanguageModel
 from seal_lightning.models.lora import LoraAdapter
+
+T = TypeVar("T")
+Reader = Callable[[str], T]
 
 _PROBE = ScoreRequest(
     prompt="A lighthouse keeper wrote in her diary:",
     target=" On the third of March the storm broke two windows, and we ate bread and cold fish until the boat came.",
 )
+_NAN_IN_JSON = "not JSON compliant"
+"""Part of the error of a server that cannot write a NaN."""
 
 
 class VllmEngine(Engine):
@@ -47,7 +62,7 @@ class VllmEngine(Engine):
         adapter_dir: a folder that this process and the server see, for adapters; None is a temporary one of this machine.
         adapter_dir_at_server: the same folder as the server sees it; None is the same path.
         max_lora_rank: the server's ``--max-lora-rank``, one of vLLM's steps: at least rounds · policy rank + the edit's rank.
-        max_adapters: ≥ 1, adapters loaded at a time beside the policy's.
+        max_adapters: ≥ 1, adapters loaded at a time.
         max_concurrent: ≥ 1, requests in flight.
         timeout_s: > 0, seconds to wait for the server in one request.
         num_tries: ≥ 1, of one request where a retry may help, with growing waits.
@@ -96,8 +111,10 @@ class VllmEngine(Engine):
         self.num_tries = num_tries
         self.max_difference = max_difference
         self.in_process = in_process or TransformersEngine()
-        self._session: VllmSession | None = None
+        self._adapters: VllmAdapters | None = None
         self._max_length = 0
+        self._compared: tuple[LoraAdapter, ...] | None = None
+        """The merged LoRAs of the policy that the server was last compared with."""
 
     def check(self, largest_rank: int) -> None:
         """Raise :class:`ConfigError` where the package or the key is missing, or the rank is above the server's."""
@@ -109,7 +126,7 @@ class VllmEngine(Engine):
         """Ask the server for this model from now on; it is contacted at the first request."""
         self.language_model = language_model
         self.in_process.bind(language_model)
-        self._end_session()
+        self._adapters = self._compared = None
 
     def generate(self, requests: Sequence[GenerationRequest]) -> Sequence[Completion]:
         """Return one completion per request, in order; those with a schema are generated in this process.
@@ -125,9 +142,9 @@ class VllmEngine(Engine):
         return [next(from_here if is_local else from_there) for is_local in local]
 
     def _generated(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
-        session = self._connected()
+        self._connect()
         bodies = [generation_body(request, self.language_model, self._max_length) for request in requests]
-        choices = session.answers([_lora(request.adapter) for request in requests], bodies, [choice_of] * len(bodies))
+        choices = self._answers([_lora(request.adapter) for request in requests], bodies, [choice_of] * len(bodies))
         completions = []
         for request, body, choice in zip(requests, bodies, choices, strict=True):
             if choice is None:
@@ -147,10 +164,10 @@ class VllmEngine(Engine):
             return self.in_process.score(requests)
         if not requests:
             return []
-        session = self._connected()
+        self._connect()
         sequences = [self._with_target(request) for request in requests]
         scored = [i for i, (_, num_targets) in enumerate(sequences) if num_targets]
-        found = session.answers(
+        found = self._answers(
             [_lora(requests[i].adapter) for i in scored],
             [score_body(sequences[i][0]) for i in scored],
             [_score_reader(*sequences[i]) for i in scored],
@@ -164,63 +181,136 @@ class VllmEngine(Engine):
         """Return the log-probability of given choices, request by request, in order; computed in this process."""
         return self.in_process.score_choices(requests) if requests else []
 
-    def _connected(self) -> VllmSession:
-        """Return the session with the policy's current adapter, once the server matches the settings."""
-        if self._session is None:
+    def _connect(self) -> None:
+        """Check the server against the settings at the first request, and against the bound model after each change."""
+        if self._adapters is None:
             self.check(0)
-            self._session = self._new_session()
-            own, served = self.language_model.max_length, self._session.context_length()
+            model = self.language_model.model
+            self._adapters = VllmAdapters(
+                self.adapter_dir,
+                self.adapter_dir_at_server,
+                self.max_lora_rank,
+                base_model=model.config.name_or_path or self.model,
+                dtype=model.dtype,
+            )
+            own, served = self.language_model.max_length, self._served_model().max_model_len
             self._max_length = own if served is None else min(own, served)
-        assert self.language_model.merged is not None
-        if self._session.follow(self.language_model.merged) and self.max_difference is not None:
-            self._compare(self._session, self.max_difference)
-        return self._session
+        merged = self.language_model.merged
+        if self.max_difference is not None and merged != self._compared:
+            self._compare(self.max_difference)
+        self._compared = merged
 
-    def _new_session(self) -> VllmSession:
-        model = self.language_model.model
-        adapters = VllmAdapters(
-            self.adapter_dir,
-            self.adapter_dir_at_server,
-            self.max_lora_rank,
-            base_model=model.config.name_or_path or self.model,
-            dtype=model.dtype,
-        )
-        return VllmSession(
-            base_url=self.base_url,
-            key=api_key(self.api_key_env, "engine"),
-            timeout_s=self.timeout_s,
-            num_tries=self.num_tries,
-            adapters=adapters,
-            model=self.model,
-            max_adapters=self.max_adapters,
-            max_concurrent=self.max_concurrent,
-        )
+    def _served_model(self) -> ServedModel:
+        served: list[ServedModel] = []
 
-    def _end_session(self) -> None:
-        if self._session is not None:
-            self._session.end()
-        self._session = None
+        async def look(client: OpenAIClient) -> None:
+            served.extend(await client.request("get", "/models", models_of))
 
-    def _compare(self, session: VllmSession, max_difference: float) -> None:
+        self._run(look)
+        found = next((one for one in served if one.id == self.model), None)
+        if found is None:
+            names = [one.id for one in served]
+            raise ConfigError(f"engine.model: the server has no {shown(self.model)}; it has {shown(names, 300)}")
+        return found
+
+    def _compare(self, max_difference: float) -> None:
         """Raise :class:`ConfigError` where the server's model is not the bound one."""
         (here,) = self.in_process.score([_PROBE])
         ids, num_targets = self._with_target(_PROBE)
-        (there,) = session.answers([None], [score_body(ids)], [_score_reader(ids, num_targets)])
+        (there,) = self._answers([None], [score_body(ids)], [_score_reader(ids, num_targets)])
         pairs = zip(here, there or [math.nan] * num_targets, strict=True)
         difference = sum(abs(x - y) for x, y in pairs) / num_targets
-        if difference <= max_difference:
-            return
-        self._end_session()
-        raise ConfigError(
-            f"engine.model: the server's {shown(self.model)} is not the model that is trained here: its log-probabilities of "
-            f"a text differ by {difference:.3g} nats in the mean, and engine.max_difference is {max_difference:g}. Serve the "
-            "model of model.pretrained, in its precision (model.student uses the same server)"
-        )
+        if not difference <= max_difference:
+            raise ConfigError(
+                f"engine.model: the server's {shown(self.model)} is not the model that is trained here: its "
+                f"log-probabilities of a text differ by {difference:.3g} nats in the mean, and engine.max_difference is "
+                f"{max_difference:g}. Serve the model of model.pretrained, in its precision (model.student uses the same "
+                "server)"
+            )
 
     def _with_target(self, request: ScoreRequest) -> tuple[list[int], int]:
         """Return the ids of prompt and target, and the number of target tokens; the server writes one token behind them."""
         prompt, target = encode_prompt_and_target(request, self.language_model, self._max_length - 1)
         return [*prompt, *target], len(target)
+
+    def _answers(
+        self, adapters: Sequence[LoraAdapter | None], bodies: Sequence[dict[str, Any]], readers: Sequence[Reader[T]]
+    ) -> list[T | None]:
+        """Return the completions as the readers parse them, in order; None where the server could not write a NaN.
+
+        Args:
+            adapters: of the policy, for each request; None is the policy itself.
+            bodies: of the requests, without their ``model``.
+            readers: of the replies.
+        """
+        loader, merged = self._adapters, self.language_model.merged
+        assert loader is not None
+        assert merged is not None
+        found: dict[int, T | None] = {}
+        parts = {id(one): (*merged, one) if one is not None else merged for one in adapters}
+        sums = {key: loader.merged(part) for key, part in parts.items() if part}
+
+        async def ask(client: OpenAIClient, free: asyncio.Semaphore, names: dict[int, str]) -> None:
+            async def answer(i: int) -> None:
+                body = {"model": names[id(adapters[i])], **bodies[i]}
+                async with free:
+                    try:
+                        found[i] = await client.request("post", "/completions", readers[i], body)
+                    except RequestFailed as error:
+                        if _NAN_IN_JSON not in str(error):
+                            raise
+                        found[i] = None
+
+            await _together([answer(i) for i, adapter in enumerate(adapters) if id(adapter) in names])
+
+        async def ask_all(client: OpenAIClient) -> None:
+            free = asyncio.Semaphore(self.max_concurrent)
+            await ask(client, free, {key: self.model for key in parts if key not in sums})
+            keys = list(sums)
+            for start in range(0, len(keys), self.max_adapters):
+                group = keys[start : start + self.max_adapters]
+                async with loader.loaded(client, [sums[key] for key in group]) as names:
+                    await ask(client, free, dict(zip(group, names, strict=True)))
+
+        self._run(ask_all)
+        return [found[i] for i in range(len(bodies))]
+
+    def _run(self, work: Callable[[OpenAIClient], Coroutine[Any, Any, None]]) -> None:
+        """Run requests on a background thread; a stop of the run is heeded meanwhile."""
+
+        async def connected() -> None:
+            key = api_key(self.api_key_env, "engine")
+            client = OpenAIClient(self.base_url, key, self.timeout_s, self.num_tries - 1)
+            async with client.open():
+                await work(client)
+
+        try:
+            run_in_background(connected(), "seal-vllm")
+        except RequestFailed as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error: RequestFailed) -> SealError:
+        """Return an error that says what to do about a failed request."""
+        if error.is_temporary:
+            return RunError(
+                f"engine.base_url: the server {self.base_url} gave no usable answer in {self.num_tries} tries ({error}). No "
+                "attempt is scored by that; start the server again and resume with `seal fit --resume RUN`"
+            )
+        return ConfigError(
+            f"engine: the server refuses a request: {error}. It must be vLLM, take the key of engine.api_key_env, and have a "
+            "--max-model-len that holds prompt and answer"
+        )
+
+
+async def _together(work: Sequence[Awaitable[None]]) -> None:
+    """Run all at once; the first error cancels the others."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _score_reader(ids: list[int], num_targets: int) -> Reader[list[float]]:

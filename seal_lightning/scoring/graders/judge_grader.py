@@ -18,7 +18,12 @@ _Finding = tuple[VerdictStatus, str]
 
 @dataclass(frozen=True, kw_only=True)
 class GradingWording:
-    """Wording of the question to a judge; our own words for the paper's yes or no on question, gold answer and answer."""
+    """Wording of the question to a judge; our own words for the paper's yes or no on question, gold answer and answer.
+
+    Example:
+        >>> GradingWording(yes="right", no="wrong").judge_question("When?", "1788", "1788").options
+        ('right', 'wrong')
+    """
 
     question: str = "Question"
     gold: str = "Gold answer"

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from seal_lightning.core import JudgeCounts, Judgement, JudgeQuestion
-from seal_lightning.core.errors import RunError, require, shown
+from seal_lightning.core.errors import RunError, shown
 from seal_lightning.core.interfaces import Judge
 from seal_lightning.distributed import interruption
 from seal_lightning.distributed.background_loop import POLL_INTERVAL_S, on_main_thread
@@ -29,25 +29,24 @@ class CachedJudge(Judge):
         tally: counts, and stops the run.
         cache_dir: folder of cached decisions; None is ``judgements`` in the package's cache folder.
         use_cache: whether decisions are cached.
-        max_cached: decisions kept in that folder.
-        max_chars: ≥ 1, characters of a question's texts together; a longer question is undecided.
+
+    Example:
+        >>> class FirstOption(CachedJudge):
+        ...     identity = {"judge": "first option"}
+        ...     def ask(self, questions, report):
+        ...         for question in questions:
+        ...             report(question, Judgement(option=question.options[0]))
+        >>> question = JudgeQuestion(instruction="Is it red?", material=(), options=("yes", "no"))
+        >>> FirstOption(JudgeTally("FirstOption"), use_cache=False).decide([question])[0].option
+        'yes'
     """
 
-    def __init__(
-        self,
-        tally: JudgeTally,
-        cache_dir: str | None = None,
-        use_cache: bool = True,
-        max_cached: int = 200_000,
-        max_chars: int = 100_000,
-    ) -> None:
-        require(max_chars >= 1, "judge.max_chars", max_chars, "at least 1")
+    def __init__(self, tally: JudgeTally, cache_dir: str | None = None, use_cache: bool = True) -> None:
         self.tally = tally
         self.cache_dir = cache_dir
         self.use_cache = use_cache
-        self.max_chars = max_chars
         folder = Path(cache_dir) if cache_dir is not None else cache_folder() / "judgements"
-        self._cache = VerdictCache(folder, max_cached)
+        self._cache = VerdictCache(folder)
 
     @property
     @abstractmethod
@@ -82,13 +81,9 @@ class CachedJudge(Judge):
                 self._cache.put(keys[question], judgement)
             self.tally.count(judgement)
 
-        unknown = [question for question in distinct if question not in found]
-        if short := [question for question in unknown if _num_chars(question) <= self.max_chars]:
+        if unknown := [question for question in distinct if question not in found]:
             with _held(self.tally.turn):
-                self.ask(short, report)
-        # Last, so that a few of them among many others are seen as the small share they are.
-        for question in (one for one in unknown if one not in found):
-            report(question, Judgement(option=None, reason=f"the texts have more than {self.max_chars} characters"))
+                self.ask(unknown, report)
         return [found[question] for question in questions]
 
 
@@ -129,7 +124,3 @@ def _held(turn: threading.Lock) -> Iterator[None]:
         yield
     finally:
         turn.release()
-
-
-def _num_chars(question: JudgeQuestion) -> int:
-    return len(question.instruction) + sum(len(name) + len(text) for name, text in question.material)

@@ -69,8 +69,6 @@ class EndpointJudge(CachedJudge):
         min_questions: ≥ 1: the share counts from so many questions on; so many outages in a row stop the run too.
         cache_dir: folder of cached decisions; None is ``judgements`` in the package's cache folder.
         use_cache: whether decisions are cached.
-        max_cached: ≥ 256, decisions kept in that folder.
-        max_chars: ≥ 1, characters of a question's texts together; a longer question is undecided.
 
     Example:
         >>> judge = EndpointJudge("gpt-4.1", prices=Prices(input=2.0, output=8.0), max_cost=5.0)
@@ -100,8 +98,6 @@ class EndpointJudge(CachedJudge):
         min_questions: int = 20,
         cache_dir: str | None = None,
         use_cache: bool = True,
-        max_cached: int = 200_000,
-        max_chars: int = 100_000,
     ) -> None:
         require(bool(model.strip()), "judge.model", model, "the model's name at the server")
         require(max_concurrency >= 1, "judge.max_concurrency", max_concurrency, "at least 1")
@@ -113,7 +109,7 @@ class EndpointJudge(CachedJudge):
         check_endpoint(base_url, api_key_env, "judge")
         where = f" at {base_url}" if base_url is not None else ""
         tally = JudgeTally(f"EndpointJudge ({model}{where})", max_unscored, min_questions, prices, max_cost)
-        super().__init__(tally, cache_dir, use_cache, max_cached, max_chars)
+        super().__init__(tally, cache_dir, use_cache)
         self.model = model
         self.base_url = base_url
         self.api_key_env = api_key_env

@@ -41,8 +41,6 @@ class ModelJudge(CachedJudge):
         min_questions: ≥ 1: the share counts from so many questions on.
         cache_dir: folder of cached decisions; None is ``judgements`` in the package's cache folder.
         use_cache: whether decisions are cached.
-        max_cached: ≥ 256, decisions kept in that folder.
-        max_chars: ≥ 1, characters of a question's texts together; a longer question is undecided.
 
     Example:
         >>> ModelJudge(Pretrained(source="Qwen/Qwen2.5-7B"), style="base").identity["style"]
@@ -60,12 +58,10 @@ class ModelJudge(CachedJudge):
         min_questions: int = 20,
         cache_dir: str | None = None,
         use_cache: bool = True,
-        max_cached: int = 200_000,
-        max_chars: int = 100_000,
     ) -> None:
         require(max_batch_size >= 1, "judge.max_batch_size", max_batch_size, "at least 1")
         tally = JudgeTally(f"ModelJudge ({pretrained.source})", max_unscored, min_questions)
-        super().__init__(tally, cache_dir, use_cache, max_cached, max_chars)
+        super().__init__(tally, cache_dir, use_cache)
         self.pretrained = pretrained
         self.style = style
         self.device = device

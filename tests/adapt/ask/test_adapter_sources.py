@@ -11,8 +11,8 @@ from adapted_folders import ASKING, write_plain
 from fakes import write_tiny_model
 from safetensors.torch import load_file, save_file
 
-from seal_lightning.adapt.ask.models import AdaptedModels
-from seal_lightning.adapt.ask.sources import adapter_source, base_name, check_names, common_base
+from seal_lightning.adapt.ask.adapted_models import AdaptedModels
+from seal_lightning.adapt.ask.adapter_sources import adapter_source, base_name, check_names, common_base
 from seal_lightning.adapt.record import AdaptedFolder, BaseModel
 from seal_lightning.core.errors import ConfigError, ModelError, RunError, SealError
 
@@ -176,7 +176,7 @@ def test_names_are_told_apart(adapted: Path, tmp_path: Path) -> None:
         check_names([adapter_source(adapted), adapter_source(twin)], ["base"])
     assert str(adapted) in str(caught.value)
     assert str(twin) in str(caught.value)
-    with pytest.raises(ConfigError, match="the base model's"):
+    with pytest.raises(ConfigError, match="the base model and"):
         check_names([adapter_source(adapted)], ["base", "minerals"])
 
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seal_lightning.adapt.ask.models import AdaptedModels
+from seal_lightning.adapt.ask.adapted_models import AdaptedModels
+from seal_lightning.adapt.ask.adapter_sources import adapter_source
 from seal_lightning.adapt.ask.questions import asked_question
-from seal_lightning.adapt.ask.sources import adapter_source
 from seal_lightning.adapt.record import Asking
 from seal_lightning.core import SamplingSpec
 from seal_lightning.core.errors import DataError
@@ -55,19 +55,19 @@ def test_no_title_is_half_a_character() -> None:
         asked_question("Why?", Asking(), "\udcff")
 
 
-def test_a_question_longer_than_the_context_is_told_so(adapted: Path) -> None:
+def test_a_question_beyond_the_context_is_refused(adapted: Path) -> None:
     models = AdaptedModels.load([adapter_source(adapted)])
-    with pytest.raises(DataError, match=r"prompt of \d+ tokens; the model's context is 256"):
-        models.answer(asked_question("why " * 300, Asking()), None, SamplingSpec(temperature=0))
+    with pytest.raises(DataError, match=r"prompt has \d+ tokens; this model's maximum context length is 256"):
+        models.answer(asked_question("why " * 300, Asking()), "unadapted", SamplingSpec(temperature=0))
 
 
-def test_an_answer_ends_with_its_line_and_with_other_stops(adapted: Path) -> None:
+def test_an_answer_ends_at_its_line_and_other_stops(adapted: Path) -> None:
     models = AdaptedModels.load([adapter_source(adapted)])
     asked = asked_question("What is the colour of the stone?", Asking())
     spec = SamplingSpec(temperature=1.5, top_p=1.0, max_new_tokens=60)
-    free = models.answer(replace(asked, stop=()), "minerals", spec, seed=1).text
+    free = models.write(models.prompt_ids(asked.prompt), spec, "minerals", seed=1).text
     assert "\n" in free, "nothing to stop at: take another seed"
-    assert models.answer(asked, "minerals", spec, seed=1).text == free[: free.index("\n")]
+    assert models.answer(asked, "adapted", spec, seed=1).text == free[: free.index("\n")].strip()
     letter = free.strip()[0]
-    stopped = models.answer(asked, "minerals", replace(spec, stop=(letter,)), seed=1).text
-    assert stopped == free[: free.index(letter)]
+    stopped = models.answer(asked, "adapted", replace(spec, stop=(letter,)), seed=1).text
+    assert stopped == free[: free.index(letter)].strip()

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from openai_served import Served, served
 
-from seal_lightning.adapt.ask.models import AdaptedModels
-from seal_lightning.adapt.ask.sources import adapter_source
+from seal_lightning.adapt.ask.adapted_models import AdaptedModels
+from seal_lightning.adapt.ask.adapter_sources import adapter_source
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The real `openai` client against the real server: what it gets is what the model says, alone and in a crowd."""
+"""The real `openai` client against the real server: its replies are the model's own, alone and in a crowd."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ import openai
 import pytest
 from openai_served import Served
 
-from seal_lightning.adapt.ask.writing import write
-from seal_lightning.adapt.serve import jobs
-from seal_lightning.adapt.serve.jobs import choice_seed
+from seal_lightning.adapt.serve import worker
+from seal_lightning.adapt.serve.worker import choice_seed
 from seal_lightning.core import ChatMessage, Completion, SamplingSpec
 
 PROMPT = "The stone 3 is"
@@ -33,7 +32,7 @@ def lone(here: Served, model: str, prompt: Any, seed: int = 0, **sampling: Any) 
     """What the model says without a server."""
     spec = SamplingSpec(**{"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 20} | sampling)
     ids = here.models.language_model.prompt_ids(prompt)
-    return write(here.models.language_model, ids, spec, adapter=here.models.adapters.get(model), seed=seed)
+    return here.models.write(ids, spec, model if model in here.models.adapters else None, seed=seed)
 
 
 def test_models_are_listed_and_had_by_name(here: Served) -> None:
@@ -74,7 +73,7 @@ def test_a_chat_goes_through_the_template(here: Served) -> None:
     assert found.usage.prompt_tokens == len(here.models.language_model.prompt_ids(TURNS))
 
 
-def test_several_prompts_and_choices_each_as_if_alone(here: Served) -> None:
+def test_prompts_and_choices_are_answered_as_if_alone(here: Served) -> None:
     prompts = [PROMPT, "Stone 4:", "The quick"]
     found = here.client().completions.create(
         model="colours", prompt=prompts, n=2, temperature=0.9, top_p=0.8, seed=5, max_tokens=20, stop=["e"]
@@ -175,7 +174,7 @@ def test_a_crowd_gets_what_each_would_get_alone(here: Served) -> None:
 @pytest.mark.parametrize(
     ("fields", "kind", "said"),
     [
-        ({"model": "nope"}, openai.NotFoundError, "model 'nope' does not exist here; there are 'minerals'"),
+        ({"model": "nope"}, openai.NotFoundError, "model 'nope' does not exist here; available are 'minerals'"),
         ({"prompt": "why " * 300}, openai.BadRequestError, r"maximum context length is 256 tokens"),
         ({"prompt": ""}, openai.BadRequestError, "the prompt is empty"),
         ({"max_tokens": 0}, openai.BadRequestError, "max_tokens"),
@@ -184,7 +183,7 @@ def test_a_crowd_gets_what_each_would_get_alone(here: Served) -> None:
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_cannot_be_answered(here: Served, fields: dict[str, Any], kind: Any, said: str, stream: bool) -> None:
+def test_invalid_requests_are_refused(here: Served, fields: dict[str, Any], kind: Any, said: str, stream: bool) -> None:
     with pytest.raises(kind, match=said) as caught:
         here.client().completions.create(**{"model": "base", "prompt": "a", "stream": stream} | fields)
     assert caught.value.type == "invalid_request_error"
@@ -197,7 +196,7 @@ def test_a_chat_needs_a_template(here: Served, monkeypatch: pytest.MonkeyPatch) 
         here.client().chat.completions.create(model="minerals", messages=MESSAGES)
 
 
-def test_a_failure_is_told_without_its_text_and_the_next_is_answered(
+def test_a_failure_hides_its_text_and_the_server_goes_on(
     here: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def failing(ids: list[int]) -> str:
@@ -214,14 +213,13 @@ def test_a_failure_is_told_without_its_text_and_the_next_is_answered(
     )
 
 
-def test_no_text_is_remembered_or_logged(here: Served, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("DEBUG", logger="seal_lightning")
+def test_texts_are_neither_kept_nor_logged(here: Served, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("seal_lightning", "uvicorn"):
+        caplog.set_level("DEBUG", logger=name)
     text = here.client().completions.create(model="minerals", prompt="The amber fox", max_tokens=9, temperature=0)
-    while here.queue._current is not None:
-        time.sleep(0.01)
-    assert here.models.language_model._plain_ids.cache_info().currsize == 0
-    lines = [r.getMessage() for r in caplog.records if r.name.startswith("seal_lightning")]
-    assert any("POST /v1/completions 200" in line and "'minerals': " in line for line in lines)
+    wait_until(lambda: here.models.language_model._plain_ids.cache_info().currsize == 0)
+    lines = [r.getMessage() for r in caplog.records if r.name.startswith(("seal_lightning", "uvicorn"))]
+    assert any('POST /v1/completions HTTP/1.1" 200' in line for line in lines)
     assert "amber" not in "\n".join(lines)
     assert text.choices[0].text.strip() not in "\n".join(lines)
 
@@ -251,7 +249,7 @@ def post(url: str, body: bytes, **headers: str) -> tuple[int, bytes]:
     ],
     ids=["cut", "list", "bytes", "deep", "from a form", "surrogate", "nan", "big number"],
 )
-def test_bodies_that_are_none(here: Served, body: bytes, content_type: str, status: int) -> None:
+def test_bodies_that_are_not_json_are_refused(here: Served, body: bytes, content_type: str, status: int) -> None:
     """A page in a browser may post plain text to any address without asking; it gets nowhere."""
     found, reply = post(f"{here.url}/completions", body, content_type=content_type)
     assert found == status
@@ -269,7 +267,7 @@ def sent(here: Served, headers: str, body: bytes = b"") -> socket.socket:
     return connection
 
 
-def test_no_body_is_read_that_is_too_big(here: Served) -> None:
+def test_large_bodies_are_refused_unread(here: Served) -> None:
     """Not begun where its length is told, and not gone on with where it is not."""
     with sent(here, f"Content-Length: {4 * 2**20 + 1}") as connection:
         assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
@@ -281,13 +279,13 @@ def test_no_body_is_read_that_is_too_big(here: Served) -> None:
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:80", "localhost.evil.example", "", "127.0.0.1.evil.example"]
 )
-def test_no_name_of_somebody_else_s_leads_here(here: Served, host: str) -> None:
+def test_foreign_host_headers_are_refused(here: Served, host: str) -> None:
     assert post(f"{here.url}/models", b"", host=host)[0] == 400
     assert post(f"{here.url}/models", b"", host="localhost:99")[0] == 200
     assert post(f"{here.url}/models", b"", host="[::1]:99")[0] == 200
 
 
-def test_other_paths_are_not_there_in_openai_s_words(here: Served) -> None:
+def test_unknown_paths_are_404_in_openai_form(here: Served) -> None:
     status, reply = post(f"{here.url}/embeddings", b"{}")
     assert (status, json.loads(reply)["error"]["message"]) == (404, "Not Found")
     assert post(here.url.removesuffix("/v1") + "/docs", b"")[0] == 404
@@ -314,7 +312,7 @@ def wait_until(there: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_who_leaves_is_not_written_for(here: Served, monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
+def test_a_disconnect_ends_the_answer(here: Served, monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
     assert len(lone(here, "minerals", PROMPT, seed=LONG, temperature=1.5, max_new_tokens=200).token_ids) == 200
     body = {
         "model": "minerals",
@@ -328,11 +326,11 @@ def test_who_leaves_is_not_written_for(here: Served, monkeypatch: pytest.MonkeyP
     seen = here.slowed(monkeypatch, 0.05)
     with sent(here, f"Content-Length: {len(content)}", content):
         wait_until(lambda: len(seen) > 2)
-    wait_until(lambda: here.queue._current is None)
+    wait_until(lambda: here.worker.num_pending == 0)
     assert len(seen) < 100, "it was written to its end"
 
 
-def test_who_leaves_while_waiting_is_never_begun(here: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disconnect_while_waiting_cancels_the_request(here: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = here.slowed(monkeypatch, 0.02)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(
@@ -341,30 +339,30 @@ def test_who_leaves_while_waiting_is_never_begun(here: Served, monkeypatch: pyte
         wait_until(lambda: len(seen) > 1)
         with pytest.raises(openai.APITimeoutError):
             here.client(timeout=0.2).completions.create(model="minerals", prompt="Stone", max_tokens=60)
-        wait_until(lambda: bool(here.queue._jobs) and here.queue._jobs[0].is_given_up)
+        wait_until(lambda: here.worker.num_pending == 1)
         assert first.result().usage.completion_tokens  # type: ignore[union-attr]
-    wait_until(lambda: here.queue._current is None and not here.queue._jobs)
+    wait_until(lambda: here.worker.num_pending == 0)
     assert max(seen) <= 61
     assert seen.count(1) <= 2, "the second was begun"
 
 
-def test_too_many_are_told_to_come_back(here: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "MOST_WAITING", 1)
+def test_too_many_requests_get_503(here: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "MAX_PENDING", 2)
     seen = here.slowed(monkeypatch, 0.02)
     with ThreadPoolExecutor(2) as pool:
         asked = {"model": "base", "prompt": PROMPT, "max_tokens": 40, "temperature": 1.5, "seed": 1}
         waiting = [pool.submit(here.client().completions.create, **asked)]
         wait_until(lambda: len(seen) > 1)
         waiting.append(pool.submit(here.client().completions.create, **asked))
-        wait_until(lambda: len(here.queue._jobs) == 1)
-        with pytest.raises(openai.InternalServerError, match="wait already"):
+        wait_until(lambda: here.worker.num_pending == 2)
+        with pytest.raises(openai.InternalServerError, match="requests are waiting"):
             here.client().completions.create(**asked)
         first, second = [answer.result().choices[0].text for answer in waiting]
     assert first == second
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_the_end_is_told_to_who_waits(
+def test_a_shutdown_tells_open_requests(
     another: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
     with another() as running:
@@ -378,11 +376,12 @@ def test_the_end_is_told_to_who_waits(
 
         with ThreadPoolExecutor(2) as pool:
             told = [pool.submit(ask) for _ in range(2)]
-            wait_until(lambda: len(seen) > 3 and len(running.queue._jobs) == 1)
+            wait_until(lambda: len(seen) > 3 and running.worker.num_pending == 2)
             running.server.should_exit = True
             for answer in told:
-                with pytest.raises(openai.APIError, match="about to end"):
+                with pytest.raises(openai.APIError, match="shutting down"):
                     answer.result()
         running.thread.join(20)
         assert not running.thread.is_alive()
-    assert not any(thread.name == "answers" and thread is running.queue._thread for thread in threading.enumerate())
+    (thread,) = running.worker._thread._threads
+    wait_until(lambda: thread not in threading.enumerate())

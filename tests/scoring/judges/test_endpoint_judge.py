@@ -191,13 +191,6 @@ def test_no_more_is_spent_than_allowed(tmp_path: Path) -> None:
         assert len(server.requests) == 3, "what is known costs nothing"
 
 
-def test_a_longer_question_is_not_asked(tmp_path: Path) -> None:
-    with serving(decides("yes")) as server:
-        (found,) = judge(server.url, tmp_path, max_chars=10).decide([QUESTION])
-        assert found.option is None
-        assert not server.requests
-
-
 def test_a_stop_is_heard_while_it_waits(tmp_path: Path) -> None:
     interruption.start(RankCoordinator(0, 1, 1.0))
     interruption.install_handlers()
@@ -279,7 +272,6 @@ def test_a_key_with_a_line_end_works(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         {"base_url": "127.0.0.1:8000"},
         {"base_url": "ftp://host/v1"},
         {"base_url": "http://"},
-        {"base_url": "http://host:99999/v1"},
         {"max_concurrency": 0},
         {"deadline_s": 0.0},
         {"timeout_s": float("nan")},
@@ -288,8 +280,6 @@ def test_a_key_with_a_line_end_works(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         {"max_unscored": 1.5},
         {"min_questions": 0},
         {"max_cost": 1.0},
-        {"max_cached": 1},
-        {"max_chars": 0},
     ],
     ids=str,
 )
@@ -335,13 +325,6 @@ def test_the_same_few_undecided_never_stop_a_run(tmp_path: Path) -> None:
     assert asked.counts.num_undecided == 22
 
 
-def test_texts_that_are_too_long_come_last(tmp_path: Path) -> None:
-    long = [replace(QUESTION, material=(("Thing", f"{'brick ' * 200}{i}"),)) for i in range(2)]
-    with serving(decides("yes")) as server:
-        found = judge(server.url, tmp_path, max_chars=500, min_questions=2).decide([*long, *questions(60)])
-    assert [one.option for one in found] == [None, None] + ["yes"] * 60
-
-
 def test_a_server_that_the_environment_names_is_part_of_the_question(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -353,7 +336,7 @@ def test_a_server_that_the_environment_names_is_part_of_the_question(
             found.append(one.option)
     assert found == ["yes", "no"]
     monkeypatch.setenv("OPENAI_BASE_URL", "http://me:secret@127.0.0.1:1/v1")
-    with pytest.raises(ConfigError, match="a user, password or query in the URL is not allowed"):
+    with pytest.raises(ConfigError, match="without a user, password or query"):
         EndpointJudge("m", api_key_env="JUDGE_KEY", cache_dir=str(tmp_path)).decide([QUESTION])
 
 

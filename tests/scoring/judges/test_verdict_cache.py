@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -76,16 +75,14 @@ def test_every_part_of_a_question_counts(other: JudgeQuestion) -> None:
         b"{",
         b"null",
         b"\xff",
-        b'{"key": "x", "option": "yes", "reason": ""}',
+        b'{"reason": ""}',
         b"[" * 100_000,
-        b" " * 20_000,
-        json.dumps({"key": KEY, "option": "maybe", "reason": ""}).encode(),
-        json.dumps({"key": KEY, "option": None, "reason": "down"}).encode(),
-        json.dumps({"key": KEY, "option": "yes", "reason": "", "probabilities": [0.5]}).encode(),
-        json.dumps({"key": KEY, "option": "yes", "reason": "", "probabilities": [float("nan"), 1]}).encode(),
-        json.dumps({"key": KEY, "option": "yes", "reason": "", "more": 1}).encode(),
+        b'{"option": "maybe", "reason": ""}',
+        b'{"option": null, "reason": "down"}',
+        b'{"option": "yes", "reason": "", "probabilities": [0.5]}',
+        b'{"option": "yes", "reason": 3}',
     ],
-    ids=range(12),
+    ids=range(10),
 )
 def test_a_damaged_entry_is_asked_again(damage: bytes, tmp_path: Path) -> None:
     judge = Counting(tmp_path)
@@ -104,16 +101,6 @@ def test_a_failure_is_not_kept(tmp_path: Path) -> None:
     up = Counting(tmp_path)
     assert up.decide([QUESTION])[0].option == "yes"
     assert len(up.asked) == 1
-
-
-def test_it_does_not_grow_for_ever(tmp_path: Path) -> None:
-    cache = VerdictCache(tmp_path, max_entries=256 * 10)
-    keys = [f"{'ab'}{i:062x}" for i in range(40)]
-    for age, key in enumerate(keys):
-        cache.put(key, YES)
-        os.utime(tmp_path / "ab" / f"{key}.json", ns=(age, age))
-    assert len(stored(tmp_path)) <= 10
-    assert cache.get(keys[-1], QUESTION) is not None, "the newest stay"
 
 
 def test_a_disk_that_refuses_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -35,7 +35,7 @@ from seal_lightning.scoring.rewards import (
     WeightedSum,
     WeightedTerm,
 )
-from seal_lightning.scoring.rewards.own_questions import OwnQuestions
+from seal_lightning.scoring.rewards.own_questions_reward import OwnQuestions
 from seal_lightning.scoring.rewards.rubric import CRITERIA
 
 
@@ -57,7 +57,7 @@ class Reader(Judge):
 def test_a_rubric_asks_everything_at_once_and_sums_the_marks() -> None:
     judge = Reader({"good": Judgement(option="5"), "poor": Judgement(option="2")})
     reward = RubricReward(judge)
-    good, poor = reward.rubric.rate(["passage one", "passage two"], ["good", "poor"])
+    good, poor = reward.rate(["passage one", "passage two"], ["good", "poor"])
     (asked,) = judge.asked
     assert len(asked) == 2 * len(CRITERIA)
     assert dict(asked[0].material) == {"Passage": "passage one", "Text": "good"}
@@ -75,13 +75,13 @@ def test_the_expected_mark_is_the_mean_by_probability() -> None:
     judge = Reader({"t": Judgement(option="5", probabilities=(0.0, 0.0, 0.0, 0.25, 0.75))})
     for expected, mark in ((True, 4.75), (False, 5.0)):
         reward = RubricReward(judge, criteria={"depth": "how deep"}, expected=expected)
-        assert reward.rubric.rate(["p"], ["t"])[0].marks == {"depth": pytest.approx(mark)}
+        assert reward.rate(["p"], ["t"])[0].marks == {"depth": pytest.approx(mark)}
 
 
 def test_an_undecided_criterion_is_unscored_and_never_low() -> None:
     judge = Reader({"t": Judgement(option=None, reason="down")})
     reward = RubricReward(judge, criteria={"length": "how long", "form": "how well put"})
-    (rating,) = reward.rubric.rate(["p"], ["t"])
+    (rating,) = reward.rate(["p"], ["t"])
     score = reward.score(replace(attempt(None, None), ratings={"rubric": rating}))
     assert score.value is None
     assert score.reason == "judge undecided: length: down"
@@ -91,7 +91,7 @@ def test_an_undecided_criterion_is_unscored_and_never_low() -> None:
 
 def test_long_texts_are_cut_and_short_lists_refused() -> None:
     judge = Reader({"long": Judgement(option="1")})
-    RubricReward(judge, criteria={"a": "b"}, max_chars=4).rubric.rate(["0123456789"], ["long text"])
+    RubricReward(judge, criteria={"a": "b"}, max_chars=4).rate(["0123456789"], ["long text"])
     assert dict(judge.asked[0][0].material) == {"Passage": "0123", "Text": "long"}
 
     class Mute(Reader):
@@ -99,7 +99,7 @@ def test_long_texts_are_cut_and_short_lists_refused() -> None:
             return []
 
     with pytest.raises(RunError, match="gave 0 judgements on 4 questions"):
-        RubricReward(Mute({})).rubric.rate(["p"], ["t"])
+        RubricReward(Mute({})).rate(["p"], ["t"])
 
 
 @pytest.mark.parametrize("settings", [{"criteria": {}}, {"criteria": {"length": " "}}, {"max_chars": 0}])
@@ -162,7 +162,7 @@ def test_tasks_with_too_few_questions_are_asked_again_with_another_seed() -> Non
         (("A  x", "1"), ("y", "2"), ("z", "3")),
         (),
     ]
-    assert papers[2].failure == "no own questions: 3 texts had none that can be asked"
+    assert papers[2].failure == "no own questions: 3 texts had no valid question"
     assert papers[2].tasks == ()
     assert papers[0].tasks[0].value == "1/2/3"  # type: ignore[attr-defined]
     first, second, third = engine.asked
@@ -325,14 +325,14 @@ def test_a_sum_with_a_rating_is_unscored_where_the_judge_was_down() -> None:
         (lambda: WeightedSum([term(1.0, LikelihoodReward()), term(1.0, LikelihoodReward())]), "name"),
         (
             lambda: WeightedSum([term(1.0, OwnQuestionsReward(), "a"), term(1.0, OwnQuestionsReward(), "b")]),
-            "two of its parts are named 'own questions'",
+            "two parts are named 'own questions'",
         ),
         (
             lambda: RetentionReward(ToyTasks(1), RetentionReward(ToyTasks(1))),
-            "two of its parts are named 'probe'",
+            "two parts are named 'probe'",
         ),
         (lambda: GainReward(RubricReward(Reader({}))), "GainReward: the base RubricReward rates edits"),
-        (lambda: GainReward(WeightedSum([term(1.0, RubricReward(Reader({})))])), "put it beside the gain"),
+        (lambda: GainReward(WeightedSum([term(1.0, RubricReward(Reader({})))])), "combine it with the gain"),
     ],
 )
 def test_what_sums_and_gains_refuse(make: object, message: str) -> None:

@@ -19,6 +19,7 @@ from seal_lightning.core import (
 from seal_lightning.core.interfaces import Reward
 from seal_lightning.scoring.rewards import (
     AccuracyReward,
+    FunctionReward,
     GainReward,
     LikelihoodReward,
     PartialCreditReward,
@@ -175,6 +176,14 @@ def test_solved(before, after, value, breakdown):
 )
 def test_partial_credit(before, after, value, breakdown):
     assert PartialCreditReward().score(attempt(before, after)) == RewardScore(value=value, breakdown=breakdown)
+
+
+def test_function_reward_is_the_functions_value():
+    reward = FunctionReward(lambda tried: 2 * tried.after.log_prob + len(tried.edit.text), ["likelihood"])
+    assert reward.score(attempt(likely(-4.0), likely(-1.0))).value == -2.0
+    assert GainReward(reward).score(attempt(likely(-4.0), likely(-1.0))).value == 6.0
+    assert reward.score(attempt(likely(-4.0), None)).value is None
+    assert FunctionReward(lambda tried: NAN, ["likelihood"]).score(attempt(None, likely(-1.0))).value is None
 
 
 def test_gain_of_a_reward_that_is_not_finite_is_unscored():

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -52,8 +52,8 @@ class VllmAdapters:
         try:
             if folder is not None:
                 Path(folder).mkdir(parents=True, exist_ok=True)
-            self._temporary = None if folder is not None else tempfile.mkdtemp(prefix="seal-adapters-")
-            self.folder = Path(folder or self._temporary or "").absolute()
+            self._temporary = None if folder is not None else tempfile.TemporaryDirectory(prefix="seal-adapters-")
+            self.folder = Path(folder or (self._temporary and self._temporary.name) or "").absolute()
             if not os.access(self.folder, os.W_OK):
                 raise PermissionError("not writable")
         except OSError as error:
@@ -106,11 +106,6 @@ class VllmAdapters:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def delete_folder(self) -> None:
-        """Delete the temporary folder, if there is one."""
-        if self._temporary is not None:
-            shutil.rmtree(self._temporary, ignore_errors=True)
-
     def _written(self, adapter: LoraAdapter) -> Path:
         if self._half is not None:
             weights = {name: (a.to(self._half), b.to(self._half)) for name, (a, b) in adapter.weights.items()}
@@ -127,24 +122,15 @@ class VllmAdapters:
         return folder
 
     def _explained(self, error: RequestFailed, rank: int, path: str) -> SealError | RequestFailed:
-        """Return an error that names the server's missing option; the request's own error where there is none."""
-        words, step = str(error), step_for(rank)
-        if "is greater than max_lora_rank" in words:
-            return ConfigError(
-                f"engine.max_lora_rank is {self.max_rank}, but the server takes less: {words}. Start it with "
-                f"--max-lora-rank {step} or more"
-            )
-        if "No adapter found" in words:
-            return ConfigError(
-                f"engine.adapter_dir: the server does not see the adapter at {path}. Name a folder that both see with "
-                "engine.adapter_dir, and its path at the server with engine.adapter_dir_at_server"
-            )
-        if "LoRA is not enabled" in words or error.status in (404, 405):
-            return ConfigError(
-                f"engine: the server loads no adapters ({words}). Start it as: VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm "
-                f"serve … --enable-lora --max-lora-rank {step}"
-            )
-        return error
+        """Return an error that names what the server needs; the request's own error for a server that is down."""
+        # vLLM answers with 500 for some of what it was not started for.
+        if error.is_temporary and not any(part in str(error) for part in ("No adapter found", "add_lora")):
+            return error
+        return ConfigError(
+            f"engine: the server does not load an adapter of rank {rank} at {path}: {error}. Start it as "
+            f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve … --enable-lora --max-lora-rank {step_for(rank)}, with a "
+            "folder that it sees (engine.adapter_dir, engine.adapter_dir_at_server)"
+        )
 
 
 def check_rank(rank: int, max_rank: int) -> None:
@@ -167,16 +153,6 @@ def check_rank(rank: int, max_rank: int) -> None:
 def step_for(rank: int) -> int:
     """Return the smallest ``--max-lora-rank`` that holds a rank; the largest where none does."""
     return next((step for step in LORA_RANKS if step >= rank), LORA_RANKS[-1])
-
-
-def unload_at_exit(base_url: str, key: str, names: Sequence[str]) -> None:
-    """Unload adapters while the process ends: without a thread, without retries, and ignoring failures."""
-    with suppress(Exception):
-        import openai
-
-        with openai.OpenAI(api_key=key, base_url=base_url, max_retries=0, timeout=5.0) as sdk:
-            for name in names:
-                sdk.post(_UNLOAD, cast_to=str, body={"lora_name": name})
 
 
 def _digest(adapter: LoraAdapter) -> str:
