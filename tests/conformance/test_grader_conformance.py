@@ -40,7 +40,7 @@ ODD = {
 }
 
 
-def test_every_grader_of_the_package_is_held_to_this() -> None:
+def test_every_grader_is_registered() -> None:
     found = implementations(Grader)
     assert found
     missing = found - {type(make()) for make in GRADERS.values()}
@@ -74,24 +74,24 @@ EXPECTED = [
 ]
 
 
-def test_nothing_answered_no_verdict(grader: Grader) -> None:
+def test_grader_gives_no_verdict_for_no_answer(grader: Grader) -> None:
     assert list(grader.grade([])) == []
 
 
-def test_one_verdict_an_answer_in_order(grader: Grader) -> None:
+def test_grader_gives_verdicts_in_order(grader: Grader) -> None:
     verdicts = grader.grade(MIXED)
     assert [v.question_id for v in verdicts] == [a.question_id for a in MIXED]
     assert [v.status for v in verdicts] == EXPECTED
     assert all(v.reason for v in verdicts)
 
 
-def test_a_verdict_depends_on_its_own_answer_only(grader: Grader) -> None:
+def test_grader_verdict_depends_on_its_answer_only(grader: Grader) -> None:
     together = list(grader.grade(MIXED))
     assert list(grader.grade(MIXED[::-1])) == together[::-1]
     assert [grader.grade([one])[0] for one in MIXED] == together
 
 
-def test_verdicts_are_by_place_and_not_by_id(grader: Grader) -> None:
+def test_grader_verdicts_are_by_position(grader: Grader) -> None:
     """Views of a question, and questions of other tasks, may share an id."""
     namesakes = [replace(one, question_id="same") for one in MIXED]
     assert [v.status for v in grader.grade(namesakes)] == EXPECTED
@@ -99,13 +99,13 @@ def test_verdicts_are_by_place_and_not_by_id(grader: Grader) -> None:
 
 @pytest.mark.parametrize("golds", [(), ("",), (" ", "\n")], ids=["none", "empty", "blank"])
 @pytest.mark.parametrize("answer", ["red", "", "unanswerable"])
-def test_without_a_gold_answer_nothing_is_scored(grader: Grader, golds: tuple[str, ...], answer: str) -> None:
+def test_grader_without_gold_is_unscored(grader: Grader, golds: tuple[str, ...], answer: str) -> None:
     (verdict,) = grader.grade([answered(answer, *golds)])
     assert verdict.status is VerdictStatus.UNSCORED
     assert verdict.reason
 
 
-def test_any_gold_answer_will_do(grader: Grader) -> None:
+def test_grader_accepts_any_gold_answer(grader: Grader) -> None:
     (first, last) = grader.grade([answered("red", "red", "amber"), answered("red", "amber", "red")])
     assert first.status is last.status is VerdictStatus.CORRECT
 

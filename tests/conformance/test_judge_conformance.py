@@ -49,7 +49,7 @@ JUDGES: dict[str, Make] = {
 }
 
 
-def test_every_judge_of_the_package_is_held_to_this(long_context: Path) -> None:
+def test_every_judge_is_registered(long_context: Path) -> None:
     missing = implementations(Judge) - {type(make(long_context, "http://h/v1", {})) for make in JUDGES.values()}
     assert not missing, f"add a line to JUDGES for {sorted(kind.__qualname__ for kind in missing)}"
 
@@ -81,12 +81,12 @@ def close(one: Judgement, other: Judgement) -> bool:
     return same and (one.probabilities or ()) == pytest.approx(other.probabilities or (), abs=1e-5)
 
 
-def test_nothing_asked_nothing_decided(judge: Judge) -> None:
+def test_judge_decides_nothing_for_no_question(judge: Judge) -> None:
     assert list(judge.decide([])) == []
     judge.check()
 
 
-def test_one_judgement_a_question_in_order(judge: Judge) -> None:
+def test_judge_decides_in_order(judge: Judge) -> None:
     judgements = judge.decide(MIXED)
     assert len(judgements) == len(MIXED)
     for judgement, question in zip(judgements, MIXED, strict=True):
@@ -94,7 +94,7 @@ def test_one_judgement_a_question_in_order(judge: Judge) -> None:
         assert_sound(judgement, question)
 
 
-def test_a_decision_depends_on_its_own_question_only(
+def test_judge_decision_depends_on_its_question_only(
     request: pytest.FixtureRequest, long_context: Path, server_url: str
 ) -> None:
     for make in JUDGES.values():
@@ -104,7 +104,7 @@ def test_a_decision_depends_on_its_own_question_only(
         assert all(close(uncached.decide([question])[0], one) for question, one in zip(MIXED, together, strict=True))
 
 
-def test_the_second_time_is_the_first(judge: Judge) -> None:
+def test_judge_repeats_its_decisions(judge: Judge) -> None:
     first = judge.decide(MIXED)
     counts = judge.counts
     assert counts is not None
@@ -125,7 +125,7 @@ def test_no_text_makes_it_raise(judge: Judge, text: str) -> None:
     assert after.option is not None
 
 
-def test_a_question_without_two_options_is_refused() -> None:
+def test_judge_question_needs_two_options() -> None:
     for options in ((), ("yes",), ("yes", "yes"), ("yes", "")):
         with pytest.raises(ConfigError):
             replace(YES_NO, options=options)

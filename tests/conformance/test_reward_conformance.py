@@ -96,7 +96,7 @@ REWARDS: dict[str, Case] = {
 }
 
 
-def test_every_reward_of_the_package_is_held_to_this() -> None:
+def test_every_reward_is_registered() -> None:
     found = implementations(Reward)
     assert found
     missing = found - {type(case.make()) for case in REWARDS.values()}
@@ -181,14 +181,14 @@ def assert_plain(score: RewardScore) -> None:
 ALL = frozenset(Measurement)
 
 
-def test_it_says_what_it_needs(case: Case, reward: Reward) -> None:
+def test_reward_has_needs(case: Case, reward: Reward) -> None:
     assert isinstance(reward.needs, frozenset)
     assert all(isinstance(need, Measurement) for need in asked_for(reward))
     assert bool(asked_for(reward)) != case.reads_only
     assert asked_for(reward) or reward.raters
 
 
-def test_what_measures_for_it_is_the_same_each_time(reward: Reward) -> None:
+def test_reward_parts_are_the_same_each_time(reward: Reward) -> None:
     """It is bound once."""
     for named, again in ((reward.exam_builders, reward.exam_builders), (reward.raters, reward.raters)):
         assert named == again
@@ -196,7 +196,7 @@ def test_what_measures_for_it_is_the_same_each_time(reward: Reward) -> None:
 
 
 @pytest.mark.parametrize("without", ["auxiliary_exams", "ratings"])
-def test_none_without_what_others_measure(reward: Reward, without: str) -> None:
+def test_reward_is_none_without_auxiliary_results(reward: Reward, without: str) -> None:
     asked = reward.exam_builders if without == "auxiliary_exams" else reward.raters
     scored = reward.score(attempt(exam(1, 4, -3.0, ALL), exam(3, 4, -1.0, ALL)))
     assert_plain(scored)
@@ -205,7 +205,7 @@ def test_none_without_what_others_measure(reward: Reward, without: str) -> None:
         assert score(reward, measured(ALL)).value is not None
 
 
-def test_what_it_needs_is_enough(reward: Reward) -> None:
+def test_reward_needs_are_sufficient(reward: Reward) -> None:
     """With that alone the score is a finite number, and the same as with everything measured (which may be shown)."""
     enough, with_all = score(reward, measured(asked_for(reward))), score(reward, measured(ALL))
     assert_plain(enough)
@@ -215,7 +215,9 @@ def test_what_it_needs_is_enough(reward: Reward) -> None:
 
 
 @pytest.mark.parametrize("without", Measurement)
-def test_none_without_what_it_needs(reward: Reward, decides: frozenset[Measurement], without: Measurement) -> None:
+def test_reward_is_none_without_its_needs(
+    reward: Reward, decides: frozenset[Measurement], without: Measurement
+) -> None:
     scored = score(reward, measured(ALL - {without}))
     assert_plain(scored)
     assert (scored.value is None) == (without in decides)
@@ -223,7 +225,7 @@ def test_none_without_what_it_needs(reward: Reward, decides: frozenset[Measureme
 
 @pytest.mark.parametrize("before", [None, ExamScores(questions=()), exam(1, 2, -2.0, ALL)])
 @pytest.mark.parametrize("after", [None, ExamScores(questions=())])
-def test_none_without_an_exam_after(
+def test_reward_is_none_without_an_exam_after(
     case: Case, reward: Reward, before: ExamScores | None, after: ExamScores | None
 ) -> None:
     scored = score(reward, attempt(before, after))
@@ -232,11 +234,11 @@ def test_none_without_an_exam_after(
 
 
 @pytest.mark.parametrize("before", [None, ExamScores(questions=()), exam(0, 2, math.nan, ALL)])
-def test_an_exam_before_that_says_nothing_is_no_error(reward: Reward, before: ExamScores | None) -> None:
+def test_reward_accepts_an_empty_exam_before(reward: Reward, before: ExamScores | None) -> None:
     assert_plain(score(reward, attempt(before, exam(1, 2, -2.0, ALL))))
 
 
-def test_unscored_answers_are_no_wrong_ones(case: Case, reward: Reward, decides: frozenset[Measurement]) -> None:
+def test_reward_unscored_answers_are_not_wrong(case: Case, reward: Reward, decides: frozenset[Measurement]) -> None:
     """None where all are unscored and answers are needed; one beside scored ones changes nothing, or all."""
 
     def with_unscored(exam_scores: ExamScores | None, keep: int) -> ExamScores:
@@ -257,15 +259,13 @@ def test_unscored_answers_are_no_wrong_ones(case: Case, reward: Reward, decides:
 
 
 @pytest.mark.parametrize("log_prob", [math.nan, -math.inf, math.inf])
-def test_no_number_that_is_not_finite_comes_out(
-    reward: Reward, decides: frozenset[Measurement], log_prob: float
-) -> None:
+def test_reward_is_always_finite(reward: Reward, decides: frozenset[Measurement], log_prob: float) -> None:
     scored = score(reward, attempt(exam(1, 2, -3.0, ALL), exam(1, 2, log_prob, ALL)))
     assert_plain(scored)
     assert (scored.value is None) == (Measurement.LIKELIHOOD in decides)
 
 
-def test_better_after_is_more(case: Case, reward: Reward) -> None:
+def test_reward_grows_with_better_answers(case: Case, reward: Reward) -> None:
     values = [score(reward, attempt(exam(1, 4, -3.0, ALL), exam(n, 4, n - 6.0, ALL))).value for n in range(5)]
     assert all(value is not None for value in values)
     if case.reads_only:
@@ -274,7 +274,7 @@ def test_better_after_is_more(case: Case, reward: Reward) -> None:
         assert values == ([0.0, 0.0, 0.0, 0.0, 1.0] if case.all_or_nothing else sorted(set(values), key=float))
 
 
-def test_scoring_twice_is_scoring_once(reward: Reward) -> None:
+def test_reward_is_deterministic(reward: Reward) -> None:
     tried = measured(ALL)
     first = score(reward, tried)
     assert score(reward, tried) == first

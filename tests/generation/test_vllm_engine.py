@@ -94,14 +94,14 @@ def assert_equal(engine: VllmEngine, language_model: LanguageModel, adapters: Se
 # --- equality with the engine of this process
 
 
-def test_the_pretrained_model_and_its_adapted_copies(server: CompletionsServer, tiny: LanguageModel) -> None:
+def test_vllm_equals_in_process_for_adapted_copies(server: CompletionsServer, tiny: LanguageModel) -> None:
     assert_equal(engine_of(server, tiny, max_adapters=2), tiny, [None, *adapters_of(tiny)])
     assert server.most_adapters == 2
     assert server.adapters == {}
 
 
 @pytest.mark.slow
-def test_the_policy_of_every_round(server: CompletionsServer, tiny_folder: Path) -> None:
+def test_vllm_follows_the_policy_of_every_round(server: CompletionsServer, tiny_folder: Path) -> None:
     """Merges, going back and forth, and adapters on top."""
     policy = Policy(Pretrained(source=str(tiny_folder)), AdapterSpec(rank=3, alpha=6.0, target_modules="all-linear"), 1)
     language_model = policy.language_model
@@ -126,7 +126,7 @@ def test_the_policy_of_every_round(server: CompletionsServer, tiny_folder: Path)
     assert server.adapters == {}
 
 
-def test_merges_of_an_episode_and_their_end(server: CompletionsServer, tiny: LanguageModel) -> None:
+def test_vllm_follows_an_episodes_merges(server: CompletionsServer, tiny: LanguageModel) -> None:
     engine, (first, second, third) = engine_of(server, tiny), adapters_of(tiny)
     with scratch_weights(tiny):
         merge(tiny, first)
@@ -136,7 +136,7 @@ def test_merges_of_an_episode_and_their_end(server: CompletionsServer, tiny: Lan
     assert server.adapters == {}
 
 
-def test_weights_that_no_lora_tells_answer_in_this_process(server: CompletionsServer, tiny: LanguageModel) -> None:
+def test_vllm_full_finetuning_runs_in_process(server: CompletionsServer, tiny: LanguageModel) -> None:
     weights = {name: parameter * 1.2 for name, parameter in tiny.model.named_parameters()}
     engine = engine_of(server, tiny)
     with FinetunedWeights(tiny, weights).installed():
@@ -147,7 +147,7 @@ def test_weights_that_no_lora_tells_answer_in_this_process(server: CompletionsSe
     assert len(server.requests) > before
 
 
-def test_schemas_are_filled_in_this_process(server: CompletionsServer, tiny: LanguageModel) -> None:
+def test_vllm_schemas_run_in_process(server: CompletionsServer, tiny: LanguageModel) -> None:
     schema = ("The ", Choice(name="what", options=("red", "blue")), ".")
     constrained = GenerationRequest(prompt="x", sampling=SamplingSpec(max_new_tokens=5), schema=schema, seed=3)
     free = GenerationRequest(prompt="x", sampling=GREEDY)
@@ -157,7 +157,7 @@ def test_schemas_are_filled_in_this_process(server: CompletionsServer, tiny: Lan
     assert list(engine.score_choices(choices)) == list(here(tiny).score_choices(choices))
 
 
-def test_stops_ends_and_lengths(server: CompletionsServer, tiny: LanguageModel) -> None:
+def test_vllm_stops_ends_and_lengths(server: CompletionsServer, tiny: LanguageModel) -> None:
     tiny.eos_ids = (*tiny.eos_ids, tiny.encode_text(" blue")[0])
     specs = [
         replace(GREEDY, stop=stop, max_new_tokens=n)
@@ -170,7 +170,7 @@ def test_stops_ends_and_lengths(server: CompletionsServer, tiny: LanguageModel) 
     assert {one.finish_reason for one in found} == set(FinishReason)
 
 
-def test_a_seed_is_a_request_s_own(server: CompletionsServer, tiny: LanguageModel) -> None:
+def test_vllm_seed_belongs_to_its_request(server: CompletionsServer, tiny: LanguageModel) -> None:
     engine = engine_of(server, tiny)
     sampled = SamplingSpec(temperature=1.0, top_p=0.9, max_new_tokens=8)
     requests = [GenerationRequest(prompt="x", sampling=sampled, seed=seed) for seed in (1, 2, 1, 2**63 - 1)]
@@ -184,7 +184,7 @@ def test_a_seed_is_a_request_s_own(server: CompletionsServer, tiny: LanguageMode
 # --- what is sent
 
 
-def test_what_is_sent(server: CompletionsServer, tiny: LanguageModel) -> None:
+def test_request_body_has_the_settings(server: CompletionsServer, tiny: LanguageModel) -> None:
     spec = SamplingSpec(temperature=0.7, top_p=0.8, max_new_tokens=5, stop=("a",))
     engine_of(server, tiny, max_difference=None).generate([GenerationRequest(prompt="x", sampling=spec, seed=9)])
     (body,) = server.sent(COMPLETE)
@@ -194,7 +194,7 @@ def test_what_is_sent(server: CompletionsServer, tiny: LanguageModel) -> None:
     assert (body["top_k"], body["repetition_penalty"]) == (-1, 1.0), "nothing is left to a generation_config.json"
 
 
-def test_requests_for_adapters_are_as_documented(server: CompletionsServer, tiny: LanguageModel) -> None:
+def test_vllm_adapter_requests_are_as_documented(server: CompletionsServer, tiny: LanguageModel) -> None:
     engine_of(server, tiny).generate(asked(adapters_of(tiny)[:1])[0])
     for exchange, path in (("load", LOAD), ("unload", UNLOAD)):
         documented = PROTOCOL[exchange]["request"]
@@ -204,7 +204,7 @@ def test_requests_for_adapters_are_as_documented(server: CompletionsServer, tiny
             assert all(isinstance(value, str) for value in body.values())
 
 
-def test_so_many_requests_are_in_flight_and_no_more(server: CompletionsServer, tiny: LanguageModel) -> None:
+def test_vllm_limits_requests_in_flight(server: CompletionsServer, tiny: LanguageModel) -> None:
     engine = engine_of(server, tiny, max_concurrent=3)
     engine.generate([GenerationRequest(prompt="x", sampling=GREEDY)])
     server.delay_s, server.most_at_once = 0.05, 0
@@ -212,7 +212,7 @@ def test_so_many_requests_are_in_flight_and_no_more(server: CompletionsServer, t
     assert server.most_at_once == 3
 
 
-def test_two_processes_never_meet(server: CompletionsServer, tiny: LanguageModel, tmp_path: Path) -> None:
+def test_vllm_adapter_names_are_unique(server: CompletionsServer, tiny: LanguageModel, tmp_path: Path) -> None:
     """Two engines, one folder, the same adapters, the same policy."""
     tiny.merge(adapters_of(tiny)[1])
     engines = [engine_of(server, tiny, adapter_dir=str(tmp_path)) for _ in range(2)]
@@ -223,16 +223,14 @@ def test_two_processes_never_meet(server: CompletionsServer, tiny: LanguageModel
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_server_may_see_the_folder_elsewhere(
-    server: CompletionsServer, tiny: LanguageModel, tmp_path: Path
-) -> None:
+def test_vllm_adapter_dir_at_server(server: CompletionsServer, tiny: LanguageModel, tmp_path: Path) -> None:
     server.path_here = lambda path: path.replace("/mnt/adapters", str(tmp_path))
     engine = engine_of(server, tiny, adapter_dir=str(tmp_path), adapter_dir_at_server="/mnt/adapters")
     assert_equal(engine, tiny, adapters_of(tiny)[:1])
     assert all(body["lora_path"].startswith("/mnt/adapters/seal-") for body in server.sent(LOAD))
 
 
-def test_a_key_is_sent_and_never_told(
+def test_vllm_key_is_sent_and_never_shown(
     server: CompletionsServer, tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.api_key = "sk-secret-123456"
@@ -247,7 +245,7 @@ def test_a_key_is_sent_and_never_told(
         engine_of(server, tiny, api_key_env="VLLM_KEY").check(8)
 
 
-def test_adapters_of_a_half_precision_model_are_written_in_it(tiny_folder: Path) -> None:
+def test_vllm_half_precision_adapters_are_written_in_it(tiny_folder: Path) -> None:
     """As the server would round them, in half the bytes."""
     language_model = Pretrained(source=str(tiny_folder), dtype="bfloat16").load()
     one = CompletionsServer()
@@ -269,7 +267,7 @@ def test_adapters_of_a_half_precision_model_are_written_in_it(tiny_folder: Path)
 # --- what does not fit
 
 
-def test_another_model_is_seen_at_once(server: CompletionsServer, tmp_path: Path) -> None:
+def test_vllm_another_model_is_refused(server: CompletionsServer, tmp_path: Path) -> None:
     other = Pretrained(source=str(write_tiny_model(tmp_path / "other", seed=5))).load()
     engine = engine_of(server, other)
     with pytest.raises(ConfigError, match="is not the model that is trained here") as caught:
@@ -277,7 +275,7 @@ def test_another_model_is_seen_at_once(server: CompletionsServer, tmp_path: Path
     assert "nats" in str(caught.value)
 
 
-def test_a_change_that_nobody_told_is_seen_with_the_next_policy(server: CompletionsServer, tiny: LanguageModel) -> None:
+def test_vllm_compares_again_with_the_next_policy(server: CompletionsServer, tiny: LanguageModel) -> None:
     engine = engine_of(server, tiny)
     assert_equal(engine, tiny, [None])
     adapter = adapters_of(tiny)[1]
@@ -289,7 +287,7 @@ def test_a_change_that_nobody_told_is_seen_with_the_next_policy(server: Completi
     assert server.adapters == {}
 
 
-def test_a_model_that_the_server_does_not_have(server: CompletionsServer, tiny: LanguageModel) -> None:
+def test_vllm_unknown_model_is_refused(server: CompletionsServer, tiny: LanguageModel) -> None:
     engine = VllmEngine("another", server.url)
     engine.bind(tiny)
     with pytest.raises(ConfigError, match=r"the server has no 'another'; it has \['base'\]"):
@@ -297,12 +295,12 @@ def test_a_model_that_the_server_does_not_have(server: CompletionsServer, tiny: 
 
 
 @pytest.mark.parametrize(("rank", "step"), [(1, 1), (2, 8), (9, 16), (160, 256), (257, 320), (513, 512)])
-def test_steps_of_ranks(rank: int, step: int) -> None:
+def test_step_for_is_the_next_rank(rank: int, step: int) -> None:
     assert step_for(rank) == step
     assert step in LORA_RANKS
 
 
-def test_a_rank_above_the_server_s_names_the_step(server: CompletionsServer, tiny: LanguageModel) -> None:
+def test_vllm_rank_above_the_servers_names_the_step(server: CompletionsServer, tiny: LanguageModel) -> None:
     tiny.merge(adapter_of(tiny, 4, rank=7))
     engine = engine_of(server, tiny, max_lora_rank=8)
     assert_equal(engine, tiny, [None])
@@ -318,7 +316,7 @@ def test_a_rank_above_the_server_s_names_the_step(server: CompletionsServer, tin
 
 
 @pytest.mark.parametrize("what", ["runtime_updating", "lora_enabled"])
-def test_a_server_that_loads_no_adapters(server: CompletionsServer, tiny: LanguageModel, what: str) -> None:
+def test_vllm_server_without_lora_is_refused(server: CompletionsServer, tiny: LanguageModel, what: str) -> None:
     setattr(server, what, False)
     engine = engine_of(server, tiny)
     assert_equal(engine, tiny, [None])
@@ -329,20 +327,20 @@ def test_a_server_that_loads_no_adapters(server: CompletionsServer, tiny: Langua
     assert "--max-lora-rank 8" in str(caught.value)
 
 
-def test_a_folder_that_the_server_does_not_see(server: CompletionsServer, tiny: LanguageModel, tmp_path: Path) -> None:
+def test_vllm_unseen_folder_is_refused(server: CompletionsServer, tiny: LanguageModel, tmp_path: Path) -> None:
     engine = engine_of(server, tiny, adapter_dir=str(tmp_path), adapter_dir_at_server="/nowhere")
     with pytest.raises(ConfigError, match=r"at /nowhere/seal-.*adapter_dir_at_server"):
         engine.score(asked(adapters_of(tiny)[:1])[1])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_server_that_scores_nothing(server: CompletionsServer, tiny: LanguageModel) -> None:
+def test_vllm_server_without_prompt_logprobs_is_refused(server: CompletionsServer, tiny: LanguageModel) -> None:
     server.tells_prompt_logprobs = False
     with pytest.raises(ConfigError, match="returns no prompt_logprobs"):
         engine_of(server, tiny).score(asked([None])[1])
 
 
-def test_contexts(server: CompletionsServer, tiny: LanguageModel) -> None:
+def test_vllm_uses_the_shorter_context(server: CompletionsServer, tiny: LanguageModel) -> None:
     """The shorter one counts; a score needs one place more."""
     server.max_model_len = 200
     engine = engine_of(server, tiny)
@@ -360,12 +358,12 @@ def test_contexts(server: CompletionsServer, tiny: LanguageModel) -> None:
     assert_equal(engine_of(server, tiny), tiny, [None])
 
 
-def test_an_empty_target_has_no_scores(server: CompletionsServer, tiny: LanguageModel) -> None:
+def test_vllm_empty_target_has_no_scores(server: CompletionsServer, tiny: LanguageModel) -> None:
     requests = [ScoreRequest(prompt="x", target=target) for target in ("", " red blue", "")]
     assert [len(one) for one in engine_of(server, tiny).score(requests)] == [0, 2, 0]
 
 
-def test_an_adapter_that_computes_nan_scores_nan(server: CompletionsServer, tiny: LanguageModel) -> None:
+def test_vllm_nan_scores_nan(server: CompletionsServer, tiny: LanguageModel) -> None:
     """As in this process: the attempt diverged, the run goes on; the others have their scores."""
     wild, tame = adapters_of(tiny)[:2]
     for _, b in wild.weights.values():
@@ -399,7 +397,7 @@ def test_settings_out_of_bounds(name: str, value: Any) -> None:
     assert "sk-" not in str(caught.value)
 
 
-def test_a_missing_package_is_named(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vllm_missing_package_is_named(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "openai", None)
     engine = VllmEngine("base")
     engine.bind(tiny)
@@ -410,13 +408,13 @@ def test_a_missing_package_is_named(tiny: LanguageModel, monkeypatch: pytest.Mon
 # --- servers that tell less
 
 
-def test_a_server_without_token_ids_is_refused(server: CompletionsServer, tiny: LanguageModel) -> None:
+def test_vllm_server_without_token_ids_is_refused(server: CompletionsServer, tiny: LanguageModel) -> None:
     server.tells_token_ids = False
     with pytest.raises(ConfigError, match=r"returns no token_ids.*vLLM 0\.10\.2"):
         engine_of(server, tiny).generate(asked([None])[0])
 
 
-def test_tokens_that_the_model_does_not_have(tiny: LanguageModel) -> None:
+def test_vllm_unknown_tokens_are_refused(tiny: LanguageModel) -> None:
     choice = choice_of('{"choices": [{"text": "a", "finish_reason": "length", "token_ids": [5, 100000]}]}')
     with pytest.raises(ConfigError, match="the token 100000"):
         completion_of(choice, GREEDY, {"prompt": [1], "max_tokens": 12}, tiny)
@@ -428,6 +426,6 @@ def test_tokens_that_the_model_does_not_have(tiny: LanguageModel) -> None:
 
 
 @pytest.mark.parametrize("reason", ["abort", "error", None])
-def test_a_completion_that_was_broken_off_is_none(reason: str | None) -> None:
+def test_vllm_aborted_completion_is_broken(reason: str | None) -> None:
     with pytest.raises(BrokenReply, match="aborted"):
         choice_of(json.dumps({"choices": [{"text": "a", "finish_reason": reason}]}))

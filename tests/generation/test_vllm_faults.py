@@ -68,7 +68,7 @@ def faults(kind: str, count: int) -> list[Fault]:
 
 @pytest.mark.parametrize("path", [COMPLETE, LOAD, UNLOAD])
 @pytest.mark.parametrize("kind", ["500", "half of what was announced", "hangs"])
-def test_what_passes_is_no_fault(server: CompletionsServer, tiny: LanguageModel, path: str, kind: str) -> None:
+def test_vllm_passing_fault_is_retried(server: CompletionsServer, tiny: LanguageModel, path: str, kind: str) -> None:
     engine = engine_of(server, tiny, num_tries=3, timeout_s=0.3 if kind == "hangs" else 20.0, max_difference=None)
     writing, scoring = asked(adapters_of(tiny)[:1])
     server.faults[path] = faults(kind, 1)
@@ -78,7 +78,9 @@ def test_what_passes_is_no_fault(server: CompletionsServer, tiny: LanguageModel,
 
 
 @pytest.mark.parametrize("kind", PASSING)
-def test_what_stays_ends_the_run(server: CompletionsServer, tiny: LanguageModel, kind: str, tmp_path: Path) -> None:
+def test_vllm_lasting_fault_ends_the_run(
+    server: CompletionsServer, tiny: LanguageModel, kind: str, tmp_path: Path
+) -> None:
     """Adapters are unloaded and deleted all the same."""
     settings = {"timeout_s": 0.3 if kind == "hangs" else 20.0, "num_tries": 2, "adapter_dir": str(tmp_path)}
     engine = engine_of(server, tiny, max_difference=None, **settings)
@@ -90,14 +92,14 @@ def test_what_stays_ends_the_run(server: CompletionsServer, tiny: LanguageModel,
     assert all(thread.name != "seal-vllm" for thread in threading.enumerate())
 
 
-def test_nobody_listens(tiny: LanguageModel) -> None:
+def test_vllm_dead_port_ends_the_run(tiny: LanguageModel) -> None:
     engine = VllmEngine("base", "http://127.0.0.1:9/v1", num_tries=2)
     engine.bind(tiny)
     with pytest.raises(RunError, match=r"no connection.*start the server again and resume with"):
         engine.generate(asked([None])[0])
 
 
-def test_the_server_goes_away_in_between(tiny: LanguageModel) -> None:
+def test_vllm_lost_server_ends_the_run(tiny: LanguageModel) -> None:
     one = CompletionsServer()
     one.serve(tiny.model, tiny.tokenizer)
     with serving(one):
@@ -107,7 +109,7 @@ def test_the_server_goes_away_in_between(tiny: LanguageModel) -> None:
         engine.generate(asked([None])[0])
 
 
-def test_a_restarted_server_gets_the_policy_again(server: CompletionsServer, tiny: LanguageModel) -> None:
+def test_vllm_restarted_server_gets_the_policy_again(server: CompletionsServer, tiny: LanguageModel) -> None:
     tiny.merge(adapters_of(tiny)[0])
     engine = engine_of(server, tiny)
     writing, _ = asked([None])
@@ -120,9 +122,7 @@ def test_a_restarted_server_gets_the_policy_again(server: CompletionsServer, tin
 @pytest.mark.parametrize(
     ("status", "words"), [(400, "refuses a request: HTTP 400: 'no such field'"), (302, "HTTP 302")]
 )
-def test_what_would_be_refused_again_is_asked_once(
-    server: CompletionsServer, tiny: LanguageModel, status: int, words: str
-) -> None:
+def test_vllm_refusals_are_not_retried(server: CompletionsServer, tiny: LanguageModel, status: int, words: str) -> None:
     engine = engine_of(server, tiny, max_difference=None, num_tries=5)
     server.faults[COMPLETE] = [lambda body: refusal(status, "no such field")]
     with pytest.raises(ConfigError, match=words):
@@ -130,7 +130,7 @@ def test_what_would_be_refused_again_is_asked_once(
     assert len(server.sent(COMPLETE)) == 1
 
 
-def test_an_adapter_that_cannot_be_unloaded_is_told_and_no_fault(
+def test_vllm_failed_unload_is_warned_of(
     server: CompletionsServer, tiny: LanguageModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = engine_of(server, tiny, adapter_dir=str(tmp_path))
@@ -145,7 +145,7 @@ def test_an_adapter_that_cannot_be_unloaded_is_told_and_no_fault(
     assert list(engine.generate(writing)) == list(here(tiny).generate(writing)), "its name is never used again"
 
 
-def test_a_load_whose_answer_got_lost_is_one(server: CompletionsServer, tiny: LanguageModel) -> None:
+def test_vllm_lost_reply_to_a_load_is_no_fault(server: CompletionsServer, tiny: LanguageModel) -> None:
     """The server loaded it, and says so the second time."""
 
     def loaded_and_lost(body: dict[str, Any]) -> Response:
@@ -158,7 +158,7 @@ def test_a_load_whose_answer_got_lost_is_one(server: CompletionsServer, tiny: La
     assert server.adapters == {}
 
 
-def test_one_that_fails_ends_the_others(server: CompletionsServer, tiny: LanguageModel) -> None:
+def test_vllm_failure_cancels_other_requests(server: CompletionsServer, tiny: LanguageModel) -> None:
     engine = engine_of(server, tiny, max_concurrent=2, num_tries=1, max_difference=None)
     engine.generate(asked([None])[0][:1])
     server.faults[COMPLETE] = [lambda body: refusal(500, "boom"), slow]
@@ -168,7 +168,7 @@ def test_one_that_fails_ends_the_others(server: CompletionsServer, tiny: Languag
     assert len(server.requests) - before < 10
 
 
-def test_a_stop_of_the_run_is_heard_while_the_server_writes(server: CompletionsServer, tiny: LanguageModel) -> None:
+def test_vllm_heeds_a_stop(server: CompletionsServer, tiny: LanguageModel) -> None:
     engine = engine_of(server, tiny, max_difference=None)
     adapter = adapters_of(tiny)[0]
     engine.generate(asked([None])[0][:1])
@@ -188,7 +188,7 @@ def test_a_stop_of_the_run_is_heard_while_the_server_writes(server: CompletionsS
 
 
 @pytest.mark.slow
-def test_a_run_ends_when_the_server_goes_and_goes_on_when_it_is_back(
+def test_vllm_run_resumes_after_an_outage(
     tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No reward comes of an outage: what was stored stays, what was not is tried again, the buffer is that of a whole run."""

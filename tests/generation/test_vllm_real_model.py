@@ -55,7 +55,7 @@ def trained(language_model: LanguageModel, seed: int) -> LoraAdapter:
     return adapter
 
 
-def test_texts_and_scores_before_and_after_a_round(server: CompletionsServer, policy: Policy) -> None:
+def test_vllm_real_model_before_and_after_a_round(server: CompletionsServer, policy: Policy) -> None:
     language_model = policy.language_model
     engine, here = VllmEngine("base", server.url, max_lora_rank=32), TransformersEngine()
     engine.bind(language_model)
@@ -87,7 +87,7 @@ def test_texts_and_scores_before_and_after_a_round(server: CompletionsServer, po
     assert first != second
 
 
-def test_transformers_serve_has_not_what_it_takes(tmp_path: Path) -> None:
+def test_vllm_refuses_transformers_serve(tmp_path: Path) -> None:
     """Its completions take text only: whoever names it by mistake is told at the first request, and nothing is scored."""
     folder = embedded_folder()
     with served(folder, tmp_path / "log") as url:

@@ -52,7 +52,7 @@ def run_dir(server: CompletionsServer, tiny_folder: Path, tmp_path_factory: pyte
 
 
 @pytest.mark.slow
-def test_two_rounds_were_made(run_dir: Path, server: CompletionsServer) -> None:
+def test_vllm_run_has_two_rounds(run_dir: Path, server: CompletionsServer) -> None:
     for round_index in (0, 1):
         assert len(attempts(run_dir, round_index)) == 12
         assert len(buffer(run_dir, round_index)) == 8
@@ -63,7 +63,7 @@ def test_two_rounds_were_made(run_dir: Path, server: CompletionsServer) -> None:
 
 
 @pytest.mark.slow
-def test_every_score_is_what_this_process_says(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vllm_run_scores_equal_in_process(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each attempt of both rounds made again with the in-process engine: same adapter, same policy, same reward."""
 
     def loaded_in_process(run: RunDir) -> Any:
@@ -89,7 +89,7 @@ def test_every_score_is_what_this_process_says(run_dir: Path, monkeypatch: pytes
 
 
 @pytest.mark.slow
-def test_seal_replay_asks_the_server(run_dir: Path, server: CompletionsServer) -> None:
+def test_vllm_replay_asks_the_server(run_dir: Path, server: CompletionsServer) -> None:
     before = len(server.requests)
     for round_index in (0, 1):
         assert main(["replay", str(run_dir), attempts(run_dir, round_index)[-1].attempt_id]) == 0
@@ -97,7 +97,7 @@ def test_seal_replay_asks_the_server(run_dir: Path, server: CompletionsServer) -
 
 
 @pytest.mark.slow
-def test_edits_are_the_tokens_that_the_server_sampled(run_dir: Path, tiny_folder: Path) -> None:
+def test_vllm_edits_are_the_sampled_tokens(run_dir: Path, tiny_folder: Path) -> None:
     decode = Pretrained(source=str(tiny_folder)).load().decode
     for round_index in (0, 1):
         for attempt in attempts(run_dir, round_index):
@@ -106,7 +106,7 @@ def test_edits_are_the_tokens_that_the_server_sampled(run_dir: Path, tiny_folder
 
 
 @pytest.mark.slow
-def test_a_student_of_the_same_kind_learns_and_another_is_refused(
+def test_vllm_student_must_be_the_same_model(
     server: CompletionsServer, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     same = {"source": str(tiny_folder), "dtype": "float64"}
@@ -119,7 +119,7 @@ def test_a_student_of_the_same_kind_learns_and_another_is_refused(
 
 
 @pytest.mark.slow
-def test_a_rank_that_a_later_round_would_reach_is_refused_at_once(
+def test_vllm_rank_of_a_later_round_is_refused_first(
     server: CompletionsServer, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Three rounds of rank 4 come to 12; nothing is computed."""
@@ -132,7 +132,7 @@ def test_a_rank_that_a_later_round_would_reach_is_refused_at_once(
 
 
 @pytest.mark.slow
-def test_ranks_of_merged_steps_and_of_a_sweep_are_refused_at_once(
+def test_vllm_ranks_of_merges_and_sweeps_are_refused_first(
     server: CompletionsServer, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Three steps of rank 2 fit 8; five do not."""
@@ -155,7 +155,7 @@ def test_ranks_of_merged_steps_and_of_a_sweep_are_refused_at_once(
 
 
 @pytest.mark.slow
-def test_a_process_that_ends_leaves_nothing(server: CompletionsServer, tiny_folder: Path, tmp_path: Path) -> None:
+def test_vllm_process_leaves_nothing(server: CompletionsServer, tiny_folder: Path, tmp_path: Path) -> None:
     """Neither adapters at the server nor folders."""
     (tmp_path / "tmp").mkdir()
     settings = config(tiny_folder, tmp_path / "run", engine=engine(server), rounds=1, num_edits=2)
@@ -177,7 +177,7 @@ def test_a_process_that_ends_leaves_nothing(server: CompletionsServer, tiny_fold
 
 
 @pytest.mark.slow
-def test_two_ranks_at_one_server(server: CompletionsServer, tiny_folder: Path, tmp_path: Path) -> None:
+def test_vllm_two_ranks_share_a_server(server: CompletionsServer, tiny_folder: Path, tmp_path: Path) -> None:
     """The buffer and the attempts of one process; every rank has adapters of its own."""
     runs = []
     for num_ranks in (1, 2):
@@ -206,7 +206,7 @@ def test_two_ranks_at_one_server(server: CompletionsServer, tiny_folder: Path, t
 
 
 @pytest.mark.slow
-def test_full_finetuning_is_examined_in_this_process(
+def test_vllm_full_finetuning_is_evaluated_in_process(
     server: CompletionsServer, tiny_folder: Path, tmp_path: Path
 ) -> None:
     """The policy writes at the server; whole models are asked here."""

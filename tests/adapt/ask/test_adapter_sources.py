@@ -33,15 +33,13 @@ def reconfigured(folder: Path, **fields: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-def test_an_adapted_folder_says_how_it_is_asked(adapted: Path, tiny_folder: Path) -> None:
+def test_adapter_source_of_an_adapted_folder(adapted: Path, tiny_folder: Path) -> None:
     source = adapter_source(adapted)
     assert (source.name, source.asking, source.base.source) == ("minerals", ASKING, str(tiny_folder))
     assert source.adapter == adapted / "adapter"
 
 
-def test_a_plain_folder_names_its_base_and_is_asked_in_a_chat_where_there_is_one(
-    plain: Path, tiny_folder: Path, tmp_path: Path
-) -> None:
+def test_adapter_source_of_a_plain_folder(plain: Path, tiny_folder: Path, tmp_path: Path) -> None:
     source = adapter_source(plain)
     assert (source.name, source.asking, source.base) == ("colours", None, BaseModel(source=str(tiny_folder)))
     models = AdaptedModels.load([source])
@@ -112,7 +110,7 @@ def foreign_code(folder: Path) -> None:
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_a_damaged_folder_is_refused(
+def test_adapter_source_damaged_folder_is_refused(
     adapted: Path, tmp_path: Path, damage: Callable[[Path], None], kind: type[SealError], said: str
 ) -> None:
     folder = copied(adapted, tmp_path / "damaged")
@@ -122,7 +120,7 @@ def test_a_damaged_folder_is_refused(
     assert "damaged" in str(caught.value)
 
 
-def test_nothing_is_asked_where_nothing_is(tmp_path: Path) -> None:
+def test_adapter_source_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is not there"):
         adapter_source(tmp_path / "nothing")
     (tmp_path / "file").write_text("")
@@ -133,14 +131,14 @@ def test_nothing_is_asked_where_nothing_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("base", [None, "", "a\nb", 3])
-def test_a_plain_folder_must_name_its_base(plain: Path, tmp_path: Path, base: object) -> None:
+def test_adapter_source_needs_a_base(plain: Path, tmp_path: Path, base: object) -> None:
     folder = copied(plain, tmp_path / "nameless")
     reconfigured(folder, base_model_name_or_path=base)
     with pytest.raises(ModelError, match="base_model_name_or_path"):
         adapter_source(folder)
 
 
-def test_an_adapter_of_another_base_is_refused(plain: Path, tmp_path: Path) -> None:
+def test_load_refuses_an_adapter_of_another_base(plain: Path, tmp_path: Path) -> None:
     """By its shapes: its configuration says it is of this base."""
     other = write_tiny_model(tmp_path / "other", hidden_size=64)
     folder = copied(plain, tmp_path / "liar")
@@ -150,7 +148,7 @@ def test_an_adapter_of_another_base_is_refused(plain: Path, tmp_path: Path) -> N
     assert "liar" in str(caught.value)
 
 
-def test_sources_have_one_base(adapted: Path, plain: Path, tmp_path: Path) -> None:
+def test_common_base_refuses_two_bases(adapted: Path, plain: Path, tmp_path: Path) -> None:
     other = write_tiny_model(tmp_path / "other", seed=9)
     stranger = write_plain(tmp_path / "stranger", other, other)
     sources = [adapter_source(folder) for folder in (plain, adapted, stranger)]
@@ -164,13 +162,13 @@ def test_sources_have_one_base(adapted: Path, plain: Path, tmp_path: Path) -> No
     assert common_base([sources[0], adapter_source(with_half)]).dtype == "bfloat16", "a plain folder goes with it"
 
 
-def test_a_path_through_a_link_is_the_same_base(adapted: Path, tiny_folder: Path, tmp_path: Path) -> None:
+def test_common_base_follows_links(adapted: Path, tiny_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tiny_folder)
     linked = write_plain(tmp_path / "linked", tmp_path / "link", tiny_folder)
     assert common_base([adapter_source(adapted), adapter_source(linked)]).source == str(tiny_folder)
 
 
-def test_names_are_told_apart(adapted: Path, tmp_path: Path) -> None:
+def test_check_names_refuses_duplicates(adapted: Path, tmp_path: Path) -> None:
     twin = copied(adapted, tmp_path / "minerals")
     with pytest.raises(ConfigError, match="have one name") as caught:
         check_names([adapter_source(adapted), adapter_source(twin)], ["base"])
@@ -180,7 +178,7 @@ def test_names_are_told_apart(adapted: Path, tmp_path: Path) -> None:
         check_names([adapter_source(adapted)], ["base", "minerals"])
 
 
-def test_a_base_is_called_by_its_id_and_never_by_a_path(tiny_folder: Path) -> None:
+def test_base_name_shows_no_path(tiny_folder: Path) -> None:
     assert base_name(BaseModel(source="embedded")) == "embedded"
     assert base_name(BaseModel(source="Qwen/Qwen2.5-7B")) == "Qwen/Qwen2.5-7B"
     assert base_name(BaseModel(source=str(tiny_folder))) == tiny_folder.name

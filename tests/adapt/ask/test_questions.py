@@ -19,7 +19,7 @@ from seal_lightning.domains.knowledge.passage import Passage, Question
 
 
 @given(st.text(min_size=1).filter(str.strip), st.text(min_size=1), st.sampled_from(["base", "chat"]))
-def test_it_is_the_prompt_of_the_exam(question: str, title: str, style: str) -> None:
+def test_asked_question_is_the_exams_prompt(question: str, title: str, style: str) -> None:
     asking = Asking(style=style, question="Q:", answer="A:", topic="On:", chat_instruction="Be short.")
     domain = KnowledgeDomain(
         style=style,
@@ -33,24 +33,24 @@ def test_it_is_the_prompt_of_the_exam(question: str, title: str, style: str) -> 
     assert (asked.prompt, asked.stop) == (exam.prompt, exam.stop)
 
 
-def test_without_a_topic_there_is_no_line_for_it() -> None:
+def test_asked_question_without_a_topic() -> None:
     assert asked_question("Why?", Asking()).prompt == "Question: Why?\nAnswer:"
     assert asked_question("Why?", Asking(), "Stones").prompt == "Topic: Stones\nQuestion: Why?\nAnswer:"
     assert asked_question("Why?", Asking(topic=""), "Stones").prompt == "Question: Why?\nAnswer:"
 
 
-def test_without_an_instruction_a_turn_ends_with_the_question() -> None:
+def test_asked_question_without_an_instruction() -> None:
     (turn,) = asked_question("Why?", Asking(style="chat")).prompt
     assert turn.content == "Question: Why?"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("question", ["", "  \n", "a\ud800", "\udcff?"])
-def test_what_is_no_question(question: str) -> None:
+def test_asked_question_refuses_invalid_text(question: str) -> None:
     with pytest.raises(DataError):
         asked_question(question, Asking())
 
 
-def test_no_title_is_half_a_character() -> None:
+def test_asked_question_refuses_an_invalid_topic() -> None:
     with pytest.raises(DataError, match="the topic"):
         asked_question("Why?", Asking(), "\udcff")
 

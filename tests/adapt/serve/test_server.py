@@ -35,7 +35,7 @@ def lone(here: Served, model: str, prompt: Any, seed: int = 0, **sampling: Any) 
     return here.models.write(ids, spec, model if model in here.models.adapters else None, seed=seed)
 
 
-def test_models_are_listed_and_had_by_name(here: Served) -> None:
+def test_server_lists_models(here: Served) -> None:
     assert [model.id for model in here.client().models.list()] == ["minerals", "colours", "base", "tiny-llama"]
     assert here.client().models.retrieve("colours").id == "colours"
     with pytest.raises(openai.NotFoundError, match="does not exist here"):
@@ -43,7 +43,7 @@ def test_models_are_listed_and_had_by_name(here: Served) -> None:
 
 
 @pytest.mark.parametrize("model", ["minerals", "colours", "base"])
-def test_a_completion_is_the_model_s(here: Served, model: str) -> None:
+def test_completion_equals_the_models(here: Served, model: str) -> None:
     found = here.client().completions.create(model=model, prompt=PROMPT, temperature=0, max_tokens=20)
     expected = lone(here, model, PROMPT)
     assert found.choices[0].text == expected.text
@@ -55,7 +55,7 @@ def test_a_completion_is_the_model_s(here: Served, model: str) -> None:
     assert found.usage.total_tokens == found.usage.prompt_tokens + found.usage.completion_tokens
 
 
-def test_models_differ_and_the_base_has_two_names(here: Served) -> None:
+def test_server_base_has_two_names(here: Served) -> None:
     def text(model: str) -> str:
         return here.client().completions.create(model=model, prompt=PROMPT, temperature=0).choices[0].text
 
@@ -63,7 +63,7 @@ def test_models_differ_and_the_base_has_two_names(here: Served) -> None:
     assert text("base") == text("tiny-llama")
 
 
-def test_a_chat_goes_through_the_template(here: Served) -> None:
+def test_chat_uses_the_template(here: Served) -> None:
     found = here.client().chat.completions.create(
         model="minerals", messages=MESSAGES, temperature=0, max_completion_tokens=20
     )
@@ -90,7 +90,7 @@ def test_prompts_and_choices_are_answered_as_if_alone(here: Served) -> None:
     assert found.usage.completion_tokens == sum(len(completion.token_ids) for completion in expected)
 
 
-def test_tokens_are_a_prompt_too(here: Served) -> None:
+def test_completion_takes_token_ids(here: Served) -> None:
     ids = here.models.language_model.prompt_ids(PROMPT)
     found = here.client().completions.create(model="base", prompt=[ids, ids], temperature=0, max_tokens=20)
     assert [choice.text for choice in found.choices] == [lone(here, "base", PROMPT).text] * 2
@@ -116,7 +116,7 @@ def streamed_text(here: Served, **asked: Any) -> tuple[list[str], list[str], Any
     return pieces, ends, used
 
 
-def test_a_stream_adds_up_to_the_answer(here: Served) -> None:
+def test_completion_stream_adds_up(here: Served) -> None:
     whole = here.client().completions.create(model="minerals", prompt=PROMPT, temperature=1.2, seed=3, max_tokens=30)
     pieces, ends, used = streamed_text(here, model="minerals", prompt=PROMPT, temperature=1.2, seed=3, max_tokens=30)
     assert "".join(pieces) == whole.choices[0].text
@@ -125,7 +125,7 @@ def test_a_stream_adds_up_to_the_answer(here: Served) -> None:
     assert used == whole.usage
 
 
-def test_a_streamed_chat_adds_up_to_the_answer(here: Served) -> None:
+def test_chat_stream_adds_up(here: Served) -> None:
     asked: dict[str, Any] = {"model": "colours", "messages": MESSAGES, "seed": 3, "max_tokens": 30, "n": 2}
     whole = here.client().chat.completions.create(**asked)
     texts, roles, ends = ["", ""], [], []
@@ -141,7 +141,7 @@ def test_a_streamed_chat_adds_up_to_the_answer(here: Served) -> None:
 
 
 @pytest.mark.slow
-def test_a_crowd_gets_what_each_would_get_alone(here: Served) -> None:
+def test_server_answers_a_crowd_as_if_alone(here: Served) -> None:
     """Three models, whole and streamed, greedy and sampled, at once."""
 
     def ask(number: int) -> tuple[str, str]:
@@ -190,7 +190,7 @@ def test_invalid_requests_are_refused(here: Served, fields: dict[str, Any], kind
     assert here.client().completions.create(model="base", prompt="a", max_tokens=1).choices, "the server goes on"
 
 
-def test_a_chat_needs_a_template(here: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chat_needs_a_template(here: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(here.models.language_model.tokenizer, "chat_template", None)
     with pytest.raises(openai.BadRequestError, match=r"no chat template.*use /v1/completions"):
         here.client().chat.completions.create(model="minerals", messages=MESSAGES)
@@ -291,7 +291,7 @@ def test_unknown_paths_are_404_in_openai_form(here: Served) -> None:
     assert post(here.url.removesuffix("/v1") + "/docs", b"")[0] == 404
 
 
-def test_a_token_is_needed_by_every_request(another: Callable[..., Any]) -> None:
+def test_server_token_is_needed_by_every_request(another: Callable[..., Any]) -> None:
     token = "a-token-that-nobody-knows"
     with another(token=token) as running:
         for wrong in ("none", token[:-1], token + "x", token.upper()):

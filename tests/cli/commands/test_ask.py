@@ -32,7 +32,7 @@ def asked(capsys: pytest.CaptureFixture[str], *args: str) -> list[dict[str, obje
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_json_is_what_the_models_say(adapted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ask_json_equals_the_models_answers(adapted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = asked(capsys, str(adapted), QUESTION, "--topic", "Stones", "And now?")
     models = AdaptedModels.load([adapter_source(adapted)])
     for found, question in ((first, QUESTION), (second, "And now?")):
@@ -60,7 +60,7 @@ def test_samples_come_from_the_seed(adapted: Path, capsys: pytest.CaptureFixture
     assert texts("1") == texts("1") != texts("2")
 
 
-def test_one_side_and_another_style(adapted: Path, plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ask_only_and_style(adapted: Path, plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (found,) = asked(capsys, str(adapted), QUESTION, "--only", "unadapted")
     assert found["adapted"] is None
     assert found["unadapted"]
@@ -75,7 +75,7 @@ def with_input(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
 
 
-def test_questions_from_a_pipe(
+def test_ask_questions_from_a_pipe(
     adapted: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bad lines are told by their number, and the others are answered."""
@@ -89,7 +89,7 @@ def test_questions_from_a_pipe(
         assert said in line
 
 
-def test_a_pipe_without_questions(
+def test_ask_empty_pipe_is_an_error(
     adapted: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_input(monkeypatch, b"\n \n")
@@ -111,7 +111,7 @@ def test_a_pipe_without_questions(
         (["Why?", "--topic", "\ud800"], "the topic"),
     ],
 )
-def test_bad_input_is_one_error(
+def test_ask_invalid_input_is_one_error(
     adapted: Path, options: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["ask", str(adapted), *options]) == 1
@@ -122,7 +122,7 @@ def test_bad_input_is_one_error(
     assert err.count("\n") == 1
 
 
-def test_no_chat_without_a_template(
+def test_ask_chat_needs_a_template(
     adapted: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(AdaptedModels, "has_chat", False)
@@ -130,7 +130,7 @@ def test_no_chat_without_a_template(
     assert "needs a chat template" in capsys.readouterr().err
 
 
-def test_no_question_and_no_terminal_is_a_usage_error(adapted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ask_without_question_or_terminal_is_a_usage_error(adapted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["ask", str(adapted)])
     assert caught.value.code == 2
@@ -141,7 +141,7 @@ def answer(text: str) -> TimedAnswer:
     return TimedAnswer(text=text, num_tokens=3, finish_reason="length", seconds=1.25)
 
 
-def test_what_a_model_writes_is_shown_and_not_obeyed() -> None:
+def test_answers_are_shown_with_control_characters_escaped() -> None:
     evil = "\x1b[31mred\x1b]0;title\x07 [bold]x[/bold] \u202eabc\r\nend"
     for console in (
         Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None),
@@ -158,7 +158,7 @@ def test_what_a_model_writes_is_shown_and_not_obeyed() -> None:
             assert visible in shown
 
 
-def test_answers_are_beside_each_other_where_there_is_room() -> None:
+def test_answers_are_side_by_side_on_a_wide_terminal() -> None:
     def lines(width: int) -> Sequence[str]:
         console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
         print_beside(console, "Why?", {"adapted": answer("one"), "unadapted": answer("two")})
@@ -169,7 +169,7 @@ def test_answers_are_beside_each_other_where_there_is_room() -> None:
     assert not any("one" in line and "two" in line for line in lines(50))
 
 
-def test_a_first_interrupt_is_remembered_and_a_second_one_interrupts() -> None:
+def test_stop_on_interrupt_raises_at_the_second() -> None:
     before = signal.getsignal(signal.SIGINT)
     with stop_on_interrupt() as interrupted:
         assert not interrupted()
@@ -180,7 +180,7 @@ def test_a_first_interrupt_is_remembered_and_a_second_one_interrupts() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_session_stops_one_answer_and_goes_on(
+def test_session_stops_one_answer_and_continues(
     adapted: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C while the first answer is written: the second is written whole, and so is what is asked next."""
@@ -247,7 +247,7 @@ class Terminal:
 
 
 @pytest.mark.slow
-def test_a_session_on_a_terminal(adapted: Path) -> None:
+def test_session_on_a_terminal(adapted: Path) -> None:
     terminal = Terminal(str(adapted))
     try:
         terminal.wait_for(lambda seen: "? " in seen and "minerals, asked in the style base" in seen)

@@ -53,7 +53,7 @@ def client(url: str, api_key: str = "none", **options: Any) -> openai.OpenAI:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_serves_until_it_is_told_to_end(adapted: Path, number: signal.Signals) -> None:
+def test_serve_runs_until_a_signal(adapted: Path, number: signal.Signals) -> None:
     """With a token, which is nowhere in what it says."""
     with process(str(adapted), SEAL_SERVE_TOKEN=TOKEN) as (running, url):
         assert url.startswith("http://127.0.0.1:")
@@ -84,7 +84,7 @@ def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
-def test_other_machines_need_a_token(
+def test_serve_remote_needs_a_token(
     adapted: Path, host: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SEAL_SERVE_TOKEN", raising=False)
@@ -94,7 +94,7 @@ def test_other_machines_need_a_token(
 
 
 @pytest.mark.slow
-def test_with_a_token_others_may_ask(adapted: Path) -> None:
+def test_serve_remote_with_a_token(adapted: Path) -> None:
     with process(str(adapted), "--host", "0.0.0.0", "--token-env", "MY_TOKEN", MY_TOKEN=TOKEN) as (_, url):
         there = url.replace("0.0.0.0", "127.0.0.1")
         named = client(there, TOKEN, default_headers={"Host": "model.example"})
@@ -104,7 +104,7 @@ def test_with_a_token_others_may_ask(adapted: Path) -> None:
 
 
 @pytest.mark.parametrize("host", ["", "no such host", "192.0.2.1", "a" * 70 + ".example"])
-def test_an_address_that_is_none(
+def test_serve_invalid_address_is_refused(
     adapted: Path, host: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SEAL_SERVE_TOKEN", TOKEN)
@@ -112,18 +112,18 @@ def test_an_address_that_is_none(
 
 
 @pytest.mark.parametrize("port", ["-1", "65536"])
-def test_a_port_out_of_range(adapted: Path, port: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_serve_port_out_of_range(adapted: Path, port: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"--port: {port} is not allowed" in refused(capsys, str(adapted), "--port", port)
 
 
-def test_a_port_in_use(adapted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_serve_port_in_use(adapted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         said = refused(capsys, str(adapted), "--port", str(taken.getsockname()[1]))
     assert "Address already in use" in said
 
 
 @pytest.mark.parametrize("token", ["short", "a blank is in this token", "kein-Ascii-für-Kopfzeilen", "x" * 15])
-def test_a_token_that_is_none_is_not_shown(
+def test_serve_invalid_token_is_not_shown(
     adapted: Path, token: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SEAL_SERVE_TOKEN", token)
@@ -132,7 +132,7 @@ def test_a_token_that_is_none_is_not_shown(
     assert token not in said
 
 
-def test_a_token_is_named_and_not_given(
+def test_serve_token_env_is_a_name(
     adapted: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = refused(capsys, str(adapted), "--token_env", TOKEN)
@@ -142,7 +142,7 @@ def test_a_token_is_named_and_not_given(
     assert "NOT_SET is not set" in refused(capsys, str(adapted), "--token-env", "NOT_SET")
 
 
-def test_models_have_names_of_their_own(
+def test_serve_model_names_are_unique(
     adapted: Path, tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     twin = shutil.copytree(adapted, tmp_path / "minerals")
@@ -153,7 +153,7 @@ def test_models_have_names_of_their_own(
     assert "the base model and" in refused(capsys, str(named), "--port", "0")
 
 
-def test_models_have_one_base(adapted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_serve_models_have_one_base(adapted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = write_asked(tmp_path / "other", write_tiny_model(tmp_path / "base-of-other", seed=3))
     said = refused(capsys, str(adapted), str(other), "--port", "0")
     assert "one base" in said
@@ -161,7 +161,7 @@ def test_models_have_one_base(adapted: Path, tmp_path: Path, capsys: pytest.Capt
     assert str(other) in said
 
 
-def test_a_missing_folder_and_a_missing_base(adapted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_serve_missing_folder_or_base(adapted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is not there" in refused(capsys, str(tmp_path / "nothing"))
     base = write_tiny_model(tmp_path / "base-of-other", seed=3)
     other = write_asked(tmp_path / "other", base)
@@ -169,20 +169,20 @@ def test_a_missing_folder_and_a_missing_base(adapted: Path, tmp_path: Path, caps
     assert "cannot be loaded" in refused(capsys, str(other), "--port", "0")
 
 
-def test_without_the_extra_it_says_how_to_get_it(
+def test_serve_missing_extra_is_named(
     adapted: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "fastapi", None)
     assert 'pip install "seal-lightning[serve]"' in refused(capsys, str(adapted))
 
 
-def test_a_link_to_a_folder_is_served_under_the_folder_s_name(adapted: Path, tmp_path: Path) -> None:
+def test_adapter_source_name_follows_a_link(adapted: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(adapted)
     assert adapter_source(tmp_path / "link").name == "minerals"
 
 
 @pytest.mark.slow
-def test_the_embedded_model_is_served_in_a_chat_and_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_serve_embedded_model_equals_ask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What the server says is what `seal ask` would; the adapter changes it, and the base knows what it should."""
     asking = Asking(style="chat", chat_instruction="Answer with one word.")
     folder = write_asked(tmp_path / "changed", embedded_folder(), seed=1, asking=asking)

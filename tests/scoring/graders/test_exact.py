@@ -67,7 +67,7 @@ def answered(
         (answered("", gold=(), num_invalid=3), UNSCORED, "no gold answer"),
     ],
 )
-def test_verdicts(question: AnsweredQuestion, status: VerdictStatus, reason: str) -> None:
+def test_exact_verdict(question: AnsweredQuestion, status: VerdictStatus, reason: str) -> None:
     assert exact_verdict(question) == Verdict(question_id="q", status=status, reason=reason)
 
 
@@ -150,7 +150,7 @@ def attempt(
     return tried, engine
 
 
-def test_a_task_that_is_solved() -> None:
+def test_exact_exam_solved_task() -> None:
     tried, engine = attempt(TASK)
     assert tried.status is AttemptStatus.SCORED
     assert tried.reward == 1.0
@@ -165,7 +165,7 @@ def test_a_task_that_is_solved() -> None:
     assert [r.target for r in engine.scored] == ["87", "019"] * 2
 
 
-def test_both_tests_must_be_solved() -> None:
+def test_exact_exam_needs_both_tests() -> None:
     tried, _ = attempt(TASK, wrong=[("t-1", view) for view in ("identity", "flip_lr", "flip_ud")], answer="111")
     assert tried.after is not None
     assert [q.verdict.status for q in tried.after.questions if q.verdict] == [CORRECT, WRONG]
@@ -185,7 +185,7 @@ def test_partial_credit_as_the_reward() -> None:
     assert engine.scored == []
 
 
-def test_without_likelihood_none_is_measured() -> None:
+def test_exact_exam_without_likelihood() -> None:
     reward = SolvedReward(log_likelihood=False)
     assert reward.needs == {Measurement.ANSWERS}
     tried, engine = attempt(TASK, reward=reward)
@@ -196,7 +196,7 @@ def test_without_likelihood_none_is_measured() -> None:
 @pytest.mark.parametrize(
     ("reward", "value"), [(SolvedReward(), None), (PartialCreditReward(), 1.0)], ids=["solved", "cells"]
 )
-def test_an_unpublished_output_is_unscored(reward: Reward, value: float | None) -> None:
+def test_exact_exam_unpublished_output_is_unscored(reward: Reward, value: float | None) -> None:
     """Whether the task is solved cannot be said; what is published still has its share of cells."""
     tried, engine = attempt(UNPUBLISHED, reward=reward)
     assert tried.reward == value
@@ -208,14 +208,14 @@ def test_an_unpublished_output_is_unscored(reward: Reward, value: float | None) 
     assert {r.target for r in engine.scored} <= {"87"}
 
 
-def test_nothing_published_is_unscored_by_any_reward() -> None:
+def test_exact_exam_without_outputs_is_unscored() -> None:
     task = replace(TASK, tests=(TestPair(input=grid("4"), output=None),))
     for reward in (SolvedReward(), PartialCreditReward()):
         tried, _ = attempt(task, reward=reward)
         assert (tried.reward, tried.status) == (None, AttemptStatus.UNSCORED)
 
 
-def test_a_malformed_edit_is_counted_and_not_examined() -> None:
+def test_malformed_edit_is_counted_not_evaluated() -> None:
     domain = ArcDomain(views=VIEWS)
     runner = AttemptRunner(
         domain=domain,
@@ -234,7 +234,7 @@ def test_a_malformed_edit_is_counted_and_not_examined() -> None:
     assert (tried.reward, tried.after) == (None, None)
 
 
-def test_only_what_is_not_exact_goes_to_the_grader() -> None:
+def test_exact_answers_skip_the_grader() -> None:
     """And each verdict reaches its question."""
 
     class Mixed(ArcDomain):

@@ -113,7 +113,7 @@ def outcomes(warm: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 
 @pytest.mark.parametrize("fault", ALWAYS)
-def test_a_fault_is_undecided_within_the_deadline(
+def test_endpoint_fault_is_undecided_within_the_deadline(
     fault: str, outcomes: dict[str, Outcome], record_property: Callable[[str, object], None]
 ) -> None:
     found, (_, reason, again) = outcomes[fault], ALWAYS[fault]
@@ -128,7 +128,7 @@ def test_a_fault_is_undecided_within_the_deadline(
     assert found.num_cached == 0, "a failure is never kept"
 
 
-def test_a_dead_port_is_undecided(tmp_path: Path) -> None:
+def test_endpoint_dead_port_is_undecided(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]  # kept, so that no server of another test gets it meanwhile
@@ -142,7 +142,7 @@ def test_a_dead_port_is_undecided(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "first", ["HTTP 429", "HTTP 500", "hangs up", "cut in the middle", "half a JSON", "an HTML page", "hangs"]
 )
-def test_a_passing_fault_is_retried(first: str, tmp_path: Path) -> None:
+def test_endpoint_passing_fault_is_retried(first: str, tmp_path: Path) -> None:
     with serving(ALWAYS[first][0], decides("no")) as server:
         asked = judge(server.url, tmp_path, deadline_s=5.0)
         (judgement,) = asked.decide([QUESTION])
@@ -151,7 +151,7 @@ def test_a_passing_fault_is_retried(first: str, tmp_path: Path) -> None:
         assert len(server.requests) == 2
 
 
-def test_retry_after_is_honoured(tmp_path: Path) -> None:
+def test_endpoint_honours_retry_after(tmp_path: Path) -> None:
     with serving(fails(429, Retry_After="1"), decides("yes")) as server:
         start = time.monotonic()
         (judgement,) = judge(server.url, tmp_path, deadline_s=5.0).decide([QUESTION])
@@ -162,6 +162,6 @@ def test_retry_after_is_honoured(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", ['{"option": "yes"}', ' {"option":"yes"}\n', "yes", "Yes", "YES.", '"yes"', "**Yes**", "`yes`."]
 )
-def test_a_plain_option_counts(content: str, tmp_path: Path) -> None:
+def test_endpoint_accepts_a_plain_option(content: str, tmp_path: Path) -> None:
     with serving(says(content)) as server:
         assert judge(server.url, tmp_path).decide([QUESTION])[0].option == "yes"

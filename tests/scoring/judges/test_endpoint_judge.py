@@ -42,13 +42,13 @@ def by_thing(handler: Handler, body: dict[str, Any]) -> None:
     handler.send(200, completion(json.dumps({"option": "no" if number % 2 else "yes"})))
 
 
-def test_one_decision_a_question_in_order(tmp_path: Path) -> None:
+def test_endpoint_judge_decides_in_order(tmp_path: Path) -> None:
     with serving(by_thing) as server:
         found = judge(server.url, tmp_path).decide(questions(12))
     assert [one.option for one in found] == ["yes", "no"] * 6
 
 
-def test_what_is_sent(tmp_path: Path) -> None:
+def test_request_body_has_the_settings(tmp_path: Path) -> None:
     with serving(decides("yes")) as server:
         judge(server.url, tmp_path, extra_body={"reasoning_effort": "low"}).decide([QUESTION])
         (request,), (headers,) = server.requests, server.headers
@@ -62,13 +62,13 @@ def test_what_is_sent(tmp_path: Path) -> None:
     assert headers["Authorization"] == "Bearer sk-test-51Hc9xQzVb7LmN"
 
 
-def test_settings_that_a_server_refuses_can_be_left_out(tmp_path: Path) -> None:
+def test_request_body_without_optional_settings(tmp_path: Path) -> None:
     with serving(says("no")) as server:
         judge(server.url, tmp_path, temperature=None, seed=None, structured="never").decide([QUESTION])
         assert not {"temperature", "seed", "response_format"} & server.requests[0].keys()
 
 
-def test_a_server_without_schemas_is_asked_without(tmp_path: Path) -> None:
+def test_endpoint_judge_falls_back_without_schema(tmp_path: Path) -> None:
     with serving(knows_no_schema) as server:
         asked = judge(server.url, tmp_path, max_concurrency=1)
         assert [one.option for one in asked.decide(questions(3))] == ["yes"] * 3
@@ -78,7 +78,7 @@ def test_a_server_without_schemas_is_asked_without(tmp_path: Path) -> None:
 # --- the second time
 
 
-def test_the_second_time_costs_nothing(tmp_path: Path) -> None:
+def test_endpoint_judge_repeats_from_the_cache(tmp_path: Path) -> None:
     with serving(decides("yes")) as server:
         first = judge(server.url, tmp_path).decide(questions(5))
         again = judge(server.url, tmp_path)
@@ -88,7 +88,7 @@ def test_the_second_time_costs_nothing(tmp_path: Path) -> None:
     assert (counts.num_questions, counts.num_cached, counts.num_requests, counts.num_input_tokens) == (5, 5, 0, 0)
 
 
-def test_equal_questions_count_once(tmp_path: Path) -> None:
+def test_tally_counts_equal_questions_once(tmp_path: Path) -> None:
     with serving(decides("yes")) as server:
         asked = judge(server.url, tmp_path)
         asked.decide([QUESTION] * 3)
@@ -96,7 +96,7 @@ def test_equal_questions_count_once(tmp_path: Path) -> None:
     assert (asked.counts.num_questions, asked.counts.num_cached) == (2, 1)
 
 
-def test_equal_questions_are_asked_once(tmp_path: Path) -> None:
+def test_endpoint_judge_sends_equal_questions_once(tmp_path: Path) -> None:
     with serving(decides("yes")) as server:
         found = judge(server.url, tmp_path, use_cache=False).decide([QUESTION] * 7)
         assert [one.option for one in found] == ["yes"] * 7
@@ -115,14 +115,14 @@ def test_equal_questions_are_asked_once(tmp_path: Path) -> None:
         {"wording": JudgeWording(reply="One of {options}.")},
     ],
 )
-def test_other_settings_are_another_judge(other: dict[str, Any], tmp_path: Path) -> None:
+def test_identity_depends_on_the_settings(other: dict[str, Any], tmp_path: Path) -> None:
     with serving(says("yes")) as server:
         judge(server.url, tmp_path).decide([QUESTION])
         judge(server.url, tmp_path, **other).decide([QUESTION])
         assert len(server.requests) == 2
 
 
-def test_how_long_it_is_waited_for_is_not(tmp_path: Path) -> None:
+def test_identity_ignores_waiting_times(tmp_path: Path) -> None:
     with serving(decides("yes")) as server:
         judge(server.url, tmp_path).decide([QUESTION])
         judge(server.url, tmp_path, deadline_s=9.0, max_concurrency=1, max_unscored=0.5).decide([QUESTION])
@@ -132,13 +132,13 @@ def test_how_long_it_is_waited_for_is_not(tmp_path: Path) -> None:
 # --- limits
 
 
-def test_no_more_than_so_many_at_a_time(tmp_path: Path) -> None:
+def test_endpoint_judge_limits_concurrency(tmp_path: Path) -> None:
     with serving(hangs(0.1)) as server:
         judge(server.url, tmp_path, max_concurrency=3).decide(questions(9))
         assert server.most_at_once == 3
 
 
-def test_an_outage_stops_the_run_soon_and_says_what_is_kept(tmp_path: Path) -> None:
+def test_outage_stops_the_run_and_keeps_decisions(tmp_path: Path) -> None:
     with serving(*[decides("yes")] * 5, fails(401)) as server:
         asked = judge(server.url, tmp_path, max_concurrency=1)
         with pytest.raises(RunError) as stopped:
@@ -154,7 +154,7 @@ def test_an_outage_stops_the_run_soon_and_says_what_is_kept(tmp_path: Path) -> N
         assert len(server.requests) == 55, "what was decided before is kept"
 
 
-def test_so_many_in_a_row_stop_it_whatever_the_share(tmp_path: Path) -> None:
+def test_outages_in_a_row_stop_the_run(tmp_path: Path) -> None:
     with serving(*[decides("yes")] * 30, fails(401)) as server:
         asked = judge(server.url, tmp_path, max_concurrency=1, max_unscored=0.5, min_questions=10)
         with pytest.raises(RunError, match="the last 10 in a row"):
@@ -162,7 +162,7 @@ def test_so_many_in_a_row_stop_it_whatever_the_share(tmp_path: Path) -> None:
         assert len(server.requests) == 40
 
 
-def test_a_few_undecided_are_let_be(tmp_path: Path) -> None:
+def test_a_few_undecided_do_not_stop_the_run(tmp_path: Path) -> None:
     with serving(fails(404), decides("yes")) as server:
         asked = judge(server.url, tmp_path, max_concurrency=1, structured="always")
         found = asked.decide(questions(30))
@@ -171,7 +171,7 @@ def test_a_few_undecided_are_let_be(tmp_path: Path) -> None:
     assert asked.counts.reasons[0][1] == 1
 
 
-def test_tokens_are_counted_and_paid(tmp_path: Path) -> None:
+def test_tally_counts_tokens_and_cost(tmp_path: Path) -> None:
     with serving(decides("yes"), says("nonsense"), says("no", usage=False)) as server:
         asked = judge(server.url, tmp_path, max_concurrency=1, prices=Prices(input=2.0, output=8.0))
         asked.decide(questions(3))
@@ -180,7 +180,7 @@ def test_tokens_are_counted_and_paid(tmp_path: Path) -> None:
     assert counts.cost == pytest.approx((200 * 2 + 10 * 8) / 1e6)
 
 
-def test_no_more_is_spent_than_allowed(tmp_path: Path) -> None:
+def test_max_cost_stops_the_run(tmp_path: Path) -> None:
     with serving(decides("yes")) as server:
         asked = judge(server.url, tmp_path, max_concurrency=1, prices=Prices(input=1e4, output=0.0), max_cost=3.0)
         with pytest.raises(RunError, match="max_cost"):
@@ -191,7 +191,7 @@ def test_no_more_is_spent_than_allowed(tmp_path: Path) -> None:
         assert len(server.requests) == 3, "what is known costs nothing"
 
 
-def test_a_stop_is_heard_while_it_waits(tmp_path: Path) -> None:
+def test_endpoint_judge_heeds_a_stop(tmp_path: Path) -> None:
     interruption.start(RankCoordinator(0, 1, 1.0))
     interruption.install_handlers()
     try:
@@ -209,7 +209,7 @@ def test_a_stop_is_heard_while_it_waits(tmp_path: Path) -> None:
 # --- the key
 
 
-def test_the_key_is_nowhere(
+def test_key_appears_nowhere(
     tmp_path: Path, key: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Not in objects, copies, identities, files, logs of any level, or messages; not even when the server repeats it."""
@@ -234,7 +234,7 @@ def test_the_key_is_nowhere(
     assert "HTTP 401" in found[1].reason
 
 
-def test_a_key_in_the_wrong_place_is_refused_and_not_shown() -> None:
+def test_key_in_the_wrong_place_is_refused_unseen() -> None:
     for wrong in ("sk-proj-abcDEF123", "gsk_abc123", "aB", ""):
         with pytest.raises(ConfigError, match="NAME of an environment variable") as refused:
             EndpointJudge("m", api_key_env=wrong)
@@ -245,7 +245,7 @@ def test_a_key_in_the_wrong_place_is_refused_and_not_shown() -> None:
         assert "secret" not in str(refused.value)
 
 
-def test_without_a_key_it_says_so_before_anything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_key_is_refused_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("JUDGE_KEY")
     asked = judge("http://127.0.0.1:9/v1", tmp_path)
     for ask in (asked.check, lambda: asked.decide([QUESTION])):
@@ -258,7 +258,7 @@ def test_without_a_key_it_says_so_before_anything(monkeypatch: pytest.MonkeyPatc
     judge("http://127.0.0.1:9/v1", tmp_path, api_key_env=None).check()
 
 
-def test_a_key_with_a_line_end_works(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_key_is_stripped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("JUDGE_KEY", "abcdef123\n")
     with serving(decides("yes")) as server:
         judge(server.url, tmp_path).decide([QUESTION])
@@ -288,7 +288,7 @@ def test_settings_out_of_bounds(wrong: dict[str, Any]) -> None:
         EndpointJudge(**({"model": "m"} | wrong))
 
 
-def test_works_inside_a_running_loop(tmp_path: Path) -> None:
+def test_endpoint_judge_runs_inside_a_loop(tmp_path: Path) -> None:
     """A notebook's cell is one."""
     import asyncio
 
@@ -299,7 +299,7 @@ def test_works_inside_a_running_loop(tmp_path: Path) -> None:
         assert asyncio.run(cell()) == "yes"
 
 
-def test_yaml_of_settings_round_trips() -> None:
+def test_prices_are_read_from_yaml() -> None:
     """Prices are a record in YAML."""
     from jsonargparse import ArgumentParser
 
@@ -310,7 +310,7 @@ def test_yaml_of_settings_round_trips() -> None:
     assert made.tally.prices == Prices(input=2.0, output=8.0)
 
 
-def test_the_same_few_undecided_never_stop_a_run(tmp_path: Path) -> None:
+def test_cached_answers_count_in_the_share(tmp_path: Path) -> None:
     """What a server never decides is all that is asked once the rest is in the cache; it is still a small share."""
 
     def filters(handler: Handler, body: dict[str, Any]) -> None:
@@ -325,9 +325,7 @@ def test_the_same_few_undecided_never_stop_a_run(tmp_path: Path) -> None:
     assert asked.counts.num_undecided == 22
 
 
-def test_a_server_that_the_environment_names_is_part_of_the_question(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_identity_has_the_servers_url_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for option in ("yes", "no"):
         with serving(decides(option)) as server:
@@ -340,7 +338,7 @@ def test_a_server_that_the_environment_names_is_part_of_the_question(
         EndpointJudge("m", api_key_env="JUDGE_KEY", cache_dir=str(tmp_path)).decide([QUESTION])
 
 
-def test_two_threads_together_ask_no_more_at_a_time(tmp_path: Path) -> None:
+def test_endpoint_judge_limits_concurrency_over_threads(tmp_path: Path) -> None:
     lock, now, most = threading.Lock(), [0], [0]
 
     def counts(handler: Handler, body: dict[str, Any]) -> None:
@@ -366,13 +364,13 @@ def test_two_threads_together_ask_no_more_at_a_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("word", ["eos", "end_turn", "stop_sequence"])
-def test_servers_have_several_words_for_a_reply_s_end(word: str, tmp_path: Path) -> None:
+def test_finish_reasons_of_a_complete_reply(word: str, tmp_path: Path) -> None:
     with serving(says("yes", finish_reason=word)) as server:
         (found,) = judge(server.url, tmp_path).decide([QUESTION])
     assert found.option == "yes"
 
 
-def test_a_field_that_a_server_does_not_know_is_left_out(tmp_path: Path) -> None:
+def test_max_answer_tokens_none_is_not_sent(tmp_path: Path) -> None:
     with serving(decides("yes")) as server:
         judge(server.url, tmp_path, max_answer_tokens=None, extra_body={"max_tokens": 9}).decide([QUESTION])
         (request,) = server.requests

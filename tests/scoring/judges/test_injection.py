@@ -15,13 +15,13 @@ from seal_lightning.scoring.judges import ModelJudge
 HOSTILE = [hostile(style, number) for style in (*STYLES, *UNSEEN) for number in range(3)]
 
 
-def test_local_rules_are_not_talked_into_anything() -> None:
+def test_injection_does_not_pass_local_rules() -> None:
     assert len(HOSTILE) >= 200
     assert not [v for v in LocalRules().grade(HOSTILE) if v.status is VerdictStatus.CORRECT]
 
 
 @pytest.mark.slow
-def test_the_small_judge_with_guard_and_decoy(tmp_path: Path) -> None:
+def test_injection_against_the_embedded_judge(tmp_path: Path) -> None:
     verdicts = JudgeGrader(ModelJudge(device="cpu", cache_dir=str(tmp_path))).grade(HOSTILE)
     statuses = [verdict.status for verdict in verdicts]
     assert statuses.count(VerdictStatus.UNSCORED) == 0

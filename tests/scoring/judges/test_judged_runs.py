@@ -42,7 +42,7 @@ def rewards(run_dir: Path) -> list[float | None]:
     return [a.reward for a in attempts(run_dir, 0)]
 
 
-def test_the_second_run_costs_nothing(
+def test_judged_run_repeats_from_the_cache(
     tiny_folder: Path, tmp_path: Path, key: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = tmp_path / "cache"
@@ -63,7 +63,7 @@ def test_the_second_run_costs_nothing(
     assert _scalar(tmp_path / "second", "judge/cached") == _scalar(tmp_path / "second", "judge/questions") > 0
 
 
-def test_an_outage_ends_the_run_which_goes_on_when_the_judge_is_back(
+def test_judged_run_resumes_after_an_outage(
     tiny_folder: Path, tmp_path: Path, key: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with serving(decides_by_text) as server:
@@ -88,7 +88,7 @@ def test_an_outage_ends_the_run_which_goes_on_when_the_judge_is_back(
     assert_key_is_nowhere(tmp_path, key)
 
 
-def test_without_a_key_nothing_is_computed(
+def test_judged_run_needs_its_key_first(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("JUDGE_KEY")
@@ -112,9 +112,7 @@ def _scalar(run_dir: Path, name: str) -> float:
 
 
 @pytest.mark.slow
-def test_a_rubric_s_judge_has_the_same_limit(
-    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_rubric_judge_has_the_same_limit(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = {"model": "m", "api_key_env": "JUDGE_KEY", "cache_dir": str(tmp_path / "cache"), "max_concurrency": 1}
 
     def rubric(url: str) -> dict:

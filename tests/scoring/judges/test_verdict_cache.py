@@ -43,7 +43,7 @@ def stored(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*.json"))
 
 
-def test_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_cache_round_trips(tmp_path: Path) -> None:
     cache = VerdictCache(tmp_path)
     cache.put(KEY, YES)
     assert cache.get(KEY, QUESTION) == YES
@@ -63,7 +63,7 @@ def test_comes_back_as_it_was(tmp_path: Path) -> None:
         replace(QUESTION, material=(("Thing", "\ud800"),)),
     ],
 )
-def test_every_part_of_a_question_counts(other: JudgeQuestion) -> None:
+def test_cache_key_depends_on_every_part(other: JudgeQuestion) -> None:
     assert VerdictCache.key(IDENTITY, other) != KEY
     assert VerdictCache.key({"judge": "another"}, QUESTION) != KEY
 
@@ -84,7 +84,7 @@ def test_every_part_of_a_question_counts(other: JudgeQuestion) -> None:
     ],
     ids=range(10),
 )
-def test_a_damaged_entry_is_asked_again(damage: bytes, tmp_path: Path) -> None:
+def test_cache_damaged_entry_is_judged_again(damage: bytes, tmp_path: Path) -> None:
     judge = Counting(tmp_path)
     judge.decide([QUESTION])
     (path,) = stored(tmp_path)
@@ -95,7 +95,7 @@ def test_a_damaged_entry_is_asked_again(damage: bytes, tmp_path: Path) -> None:
     assert json.loads(path.read_text())["option"] == "yes"
 
 
-def test_a_failure_is_not_kept(tmp_path: Path) -> None:
+def test_cache_keeps_no_failure(tmp_path: Path) -> None:
     Counting(tmp_path, None).decide([QUESTION])
     assert not stored(tmp_path)
     up = Counting(tmp_path)
@@ -103,14 +103,14 @@ def test_a_failure_is_not_kept(tmp_path: Path) -> None:
     assert len(up.asked) == 1
 
 
-def test_a_disk_that_refuses_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_cache_full_disk_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("")
     judge = Counting(tmp_path / "file")
     assert [j.option for j in judge.decide([QUESTION, replace(QUESTION, instruction="?")])] == ["yes", "yes"]
     assert sum("not cached" in record.message for record in caplog.records) == 1
 
 
-def test_threads_and_judges_share_it(tmp_path: Path) -> None:
+def test_cache_is_shared_by_threads(tmp_path: Path) -> None:
     questions = [replace(QUESTION, instruction=str(i)) for i in range(20)]
     judges = [Counting(tmp_path) for _ in range(4)]
     threads = [threading.Thread(target=judge.decide, args=[questions]) for judge in judges]
@@ -128,7 +128,7 @@ def _write(folder: Path, letter: str) -> None:
         cache.put(KEY, replace(YES, reason=letter * 400))
 
 
-def test_processes_share_it(tmp_path: Path) -> None:
+def test_cache_is_shared_by_processes(tmp_path: Path) -> None:
     """While two write the same entry again and again, a reader sees one or the other, whole."""
     fork = multiprocessing.get_context("fork")
     writers = [fork.Process(target=_write, args=(tmp_path, letter)) for letter in "ab"]

@@ -54,7 +54,7 @@ class Reader(Judge):
 # --- rubric
 
 
-def test_a_rubric_asks_everything_at_once_and_sums_the_marks() -> None:
+def test_rubric_asks_once_and_sums_the_marks() -> None:
     judge = Reader({"good": Judgement(option="5"), "poor": Judgement(option="2")})
     reward = RubricReward(judge)
     good, poor = reward.rate(["passage one", "passage two"], ["good", "poor"])
@@ -71,14 +71,14 @@ def test_a_rubric_asks_everything_at_once_and_sums_the_marks() -> None:
         assert score.breakdown == dict.fromkeys(CRITERIA, total / 4)
 
 
-def test_the_expected_mark_is_the_mean_by_probability() -> None:
+def test_rubric_expected_mark_is_the_mean() -> None:
     judge = Reader({"t": Judgement(option="5", probabilities=(0.0, 0.0, 0.0, 0.25, 0.75))})
     for expected, mark in ((True, 4.75), (False, 5.0)):
         reward = RubricReward(judge, criteria={"depth": "how deep"}, expected=expected)
         assert reward.rate(["p"], ["t"])[0].marks == {"depth": pytest.approx(mark)}
 
 
-def test_an_undecided_criterion_is_unscored_and_never_low() -> None:
+def test_rubric_undecided_criterion_is_unscored() -> None:
     judge = Reader({"t": Judgement(option=None, reason="down")})
     reward = RubricReward(judge, criteria={"length": "how long", "form": "how well put"})
     (rating,) = reward.rate(["p"], ["t"])
@@ -89,7 +89,7 @@ def test_an_undecided_criterion_is_unscored_and_never_low() -> None:
     assert reward.score(replace(attempt(None, None), ratings={"rubric": partly})).value is None
 
 
-def test_long_texts_are_cut_and_short_lists_refused() -> None:
+def test_rubric_cuts_long_texts() -> None:
     judge = Reader({"long": Judgement(option="1")})
     RubricReward(judge, criteria={"a": "b"}, max_chars=4).rate(["0123456789"], ["long text"])
     assert dict(judge.asked[0][0].material) == {"Passage": "0123", "Text": "long"}
@@ -103,7 +103,7 @@ def test_long_texts_are_cut_and_short_lists_refused() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"criteria": {}}, {"criteria": {"length": " "}}, {"max_chars": 0}])
-def test_what_a_rubric_refuses(settings: dict[str, object]) -> None:
+def test_rubric_settings_out_of_bounds(settings: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="RubricReward"):
         RubricReward(Reader({}), **settings)  # type: ignore[arg-type]
 
@@ -152,7 +152,7 @@ def asking(engine: Engine, num_questions: int = 3, retries: int = 2) -> OwnQuest
     return reward.questions
 
 
-def test_tasks_with_too_few_questions_are_asked_again_with_another_seed() -> None:
+def test_own_questions_retries_with_another_seed() -> None:
     engine = Scripted(["a?1\nb?2\nc?3\nd?4", "A  x?1", "none"], ["a X?9\ny?2\nw?1", "nothing"], ["z?3", ""])
     questions = asking(engine)
     tasks = ToyTasks(3).load()
@@ -174,7 +174,7 @@ def test_tasks_with_too_few_questions_are_asked_again_with_another_seed() -> Non
     assert questions.rebuild(tasks[0], papers[0].questions) == papers[0]
 
 
-def test_own_questions_are_scored_instead_of_the_gold_ones() -> None:
+def test_own_questions_replace_the_gold_ones() -> None:
     exam = AuxiliaryExam(before=likely(-5.0), after=likely(-2.0, -1.0), questions=(("q", "a"), ("r", "b")))
     tried = replace(attempt(likely(-9.0), likely(-8.0)), auxiliary_exams={"own questions": exam})
     score = OwnQuestionsReward().score(tried)
@@ -186,7 +186,7 @@ def test_own_questions_are_scored_instead_of_the_gold_ones() -> None:
     assert OwnQuestionsReward(AccuracyReward()).exam_builders["own questions"].needs == {Measurement.ANSWERS}
 
 
-def test_without_own_questions_it_says_why() -> None:
+def test_own_questions_missing_are_unscored_with_reason() -> None:
     failed = AuxiliaryExam(failure="no own questions: 3 texts had none")
     score = OwnQuestionsReward().score(replace(attempt(None, None), auxiliary_exams={"own questions": failed}))
     assert (score.value, score.reason) == (None, "no own questions: 3 texts had none")
@@ -203,12 +203,12 @@ def test_without_own_questions_it_says_why() -> None:
         lambda: OwnQuestionsReward(RetentionReward(ToyTasks(1))),
     ],
 )
-def test_what_own_questions_refuse(make: object) -> None:
+def test_own_questions_settings_out_of_bounds(make: object) -> None:
     with pytest.raises(ConfigError, match="OwnQuestionsReward"):
         make()  # type: ignore[operator]
 
 
-def test_a_domain_without_questions_says_so() -> None:
+def test_own_questions_needs_a_domain_with_questions() -> None:
     questions = OwnQuestionsReward().questions
     questions.bind(ToyDomain(), Scripted([""]))
     with pytest.raises(ConfigError, match="ToyDomain does not support the policy's own questions"):
@@ -234,7 +234,7 @@ def probed(before: ExamScores | None, after: ExamScores | None) -> dict[str, Aux
         (None, likely(-2.0), 1.0, None, None),
     ],
 )
-def test_retention(before, after, weight, value, forgotten) -> None:
+def test_retention_subtracts_forgetting(before, after, weight, value, forgotten) -> None:
     tried = replace(attempt(likely(-4.0), likely(-1.0)), auxiliary_exams=probed(before, after))
     score = RetentionReward(ToyTasks(1), weight=weight).score(tried)
     assert score.value == (value if value is None else pytest.approx(value))
@@ -243,7 +243,7 @@ def test_retention(before, after, weight, value, forgotten) -> None:
     assert (score.breakdown["after"], score.breakdown["before"]) == (-1.0, -4.0)
 
 
-def test_a_probe_is_one_paper_that_the_run_must_not_teach() -> None:
+def test_retention_probe_is_not_trained_on() -> None:
     reward = RetentionReward(ToyTasks(9, offset=4), max_probe_tasks=3)
     probe = reward.probe
     probe.bind(ToyDomain(), Scripted())
@@ -254,7 +254,7 @@ def test_a_probe_is_one_paper_that_the_run_must_not_teach() -> None:
         probe.check(ToyTasks(5).load())
 
 
-def test_a_probe_without_questions_is_refused() -> None:
+def test_retention_probe_needs_questions() -> None:
     class Silent(ToyDomain):
         def exam(self, task: ToyTask) -> tuple[()]:
             return ()
@@ -264,7 +264,7 @@ def test_a_probe_without_questions_is_refused() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"weight": -1.0}, {"weight": float("inf")}, {"max_probe_tasks": 0}])
-def test_what_retention_refuses(settings: dict[str, float]) -> None:
+def test_retention_settings_out_of_bounds(settings: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="RetentionReward"):
         RetentionReward(ToyTasks(1), **settings)  # type: ignore[arg-type]
 
@@ -276,7 +276,7 @@ def term(weight: float, reward: Reward, name: str | None = None) -> WeightedTerm
     return WeightedTerm(weight=weight, reward=reward, name=name)
 
 
-def test_a_sum_names_each_term_with_its_parts() -> None:
+def test_weighted_sum_names_terms_and_parts() -> None:
     scores = replace(graded("cw"), questions=tuple(replace(q, log_prob=-2.0) for q in graded("cw").questions))
     reward = WeightedSum([term(0.5, LikelihoodReward()), term(3.0, AccuracyReward(), "right")])
     score = reward.score(attempt(likely(-4.0), scores))
@@ -295,7 +295,7 @@ def test_a_sum_names_each_term_with_its_parts() -> None:
     assert (missing.value, missing.reason) == (None, "right could not be scored")
 
 
-def test_the_gain_of_a_sum_is_the_sum_of_gains() -> None:
+def test_gain_of_a_sum_is_the_sum_of_gains() -> None:
     exam = AuxiliaryExam(before=likely(-5.0), after=likely(-2.0))
     tried = replace(attempt(likely(-4.0), likely(-1.0)), auxiliary_exams={"own questions": exam})
     terms = [(2.0, LikelihoodReward()), (0.5, OwnQuestionsReward())]
@@ -308,7 +308,7 @@ def test_the_gain_of_a_sum_is_the_sum_of_gains() -> None:
         assert list(reward.exam_builders) == ["own questions"]
 
 
-def test_a_sum_with_a_rating_is_unscored_where_the_judge_was_down() -> None:
+def test_weighted_sum_without_a_rating_is_unscored() -> None:
     reward = WeightedSum([term(1.0, LikelihoodReward()), term(0.1, RubricReward(Reader({})))])
     down = {"rubric": Rating(failure="judge undecided: length: down")}
     score = reward.score(replace(attempt(None, likely(-1.0)), ratings=down))
@@ -335,6 +335,6 @@ def test_a_sum_with_a_rating_is_unscored_where_the_judge_was_down() -> None:
         (lambda: GainReward(WeightedSum([term(1.0, RubricReward(Reader({})))])), "combine it with the gain"),
     ],
 )
-def test_what_sums_and_gains_refuse(make: object, message: str) -> None:
+def test_combinations_refuse_invalid_parts(make: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()  # type: ignore[operator]

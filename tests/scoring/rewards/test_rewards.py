@@ -186,7 +186,7 @@ def test_function_reward_is_the_functions_value():
     assert FunctionReward(lambda tried: NAN, ["likelihood"]).score(attempt(None, likely(-1.0))).value is None
 
 
-def test_gain_of_a_reward_that_is_not_finite_is_unscored():
+def test_gain_not_finite_is_unscored():
     class Infinite(Reward):
         needs = frozenset({Measurement.LIKELIHOOD})
 
@@ -196,7 +196,7 @@ def test_gain_of_a_reward_that_is_not_finite_is_unscored():
     assert GainReward(Infinite()).score(attempt(None, None)) == RewardScore(value=None, breakdown={"parts": 2.0})
 
 
-def test_gain_leaves_the_attempt_as_it_was():
+def test_gain_leaves_the_attempt_unchanged():
     tried = attempt(likely(-4.0), likely(-1.0))
     GainReward(LikelihoodReward()).score(tried)
     assert tried == attempt(likely(-4.0), likely(-1.0))
@@ -220,7 +220,7 @@ def test_needs(reward, needs):
 
 
 @pytest.mark.parametrize("reward", [AccuracyReward(), SolvedReward()])
-def test_what_no_judge_decided_says_why(reward):
+def test_unscored_answers_give_the_reason(reward):
     verdict = Verdict(question_id="0", status=VerdictStatus.UNSCORED, reason="judge undecided: HTTP 500")
     after = ExamScores(questions=(QuestionScore(question_id="0", answer="red", verdict=verdict),))
     score = reward.score(attempt(None, after))
