@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
 from rich.console import Console
@@ -28,26 +29,19 @@ from seal_lightning.reporting.text import escape_invisible
 HELP = "/topic TITLE sets the title before questions, /topic alone drops it; /quit or Ctrl-D leaves; Ctrl-C stops an answer"
 
 
+@dataclass
 class Session:
     """A dialogue that shows both answers to each question."""
 
-    def __init__(
-        self,
-        models: AdaptedModels,
-        name: str,
-        asking: Asking,
-        sampling: SamplingSpec,
-        seed: int,
-        sides: Sequence[Side],
-        topic: str,
-    ) -> None:
-        self.models = models
-        self.name = name
-        self.asking = asking
-        self.sampling = sampling
-        self.seed = seed
-        self.sides = sides
-        self.topic = topic
+    models: AdaptedModels
+    name: str
+    asking: Asking
+    sampling: SamplingSpec
+    seed: int
+    sides: Sequence[Side]
+    topic: str
+
+    def __post_init__(self) -> None:
         self._console = Console(highlight=False)
 
     def run(self) -> int:
