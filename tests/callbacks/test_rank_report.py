@@ -79,6 +79,7 @@ def test_time_split_counts_outer_activities() -> None:
     assert sum(split.seconds().values()) < 0.01
 
 
+@pytest.mark.slow
 def test_fit_reports_its_times(tiny_folder: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     assert fit(tmp_path, config(tiny_folder, run_dir, rounds=1)) == 0

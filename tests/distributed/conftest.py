@@ -1,21 +1,16 @@
-"""The processes of tests/faults serve here too, and two hosts on one machine."""
+"""Fixtures: two hosts on one machine, and a switch for tests that take minutes."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "faults"))
-
 from hosts import Host, reason_against, two_hosts
 
 
 @pytest.fixture
 def for_a_release(request: pytest.FixtureRequest) -> None:
-    """Minutes that a release is worth, and a change is not."""
+    """Skip a test that takes minutes unless ``--release`` is given."""
     if not request.config.getoption("--release"):
         pytest.skip("takes minutes; runs with --release")
 

@@ -77,6 +77,7 @@ def tell_to_stop(told: list[int], times: int, model: Path, folder: Path) -> None
     assert not list(run_dir.rglob(".*.tmp"))
 
 
+@pytest.mark.slow
 def test_sigterm_to_a_waiting_rank_stops_all(tiny_folder: Path, tmp_path: Path) -> None:
     """The first rank writes the checkpoint, and it has ended its own E-step already."""
     run_dir = tmp_path / "run"

@@ -12,8 +12,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import yaml
+from children import end_all, ranks
 from fakes import tiny_tokenizer
-from test_end_to_end import config, final_loras, launch
+from test_end_to_end import config, final_loras
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -179,7 +180,11 @@ def test_load_shared_run_ends_the_same(tiny_folder: Path, tmp_path: Path) -> Non
         settings["model"]["pretrained"]["share_across_ranks"] = shared
         path = tmp_path / f"{shared}.yaml"
         path.write_text(yaml.safe_dump(settings))
-        launch(tmp_path, "fit", "-c", str(path))
+        children = ranks(["fit", "-c", str(path)], tmp_path / f"logs-{shared}")
+        try:
+            assert [child.wait(120) for child in children] == [0, 0], children[0].printed()[-3000:]
+        finally:
+            end_all(children)
         loras.append(final_loras(run_dir, "round0-m_step"))
     for one, other in zip(*loras, strict=True):
         assert all(torch.allclose(one[key], other[key], atol=1e-9) for key in one)
