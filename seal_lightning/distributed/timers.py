@@ -23,7 +23,7 @@ class TimeSplit:
         >>> split = TimeSplit()
         >>> with split.spent("adapt"):
         ...     pass
-        >>> split.seconds()["adapt"] > 0
+        >>> split.seconds()["adapt"] >= 0
         True
     """
 
