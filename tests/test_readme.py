@@ -1,4 +1,4 @@
-"""The README is kept honest: its commands parse and run (shrunk), its names exist, its opening commands are CI's."""
+"""README and guides are kept honest: commands run (shrunk), names and links exist, the opening commands are CI's."""
 
 import re
 import shlex
@@ -18,7 +18,22 @@ from seal_lightning.cli.main import TRAINER_SUBCOMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(bash|yaml|python)\n(.*?)```", README, re.DOTALL)
+GUIDES = (
+    "adapt",
+    "arc",
+    "data-and-models",
+    "deviations",
+    "experiments",
+    "extending",
+    "failures",
+    "inner-loop",
+    "results",
+    "run-directory",
+)
+PAGES = "\n".join(
+    path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *(ROOT / f"docs/{name}.md" for name in GUIDES))
+)
+BLOCKS = re.findall(r"```(bash|yaml|python)\n(.*?)```", PAGES, re.DOTALL)
 SEAL_COMMANDS = [
     line.split("#")[0].strip()
     for kind, block in BLOCKS
@@ -171,13 +186,13 @@ def test_a_command_runs_shrunk(
 
 
 def test_class_paths_exist() -> None:
-    paths = set(re.findall(r"seal_lightning\.[a-z_.]+\.[A-Z]\w+", README))
+    paths = set(re.findall(r"seal_lightning\.[a-z_.]+\.[A-Z]\w+", PAGES))
     assert paths
     for path in paths:
         module, name = path.rsplit(".", 1)
         assert hasattr(import_module(module), name), path
     for path in re.findall(
-        r"`(core.interfaces|core|training.hooks|callbacks|domains\.knowledge|domains\.arc)\.([A-Z]\w+)`", README
+        r"`(core.interfaces|core|training.hooks|callbacks|domains\.knowledge|domains\.arc)\.([A-Z]\w+)`", PAGES
     ):
         assert hasattr(import_module(f"seal_lightning.{path[0]}"), path[1]), path
 
@@ -187,11 +202,11 @@ def test_yaml_and_python_blocks_are_valid() -> None:
         if kind == "yaml":
             assert yaml.safe_load(block)
         elif kind == "python":
-            exec(compile(block, "README.md", "exec"), {})
+            exec(compile(block, "a page", "exec"), {})
 
 
 def test_named_files_exist() -> None:
-    for name in set(re.findall(r"(?:configs|tests|seal_lightning)/[\w./-]+\.(?:yaml|py)", README)):
+    for name in set(re.findall(r"(?:configs|tests|seal_lightning)/[\w./-]+\.(?:yaml|py)", PAGES)):
         assert (ROOT / name).exists(), name
 
 

@@ -153,7 +153,7 @@ def test_each_strategy_saves_what_it_is_for() -> None:
 
 
 def test_full_finetuning_takes_16_to_18_bytes_a_parameter() -> None:
-    """Without activations: README, Limits."""
+    """Without activations: docs/limits.md."""
     p = SMOLLM2_135M.parameters
     one_token = Work(tokens=1, checkpointing=True)
     assert full_finetuning(SMOLLM2_135M, one_token).total == pytest.approx(18 * p, rel=0.01)

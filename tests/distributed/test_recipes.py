@@ -1,4 +1,4 @@
-"""The launchers' lines of the README and docs/multinode.md, and what the SLURM script does when it is told to stop."""
+"""The launch commands of the data-and-models and multi-node pages, and how the SLURM script reacts to a stop signal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from seal_lightning.cli.main import TRAINER_SUBCOMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "configs/trainer/slurm.sbatch"
-PAGES = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/multinode.md")]
+PAGES = [(ROOT / name).read_text(encoding="utf-8") for name in ("docs/data-and-models.md", "docs/multinode.md")]
 BLOCKS = [block.replace("\\\n", " ") for page in PAGES for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL)]
 LINES = [line.split(" #")[0] for block in BLOCKS for line in block.splitlines()]
 INLINE = [line for page in PAGES for line in re.findall(r"`(torchrun … [^`]+)`", page)]
