@@ -11,17 +11,17 @@ from types import FrameType
 
 import torch
 from rich.console import Console
+from rich.table import Table
 
 from seal_lightning.adapt.adapters import push, write_merged
-from seal_lightning.adapt.configuration import Configuration, configured
+from seal_lightning.adapt.configuration import AdaptSpec, Configuration, configured
 from seal_lightning.adapt.estimate import measured_rates, phases
 from seal_lightning.adapt.material import Material, job_of, read_material
 from seal_lightning.adapt.pipeline import AdaptPipeline
 from seal_lightning.adapt.record import AdaptedFolder
 from seal_lightning.adapt.starting_model import StartingModel
 from seal_lightning.adapt.workspace import Progress, Workspace
-from seal_lightning.cli.commands.adapt_report import show_estimate, show_material, show_record
-from seal_lightning.cli.commands.adapters import print_lines
+from seal_lightning.cli.commands.adapters import exam_table, exam_title, print_lines, print_table
 from seal_lightning.core.errors import ConfigError, RunError, StopRequested, shown
 from seal_lightning.core.names import checked_run_dir
 from seal_lightning.generation.prompt_lengths import check_prompts_fit
@@ -29,7 +29,10 @@ from seal_lightning.models.lora import LoraAdapter
 from seal_lightning.storage import atomic_files
 from seal_lightning.storage.journal import DamagedLine
 from seal_lightning.storage.run_dir import RunLock
+from seal_lightning.training.module import SealModule
 
+_MAX_SKIPPED = 5
+"""Skipped documents and questions that are printed."""
 _RESUME = "the same `seal adapt` command"
 
 
@@ -53,14 +56,13 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     material = read_material(
         options.paths, options.questions, pretrained, configuration.spec.passage_tokens, folder.path
     )
-    show_material(material)
+    _show_material(material)
     job = job_of(material, options.questions, configuration.settings, start.identity(), continual=options.continual)
     begun = Workspace(folder).check(job)
     if not folder.is_finished:
         earlier = _load(start, configuration, material, options.device)
         module, spec = configuration.module, configuration.spec
-        rates = measured_rates(module, material.passages[0])
-        show_estimate(phases(module, spec, material), rates, begun=begun)
+        _show_estimate(module, spec, material, begun=begun)
         if not options.dry_run:
             with _locked(folder) as work, (progress := Progress(Console(highlight=False))).bars:
                 work.begin(job)
@@ -84,7 +86,7 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.dry_run:
         print_lines("--dry-run: nothing was written")
         return 0
-    show_record(folder)
+    _show_record(folder)
     if options.merged:
         if not folder.merged.exists():
             write_merged(folder, trust_remote_code=pretrained.trust_remote_code)
@@ -167,6 +169,42 @@ def _load(start: StartingModel, configuration: Configuration, material: Material
     module.engine.check(max(spec.rank for spec in module.domain.adapter_specs()))
     check_prompts_fit(module.domain, material.passages, module.learner)
     return [adapter.detached_copy(chosen) for adapter in earlier]
+
+
+def _show_material(material: Material) -> None:
+    """Print what was read and what was skipped."""
+    num_questions = sum(len(passage.questions) for passage in material.passages)
+    given = f", {num_questions} questions given" if material.has_questions else ""
+    print_lines(f"{len(material.documents)} documents, {len(material.passages)} passages{given}")
+    print_lines(*(f"skipped: {one.path!a}: {one.reason}" for one in material.skipped[:_MAX_SKIPPED]))
+    if len(material.skipped) > _MAX_SKIPPED:
+        print_lines(f"skipped: {len(material.skipped) - _MAX_SKIPPED} more")
+
+
+def _show_estimate(module: SealModule, spec: AdaptSpec, material: Material, *, begun: bool) -> None:
+    """Measure and print the estimate, phase by phase."""
+    rates, ahead = measured_rates(module, material.passages[0]), phases(module, spec, material)
+    table = Table("phase", "tokens written", "tokens trained on", "seconds, at most about", box=None, pad_edge=False)
+    for phase in ahead:
+        table.add_row(phase.name, f"{phase.written:,}", f"{phase.trained:,}", f"{phase.seconds(rates):,.0f}")
+    totals = ([p.written for p in ahead], [p.trained for p in ahead], [p.seconds(rates) for p in ahead])
+    table.add_row("all", *(f"{sum(column):,.0f}" for column in totals))
+    print_table(table)
+    if begun:
+        print_lines("some of it was done before and is not repeated")
+
+
+def _show_record(folder: AdaptedFolder) -> None:
+    """Print the exams, and where the result is."""
+    record = folder.record()
+    for exam in record.exams:
+        print_table(exam_table(exam_title(exam), [(scores.condition, scores) for scores in exam.scores]))
+    print_lines(
+        f"{record.num_kept} of {record.num_edits} self-edits on {record.num_passages} passages were kept; "
+        f"{sum(record.seconds.values()):.0f} s",
+        f"adapter {folder.adapter}, edits {folder.edits}",
+        f'ask it: seal ask {folder.path} "…"',
+    )
 
 
 @contextmanager
