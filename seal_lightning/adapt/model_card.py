@@ -57,7 +57,7 @@ def model_card(record: AdaptedRecord, name: str) -> str:
         merged=record.merged,
         held_before=held_before(record),
         probes=[exam for exam in record.exams if exam.name == "probe"],
-        asks_itself=any(exam.by == "the model" for exam in record.exams),
+        by_model=any(exam.by == "the model" for exam in record.exams),
         settings=_settings(record.settings),
         seconds=", ".join(f"{escape_markdown(k)} {shown_seconds(s)}" for k, s in record.seconds.items())
         or "not measured",

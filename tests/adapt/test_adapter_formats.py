@@ -81,7 +81,7 @@ def problems_of_vllm(adapter: Path, architecture: str = "LlamaForCausalLM") -> l
         return [*found, "no weights"]
     halves: dict[str, set[str]] = {}
     with safe_open(weights, framework="pt") as file:
-        for key in file.keys():  # noqa: SIM118 (it is no mapping)
+        for key in file.keys():  # noqa: SIM118 (not a mapping)
             ending = next((e for e in RULES["tensor_endings"] if key.endswith(f".{e}")), None)
             if ending is None or not key.startswith(RULES["tensor_prefix"]):
                 found.append(f"{key} is unsupported")
@@ -92,7 +92,7 @@ def problems_of_vllm(adapter: Path, architecture: str = "LlamaForCausalLM") -> l
             if shape[0 if "lora_A" in ending else 1] != config["r"]:
                 found.append(f"{key} is of rank {shape}")
             if name.rsplit(".", 1)[-1] not in RULES["linear_layers"][architecture]:
-                found.append(f"{name} is no expected module")
+                found.append(f"{name} is not an expected module")
     return found + [f"{name} has one half" for name, of_module in halves.items() if len(of_module) != 2]
 
 

@@ -60,7 +60,7 @@ def test_model_card_explains_before() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "name"),
     [
         ("embedded", "HuggingFaceTB/SmolLM2-135M-Instruct"),
         ("Qwen/Qwen2.5-7B", "Qwen/Qwen2.5-7B"),
@@ -70,8 +70,8 @@ def test_model_card_explains_before() -> None:
         ("C:\\models\\mine", "mine"),
     ],
 )
-def test_hub_name_of_a_folder_is_its_last_part(source: str, told: str) -> None:
-    assert hub_name(BaseModel(source=source)) == told
+def test_hub_name_of_a_folder_is_its_last_part(source: str, name: str) -> None:
+    assert hub_name(BaseModel(source=source)) == name
 
 
 def test_hub_name_of_an_existing_folder_is_not_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,8 +130,8 @@ def test_model_card_finds_paths_by_name_or_beginning() -> None:
         "otherwise": ["/private/d/", "\\\\host\\private\\d", "..\\private\\d"],
         "else": ["file:///private/my notes.md", "see http://private.example/v1 or nothing"],
     }
-    told = shown_settings(places)
-    assert told == {
+    found = shown_settings(places)
+    assert found == {
         "examples_path": "a.jsonl",
         "cache_dir": "judged",
         "adapter_dir_at_server": "a",

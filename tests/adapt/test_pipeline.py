@@ -91,7 +91,7 @@ def test_exam_shares_no_question_with_selection(case: Case, first: AdaptedFolder
 
 
 def test_exam_scores_equal_those_of_the_loaded_folder(case: Case, first: AdaptedFolder) -> None:
-    """Asked again by whoever has the folder only, with the base as it was pretrained."""
+    """Computed again from the folder alone, with the pretrained base."""
     from seal_lightning.generation import TransformersEngine
 
     record = first.record()
@@ -101,7 +101,7 @@ def test_exam_scores_equal_those_of_the_loaded_folder(case: Case, first: Adapted
     engine.bind(language_model)
     found = []
     for one in RecordFile(first.exam, StoredExam).read():
-        asked = [
+        requests = [
             ScoreRequest(
                 prompt=f"Topic: {one.passage.title}\nQuestion: {q.question}\nAnswer:",
                 target=f" {q.answers[0]}",
@@ -109,7 +109,7 @@ def test_exam_scores_equal_those_of_the_loaded_folder(case: Case, first: Adapted
             )
             for q in one.passage.questions
         ]
-        means = [sum(score) / len(score) for score in engine.score(asked)]
+        means = [sum(score) / len(score) for score in engine.score(requests)]
         found.append(sum(means) / len(means))
     adapted = record.exams[0].scores[-1].log_prob
     assert adapted is not None
@@ -181,11 +181,11 @@ def test_second_adaptation_repeats_the_first_exam(case: Case, first: AdaptedFold
     other.write_text(
         "# The kiln\n\nThe kiln was built by Ada Lindqvist in 1831. It burned seaweed into soda for glass.\n"
     )
-    asked = case.folder / "kiln.jsonl"
+    questions = case.folder / "kiln.jsonl"
     rows = [("Who built the kiln?", "Ada Lindqvist"), ("When was the kiln built?", "1831")]
-    asked.write_text("".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in rows))
+    questions.write_text("".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in rows))
     out = case.folder / "second"
-    words = ["adapt", str(other), "--out", str(out), "--policy", str(first.path), "--questions", str(asked)]
+    words = ["adapt", str(other), "--out", str(out), "--policy", str(first.path), "--questions", str(questions)]
     assert main(words) == 0
     second = AdaptedFolder(out)
     record = second.record()
