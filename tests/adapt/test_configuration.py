@@ -160,10 +160,17 @@ def test_adapted_folder_cannot_name_foreign_classes(case: Case, capsys: pytest.C
     assert main(case.words("theirs", "--adapt.keep", "0")) == 0
     path = case.folder / "theirs" / "adapted.json"
     whole = path.read_text()
-    record = json.loads(whole)
-    record["settings"]["model"]["domain"]["class_path"] = "os.system"
-    path.write_text(json.dumps(record))
-    assert "os.system" in refused(case, capsys, case.words("out", policy=str(path.parent)))
+    foreign: dict[str, object] = {"class_path": "os.system"}
+    for part, name, value in [
+        ("model", "domain", foreign),
+        ("model", "domain", "os.system"),
+        ("model", "protocol", "os.system"),
+        ("adapt", "question_sampling", foreign),
+    ]:
+        record = json.loads(whole)
+        record["settings"][part][name] = value
+        path.write_text(json.dumps(record))
+        assert "os.system" in refused(case, capsys, case.words("out", policy=str(path.parent)))
     record = json.loads(whole)
     record["settings"]["model"]["engine"] = {"class_path": "elsewhere.Engine"}
     record["base"]["trust_remote_code"] = True
@@ -218,16 +225,6 @@ def test_policy_wins_over_the_model_of_a_file(case: Case, capsys: pytest.Capture
 def test_recipe_follows_the_model_of_overrides() -> None:
     chosen = configured({}, overrides=["--model.pretrained.source", "some/other"])
     assert chosen.module.num_edits == 5
-
-
-@pytest.mark.parametrize("place", ["domain", "protocol"])
-def test_adapted_folder_cannot_name_a_bare_class(case: Case, capsys: pytest.CaptureFixture[str], place: str) -> None:
-    theirs = case.folder / f"bare-{place}"
-    assert main(case.words(theirs.name, "--adapt.keep", "0")) == 0
-    record = json.loads((theirs / "adapted.json").read_text())
-    record["settings"]["model"][place] = "evil_module.Evil"
-    (theirs / "adapted.json").write_text(json.dumps(record))
-    assert "evil_module.Evil" in refused(case, capsys, case.words("out", policy=str(theirs)))
 
 
 def test_exams_of_folders_with_one_name_stay_separate(case: Case) -> None:
