@@ -11,14 +11,14 @@ import torch
 from seal_lightning.core.seeds import attempt_id, derive_seed
 
 
-def test_a_seed_is_half_of_a_hash_word_of_its_parts() -> None:
+def test_derive_seed_is_stable() -> None:
     """Stored runs are replayed by these numbers: they must never change."""
     digest = hashlib.sha256(b"0\x1fround\x1ftask-7\x1f3").hexdigest()
     assert derive_seed(0, "round", "task-7", 3) == int(digest[:16], 16) // 2
     assert derive_seed(42, 1, "some-task-1a2b3c", 0, 2) == 856926286898949704
 
 
-def test_another_process_makes_the_same_seed() -> None:
+def test_derive_seed_is_equal_across_processes() -> None:
     code = "from seal_lightning.core.seeds import derive_seed; print(derive_seed(1, 'a', 2))"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "7"}, cwd="."
@@ -26,7 +26,7 @@ def test_another_process_makes_the_same_seed() -> None:
     assert int(result.stdout) == derive_seed(1, "a", 2)
 
 
-def test_every_part_and_its_place_count() -> None:
+def test_derive_seed_depends_on_every_part_and_order() -> None:
     parts = [(1, 2, 3), (1, 3, 2), (12, 3), (1, 23), ("1", 2, 4), (1, 2), (1, 2, 3, 0), (1, 2, "")]
     assert len({derive_seed(*p) for p in parts}) == len(parts)
     many = {
@@ -35,7 +35,7 @@ def test_every_part_and_its_place_count() -> None:
     assert len(many) == 3 * 20 * 5 * 3
 
 
-def test_seeds_fit_torch_and_leave_its_generator_alone() -> None:
+def test_derive_seed_fits_torch_and_leaves_generator() -> None:
     state = torch.get_rng_state()
     seeds = [derive_seed(i) for i in range(1000)]
     assert torch.equal(torch.get_rng_state(), state)
@@ -44,7 +44,7 @@ def test_seeds_fit_torch_and_leave_its_generator_alone() -> None:
     torch.Generator().manual_seed(max(seeds))
 
 
-def test_attempts_have_names_of_their_own() -> None:
+def test_attempt_id_is_unique() -> None:
     names = {attempt_id(r, t, e, s) for r in range(12) for t in ("a", "b-e1") for e in range(12) for s in range(12)}
     assert len(names) == 12 * 2 * 12 * 12
     assert attempt_id(0, "stone-3", 4, 2) == "r0-stone-3-e4-s2"
