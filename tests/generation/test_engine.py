@@ -29,7 +29,8 @@ from seal_lightning.core import (
 from seal_lightning.core.errors import ConfigError, DataError, ModelError
 from seal_lightning.generation import TransformersEngine
 from seal_lightning.generation import decoding as token_sampling
-from seal_lightning.generation.decoding import SeededSampling, keep_rows, keeps_all_tokens, preallocated_cache
+from seal_lightning.generation.decoding import SeededSampling
+from seal_lightning.generation.row_batches import keep_rows, keeps_all_tokens, preallocated_cache
 from seal_lightning.inner_loop.tokenizing import tokenize
 from seal_lightning.models.language_model import LanguageModel
 from seal_lightning.models.lora import AdapterRows, LoraAdapter, init_adapter, routed
@@ -393,11 +394,11 @@ def test_out_of_memory_halves_the_batch(
     expected = engine.generate(texts), engine.score(scores)
     generate_batch, score_batch = engine._generate_batch, engine._score_batch
 
-    def running_out(work: Callable[[Sequence[Any]], list[Any]]) -> Callable[[Sequence[Any]], list[Any]]:
-        def limited(batch: Sequence[Any]) -> list[Any]:
+    def running_out(work: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+        def limited(batch: Sequence[Any], *rest: Any) -> list[Any]:
             if len(batch) > limit:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return work(batch)
+            return work(batch, *rest)
 
         return limited
 
@@ -423,7 +424,7 @@ def test_a_nucleus_wider_than_the_likeliest_tokens_is_found_too(
     logits = torch.randn(200, 50, generator=generator) * torch.linspace(0.1, 6, 200)[:, None]
     top_p, draw = torch.rand(200, generator=generator).clamp(min=0.05), torch.rand(200, generator=generator)
     expected = token_sampling.nucleus_token(logits, top_p, draw)
-    monkeypatch.setattr(token_sampling, "_LIKELIEST", likeliest)
+    monkeypatch.setattr(token_sampling, "_MOST_LIKELY", likeliest)
     assert torch.equal(token_sampling.nucleus_token(logits, top_p, draw), expected)
 
 
