@@ -57,7 +57,6 @@ WITHOUT_EXAMPLE_YET: set[str] = {
     "Evaluation",
     "ExamViews",
     "ExamWording",
-    "FixedChoices",
     "GridText",
     "HubDataset",
     "Implications",
@@ -76,7 +75,6 @@ WITHOUT_EXAMPLE_YET: set[str] = {
     "PassageSource",
     "PassagesJson",
     "PassagesJsonl",
-    "PolicyWriter",
     "PromptFormat",
     "Protocol",
     "Question",
@@ -88,7 +86,6 @@ WITHOUT_EXAMPLE_YET: set[str] = {
     "SinglePassage",
     "SquadJson",
     "TestPair",
-    "TransformersEngine",
     "WorkedExample",
 }
 """Remove a name when its class has got an `Example:` block."""

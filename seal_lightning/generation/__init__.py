@@ -1,4 +1,4 @@
-"""Engines, which ask a model for text and log-probabilities, and the policy as a writer of self-edits."""
+"""Engines, which generate texts and score log-probabilities, and the policy as a writer of self-edits."""
 
 from seal_lightning.generation.transformers_engine import TransformersEngine
 from seal_lightning.generation.vllm.engine import VllmEngine

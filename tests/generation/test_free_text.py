@@ -217,5 +217,5 @@ def test_unknown_choices_are_refused_before_anything_is_computed(choices: dict[s
     fixed.bind(STONES, TransformersEngine())
     with pytest.raises(ConfigError, match=message):
         fixed.check(TASKS, 1)
-    with pytest.raises(ConfigError, match="num_edits is 0"):
+    with pytest.raises(ConfigError, match="num_edits: 0 is not allowed"):
         FixedChoices(choices, num_edits=0)

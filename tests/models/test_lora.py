@@ -390,7 +390,7 @@ def unknown(state: dict[str, Tensor], key: str) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "message"),
-    [(without, "missing"), (misshapen, "found"), (not_a_number, "all finite: False"), (unknown, "does not adapt")],
+    [(without, "missing"), (misshapen, "found"), (not_a_number, "found NaN"), (unknown, "does not adapt")],
 )
 def test_a_damaged_adapter_is_refused(tiny: LanguageModel, tmp_path: Path, damage: Any, message: str) -> None:
     save_adapter(random_adapter(tiny.model, SPECS[0]), tmp_path, base_model="somewhere")
@@ -476,12 +476,11 @@ def test_targets_may_be_named_as_peft_names_them(tiny: LanguageModel, tmp_path: 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "adapter_config.json is no configuration"),
-        (b"[]", "adapter_config.json is no configuration"),
+        (b"", "adapter_config.json is not a supported"),
+        (b"[]", "adapter_config.json is not a supported"),
         (b"{}", "peft_type"),
-        (b"\xff\xfe{", "adapter_config.json is no configuration"),
-        (b"[" * 100_000, "adapter_config.json is no configuration"),
-        (b" " * 2**20 + b"{}", "1 MiB"),
+        (b"\xff\xfe{", "adapter_config.json is not a supported"),
+        (b"[" * 100_000, "adapter_config.json is not a supported"),
     ],
 )
 def test_what_is_no_configuration(tiny: LanguageModel, stored: Path, content: bytes, said: str) -> None:
@@ -493,10 +492,10 @@ def test_what_is_no_configuration(tiny: LanguageModel, stored: Path, content: by
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "is no safetensors file"),
-        (b"\x80\x02cos\nsystem\n", "bytes; at most"),
-        ((2**63).to_bytes(8, "little"), "bytes; at most"),
-        ((2).to_bytes(8, "little") + b"[]", "is no safetensors file"),
+        (b"", "is not a safetensors file"),
+        (b"\x80\x02cos\nsystem\n", "is not a safetensors file"),
+        ((2**63).to_bytes(8, "little"), "is not a safetensors file"),
+        ((2).to_bytes(8, "little") + b"[]", "is not a safetensors file"),
     ],
 )
 def test_what_is_no_file_of_weights(tiny: LanguageModel, stored: Path, content: bytes, said: str) -> None:

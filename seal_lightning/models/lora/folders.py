@@ -1,16 +1,15 @@
-"""LoRA adapters as standard PEFT folders. What is read is checked first: it may come from anybody."""
+"""LoRA adapters as standard PEFT folders. What is read is checked first, since an adapter may come from anybody."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -21,10 +20,7 @@ from seal_lightning.models.lora.adapter import LoraAdapter, linear_shape, target
 from seal_lightning.storage.atomic_files import safetensors_refusals
 
 PEFT_PREFIX = "base_model.model."
-MAX_CONFIG_BYTES = 2**20
-MAX_HEADER_BYTES = 10 * 2**20
-"""Of the tensors' names and shapes; a hundred layers take a quarter of a MiB."""
-_DTYPES = ("F16", "BF16", "F32", "F64")
+# Fields of PEFT that do not change what the weights do.
 _WITHOUT_MEANING = {
     "auto_mapping",
     "base_model_name_or_path",
@@ -37,14 +33,13 @@ _WITHOUT_MEANING = {
     "runtime_config",
     "task_type",
 }
-"""Fields of PEFT's that say nothing about what the weights do, whatever they are."""
 
 _ModuleName = Annotated[str, Field(pattern="^[A-Za-z0-9_]+([.][A-Za-z0-9_]+)*$", max_length=200)]
-"""Plain: PEFT takes other strings for regular expressions, and one of those can take for ever."""
+"""Plain names only: PEFT takes other strings for regular expressions, some of which never finish."""
 
 
 class _PeftConfig(BaseModel):
-    """``adapter_config.json``. What is not named here must be off: we would leave out what it means."""
+    """``adapter_config.json``. Fields that are not listed must be unset, because their meaning is not implemented here."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow", allow_inf_nan=False)
 
@@ -60,9 +55,10 @@ class _PeftConfig(BaseModel):
     fan_in_fan_out: bool = False
     bias: Literal["none"] = "none"
     init_lora_weights: Literal[True, False, "gaussian", "orthogonal", "eva"] = True
-    """Others begin by changing the base model's weights."""
+    """Other values change the base model's weights."""
 
     def spec(self) -> AdapterSpec:
+        """Return the adapter that the configuration describes."""
         targets, layers = self.target_modules, self.layers_to_transform
         if isinstance(targets, str) and targets != "all-linear":
             targets = [targets]
@@ -106,40 +102,39 @@ def save_adapter(adapter: LoraAdapter, folder: Path, base_model: str) -> None:
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> LoraAdapter:
-    """Read a LoRA adapter from a PEFT folder, checked for keys, shapes and finiteness.
+    """Read a LoRA adapter from a PEFT folder; keys, shapes and values are checked.
 
-    Raises :class:`ModelError` when it is none, or does what is not done here, and when a weight is missing, unknown,
-    misshapen or not finite; :class:`ConfigError` when the model has no such modules.
+    Raises :class:`ModelError` for a folder without a supported adapter, and for weights that are missing, unknown, of another
+    shape or not finite; :class:`ConfigError` when the model lacks the adapter's modules.
     """
     if is_url(str(folder)):
-        raise ModelError(
-            f"the adapter {shown(str(folder))} is a URL; only folders on a disk are loaded. Fetch it first"
-        )
-    config = _config(folder / "adapter_config.json")
+        raise ModelError(f"the adapter {shown(str(folder))} is a URL; download it first and give the folder")
+    config = _read_config(folder / "adapter_config.json")
     spec = config.spec()
     names = target_modules(model, spec)
     if config.fan_in_fan_out and not any(type(model.get_submodule(name)).__name__ == "Conv1D" for name in names):
         raise ModelError(
             f"{folder}: fan_in_fan_out: True is not allowed for this model: its weights are not transposed"
         )
-    shapes = {
-        f"{PEFT_PREFIX}{name}.lora_{letter}.weight": shape
-        for name in names
-        for letter, shape in zip("AB", _pair_shapes(model, name, spec.rank), strict=True)
-    }
-    state = _weights(folder, shapes)
-    pairs = zip(*[iter(state[key] for key in shapes)] * 2, strict=True)
-    return LoraAdapter(spec=spec, weights={name: (a, b) for name, (a, b) in zip(names, pairs, strict=True)})
+    state = _read_weights(folder)
+    weights = {}
+    for name in names:
+        fan_out, fan_in = linear_shape(model.get_submodule(name), name)
+        a = _pop_weight(folder, state, f"{PEFT_PREFIX}{name}.lora_A.weight", (spec.rank, fan_in))
+        weights[name] = (a, _pop_weight(folder, state, f"{PEFT_PREFIX}{name}.lora_B.weight", (fan_out, spec.rank)))
+    if state:
+        raise ModelError(f"{folder}: weights for modules this model does not adapt: {shown(sorted(state)[:3])}")
+    return LoraAdapter(spec=spec, weights=weights)
 
 
 def base_of_adapter(folder: Path) -> tuple[str, str | None]:
-    """The base model (a hub id or a folder) that a PEFT folder names, and its revision; its weights are not read.
+    """Return the base model (a hub id or a folder) that a PEFT folder names, and its revision; no weights are read.
 
-    Raises :class:`ModelError` for a configuration that is not loaded here, and where it names no base model.
+    Raises :class:`ModelError` for an unsupported configuration, and where it names no base model.
     """
     path = folder / "adapter_config.json"
-    said = _config(path).model_extra or {}
-    base, revision = said.get("base_model_name_or_path"), said.get("revision")
+    extra = _read_config(path).model_extra or {}
+    base, revision = extra.get("base_model_name_or_path"), extra.get("revision")
     if not isinstance(base, str) or not base.strip() or not base.isprintable():
         raise ModelError(f"{path}: base_model_name_or_path: {shown(base)} is not allowed; it must name the base model")
     if not (revision is None or (isinstance(revision, str) and revision.isprintable())):
@@ -147,76 +142,47 @@ def base_of_adapter(folder: Path) -> tuple[str, str | None]:
     return base, revision or None
 
 
-def _config(path: Path) -> _PeftConfig:
+def _read_config(path: Path) -> _PeftConfig:
+    _check_is_file(path)
     try:
-        _check_regular(path)
-        with path.open("rb") as file:
-            content = file.read(MAX_CONFIG_BYTES + 1)
-        if len(content) > MAX_CONFIG_BYTES:
-            raise ModelError(f"{path} is no adapter's configuration: it has more than {MAX_CONFIG_BYTES >> 20} MiB")
-        config = _PeftConfig.model_validate_json(content)
+        config = _PeftConfig.model_validate_json(path.read_bytes())
     except OSError as error:
-        _refuse(path, f"cannot be read: {error.strerror or error}", error)
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         field = f"{first['loc'][0]}: {shown(first['input'])} is not allowed: " if first["loc"] else ""
-        _refuse(path, f"is no configuration of a LoRA adapter that is loaded here: {field}{first['msg']}", error)
+        raise ModelError(f"{path} is not a supported LoRA configuration: {field}{first['msg']}") from error
     for name, value in (config.model_extra or {}).items():
         if value and name not in _WITHOUT_MEANING:
-            raise ModelError(
-                f"{path}: {shown(name)}: {shown(value)} is not allowed: the weights mean something else then"
-            )
+            raise ModelError(f"{path}: {shown(name)}: {shown(value)} is not allowed: it changes what the weights mean")
     return config
 
 
-def _weights(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
-    """The folder's weights, once names, types and shapes are those expected: nothing is read for others."""
+def _read_weights(folder: Path) -> dict[str, Tensor]:
     path = folder / "adapter_model.safetensors"
     if not path.exists() and (folder / "adapter_model.bin").exists():
         raise ModelError(f"{folder} has its weights in adapter_model.bin only, a pickle; pickles are not loaded")
+    _check_is_file(path)
     try:
-        _check_regular(path)
-        with path.open("rb") as head:
-            num_bytes = int.from_bytes(head.read(8), "little")
-        if num_bytes > MAX_HEADER_BYTES:
-            raise ModelError(f"{path}: its header has {num_bytes} bytes; at most {MAX_HEADER_BYTES} are read")
-        with safe_open(path, framework="pt", device="cpu") as file:
-            found = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
-            for key, shape in shapes.items():
-                _check_entry(folder, key, shape, found.get(key))
-            if strange := sorted(found.keys() - shapes.keys()):
-                raise ModelError(f"{folder}: weights for modules this model does not adapt: {shown(strange[:3])}")
-            state = {key: file.get_tensor(key).clone() for key in shapes}
+        return {key: tensor.clone() for key, tensor in load_file(path).items()}  # the file may be overwritten later
     except (OSError, SafetensorError, ValueError, TypeError, RuntimeError) as error:
-        _refuse(path, f"is no safetensors file: {shown(str(error), 200)}", error)
-    for key, tensor in state.items():
-        if not tensor.isfinite().all():
-            raise ModelError(
-                f"{folder}: {key}: expected finite weights of shape {shapes[key]}, found {tuple(tensor.shape)}, all finite: "
-                "False"
-            )
-    return state
+        raise ModelError(f"{path} is not a safetensors file: {shown(str(error), 200)}") from error
 
 
-def _check_entry(folder: Path, key: str, shape: tuple[int, int], entry: Any) -> None:
-    """Raise :class:`ModelError` unless a header's entry is such a weight."""
-    kind = "missing" if entry is None else f"{tuple(entry.get_shape())} of type {entry.get_dtype()}"
-    if entry is None or tuple(entry.get_shape()) != shape or entry.get_dtype() not in _DTYPES:
+def _pop_weight(folder: Path, state: dict[str, Tensor], key: str, shape: tuple[int, int]) -> Tensor:
+    """Return and remove a weight. Raises :class:`ModelError` if it is missing, of another shape or type, or not finite."""
+    tensor = state.pop(key, None)
+    found = "missing" if tensor is None else f"{tuple(tensor.shape)} of type {tensor.dtype}"
+    if tensor is None or tensor.shape != shape or not tensor.is_floating_point() or tensor.dtype.itemsize < 2:
         raise ModelError(
-            f"{folder}: {key}: expected finite weights of shape {shape}, found {kind}; types are {', '.join(_DTYPES)}"
+            f"{folder}: {key}: expected finite weights of shape {shape} in 16, 32 or 64 bits, found {found}"
         )
+    if not tensor.isfinite().all():
+        raise ModelError(f"{folder}: {key}: expected finite weights of shape {shape}, found NaN or infinite ones")
+    return tensor
 
 
-def _check_regular(path: Path) -> None:
-    """Raise :class:`ModelError` for what is no file: to open a pipe waits for ever. A link to a file is a file."""
-    if path.exists() and not path.is_file():
-        raise ModelError(f"{path} is no file")
-
-
-def _refuse(path: Path, problem: str, error: Exception) -> NoReturn:
-    raise ModelError(f"{path} {problem}") from error
-
-
-def _pair_shapes(model: PreTrainedModel, name: str, rank: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    fan_out, fan_in = linear_shape(model.get_submodule(name), name)
-    return (rank, fan_in), (fan_out, rank)
+def _check_is_file(path: Path) -> None:
+    """Raise :class:`ModelError` for a missing file, a folder or a pipe (reading which waits for ever)."""
+    if not path.is_file():
+        raise ModelError(f"{path} is missing or not a file")

@@ -101,7 +101,7 @@ def foreign_code(folder: Path) -> None:
         (half_made, RunError, "repeat the interrupted"),
         (without_weights, ModelError, "adapter_model.safetensors"),
         (without_adapter, ModelError, "adapter_config.json cannot be read"),
-        (cut_weights, ModelError, "no safetensors file"),
+        (cut_weights, ModelError, "not a safetensors file"),
         (not_a_number, ModelError, "finite"),
         (linked_adapter, RunError, "symbolic link"),
         (broken_record, RunError, "not a valid record"),
