@@ -3,7 +3,7 @@
 Example:
     >>> import seal_lightning
     >>> sorted(seal_lightning.__all__)[:3]
-    ['AdapterSpec', 'ArcDomain', 'BestOfK']
+    ['AdapterSpec', 'ArcDomain', 'Attempt']
 """
 
 from importlib import import_module

@@ -364,7 +364,7 @@ ask = partial(GenerationRequest, prompt="x", sampling=SAMPLED)
     ("schema", "message"),
     [
         ((), "is empty"),
-        ((KNOWN, " ", KNOWN), "of its own name"),
+        ((KNOWN, " ", KNOWN), "different names"),
         ((NUMBER, KNOWN), "ambiguous"),
         ((NUMBER, "", KNOWN), "ambiguous"),
         ((NUMBER, "0"), "ambiguous"),

@@ -1,6 +1,6 @@
-"""LoRA as tensors beside a model that is never changed: made, merged and joined.
+"""LoRA adapters as tensors: created, merged into a model, summed and made smaller. The model's modules never change.
 
-What a ``LoraConfig`` would target, how it starts and what it computes are PEFT's, and tests hold us to that.
+Shapes: I inputs and O outputs of a linear layer, R rank, K rank kept.
 """
 
 from __future__ import annotations
@@ -16,43 +16,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from seal_lightning.core import Adapter, AdapterSpec
 from seal_lightning.core.errors import ConfigError, shown
 from seal_lightning.distributed.tensor_shards import here, rows_here
-from seal_lightning.models.quantization import has_float_weight, merge_unmerged
-
-
-@torch.no_grad()
-def scaled_adapter(adapter: LoraAdapter, factor: float) -> LoraAdapter:
-    """The adapter whose update is ``factor`` times as large."""
-    return replace(adapter, weights={name: (a, b * factor) for name, (a, b) in adapter.weights.items()})
-
-
-@torch.no_grad()
-def truncated_adapter(adapter: LoraAdapter, rank: int) -> LoraAdapter:
-    """The adapter of ``rank`` ≥ 1 whose update of each layer is nearest (Eckart and Young); itself, where it has no more.
-
-    The singular parts of B A come from two thin QR decompositions and an R × R one, so the [O, I] update is never made.
-    """
-    if rank >= adapter.spec.rank:
-        return adapter
-    weights = {name: _truncated(a, b * adapter.scaling, rank) for name, (a, b) in adapter.weights.items()}
-    spec = replace(adapter.spec, rank=rank, alpha=float(rank), use_rslora=False)
-    return LoraAdapter(spec=spec, weights=weights)
-
-
-def _truncated(a_RI: Tensor, b_OR: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """A [K, I] and B [O, K]; where a layer is smaller than K, with zeros, so that all layers have one rank."""
-    in_basis, in_core = torch.linalg.qr(a_RI.T)
-    out_basis, out_core = torch.linalg.qr(b_OR)
-    left, strength, right = torch.linalg.svd(out_core @ in_core.T, full_matrices=False)
-    kept = min(rank, len(strength))
-    a_KI, b_OK = a_RI.new_zeros(rank, a_RI.shape[1]), b_OR.new_zeros(b_OR.shape[0], rank)
-    a_KI[:kept] = right[:kept] @ in_basis.T
-    b_OK[:, :kept] = out_basis @ (left[:, :kept] * strength[:kept])
-    return a_KI, b_OK
+from seal_lightning.models.quantization import add_unmerged, has_float_weight
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LoraAdapter(Adapter):
-    """LoRA weights by module name: A is [rank, in], B is [out, rank]; the update of a weight is scaling · B A."""
+    """LoRA weights by module name: A is [R, I], B is [O, R]; the update of a weight is scaling · B A."""
 
     spec: AdapterSpec
     weights: dict[str, tuple[Tensor, Tensor]]
@@ -63,11 +32,11 @@ class LoraAdapter(Adapter):
         return self.spec.alpha / (math.sqrt(self.spec.rank) if self.spec.use_rslora else self.spec.rank)
 
     def tensors(self) -> list[Tensor]:
-        """All A and B, in the order of the modules."""
+        """Return all A and B, in the order of the modules."""
         return [tensor for pair in self.weights.values() for tensor in pair]
 
     def from_flat(self, flat: Tensor) -> LoraAdapter:
-        """An adapter of the same shapes whose tensors are views of a flat tensor, in the order of :meth:`tensors`."""
+        """Return an adapter of the same shapes whose tensors are views of a flat tensor, in the order of :meth:`tensors`."""
         pieces = iter(torch.split(flat, [tensor.numel() for tensor in self.tensors()]))
         weights = {
             name: (next(pieces).view(a.shape), next(pieces).view(b.shape)) for name, (a, b) in self.weights.items()
@@ -75,19 +44,19 @@ class LoraAdapter(Adapter):
         return replace(self, weights=weights)
 
     def detached_copy(self, device: torch.device | str = "cpu") -> LoraAdapter:
-        """The same weights in memory of their own, without gradients."""
-
-        def copied(tensor: Tensor) -> Tensor:
-            return tensor.detach().clone().to(device)
-
-        return replace(self, weights={name: (copied(a), copied(b)) for name, (a, b) in self.weights.items()})
+        """Return a copy of the weights, without gradients."""
+        weights = {
+            name: (a.detach().clone().to(device), b.detach().clone().to(device))
+            for name, (a, b) in self.weights.items()
+        }
+        return replace(self, weights=weights)
 
 
 def target_modules(model: PreTrainedModel, spec: AdapterSpec) -> tuple[str, ...]:
-    """The names of the linear modules PEFT would adapt for this spec, in the model's order.
+    """Return the names of the linear modules that PEFT would adapt for this spec, in the model's order.
 
-    PEFT itself is asked, on a weightless skeleton of the model. Raises :class:`ConfigError` when a name or layer matches
-    nothing or a module is not linear.
+    PEFT itself finds them, on a skeleton of the model without weights. Raises :class:`ConfigError` when a name or layer
+    matches nothing or a module is not linear.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -96,7 +65,7 @@ def target_modules(model: PreTrainedModel, spec: AdapterSpec) -> tuple[str, ...]
     )
     config = LoraConfig(r=1, target_modules=targets, task_type="CAUSAL_LM")
     try:
-        with torch.device("meta"):  # PEFT's weights too: to initialise real ones moves the global generator
+        with torch.device("meta"):  # PEFT's weights too: initialising real ones would advance the global generator
             skeleton = AutoModelForCausalLM.from_config(model.config)
             names = get_peft_model(skeleton, config).base_model.targeted_module_names
     except ValueError as error:
@@ -112,8 +81,8 @@ def target_modules(model: PreTrainedModel, spec: AdapterSpec) -> tuple[str, ...]
         linear_shape(model.get_submodule(name), name)
         if model.get_submodule(name) is model.get_output_embeddings():
             raise ConfigError(
-                f"adapter.target_modules: {name} is the output head, which is not adapted here (its logits are never "
-                "made as a whole); leave it out"
+                f"adapter.target_modules: {name} is the output head, which is not adapted (its logits are never made as "
+                "a whole); remove it"
             )
     return tuple(names)
 
@@ -121,7 +90,7 @@ def target_modules(model: PreTrainedModel, spec: AdapterSpec) -> tuple[str, ...]
 def init_adapter(
     model: PreTrainedModel, spec: AdapterSpec, generator: torch.Generator, modules: Sequence[str] | None = None
 ) -> LoraAdapter:
-    """A fresh adapter as PEFT starts one: A from Kaiming's uniform distribution with a = √5, B zero.
+    """Return a new adapter, initialised as in PEFT: A from Kaiming's uniform distribution with a = √5, B zero.
 
     Weights are float32 (float64 on a float64 model) on the model's device; the generator must be a CPU one.
     """
@@ -139,15 +108,15 @@ def init_adapter(
 
 @torch.no_grad()
 def merge(model: PreTrainedModel, adapter: LoraAdapter) -> None:
-    """Add the adapter's update to the weights for good, computed in float32 (or wider): bf16 merges drift.
+    """Add the adapter's update to the weights, computed in float32 or wider: merges in bfloat16 would drift.
 
-    Of a sharded weight each rank makes the whole update and adds its own rows: no communication, and the same bits. Beside
-    weights of 4 bits it is kept as it is.
+    For a sharded weight each rank computes the whole update and adds its own rows: no communication, and the same bits. A
+    layer with 4-bit weights keeps the update beside them.
     """
     for name, (a, b) in adapter.weights.items():
         module = model.get_submodule(name)
         if not has_float_weight(module):
-            merge_unmerged(module, a, b * adapter.scaling)
+            add_unmerged(module, a, b * adapter.scaling)
             continue
         weight = here(module.weight)
         wide = torch.promote_types(torch.promote_types(weight.dtype, a.dtype), torch.float32)
@@ -157,39 +126,71 @@ def merge(model: PreTrainedModel, adapter: LoraAdapter) -> None:
 
 
 def sum_adapters(adapters: Sequence[LoraAdapter]) -> LoraAdapter:
-    """One adapter whose update is the sum of the adapters' updates: their A stacked, their scaled B side by side.
+    """Return one adapter whose update is the sum of the adapters' updates: A and scaled B concatenated along the rank.
 
-    They may be of different modules; where one has none, its part is zero.
+    The adapters may have different modules; where one lacks a module, its part is zero.
     """
-    names = dict.fromkeys(name for adapter in adapters for name in adapter.weights)
-    pairs = {name: [_scaled_pair(adapter, name, adapters) for adapter in adapters] for name in names}
-    weights = {
-        name: (torch.cat([a for a, _ in of_module]), torch.cat([b for _, b in of_module], dim=1))
-        for name, of_module in pairs.items()
-    }
+    weights = {}
+    for name in dict.fromkeys(name for adapter in adapters for name in adapter.weights):
+        like_a, like_b = next(adapter.weights[name] for adapter in adapters if name in adapter.weights)
+        pairs = []
+        for adapter in adapters:
+            if name in adapter.weights:
+                a, b = adapter.weights[name]
+                pairs.append((a, b * adapter.scaling))
+            else:
+                rank = adapter.spec.rank
+                pairs.append((like_a.new_zeros(rank, like_a.shape[1]), like_b.new_zeros(like_b.shape[0], rank)))
+        weights[name] = (torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs], dim=1))
     rank = sum(adapter.spec.rank for adapter in adapters)
-    spec = replace(adapters[0].spec, rank=rank, alpha=float(rank), use_rslora=False)
+    return LoraAdapter(spec=replace(adapters[0].spec, rank=rank, alpha=float(rank), use_rslora=False), weights=weights)
+
+
+@torch.no_grad()
+def scaled_adapter(adapter: LoraAdapter, factor: float) -> LoraAdapter:
+    """Return the adapter whose update is ``factor`` times as large."""
+    return replace(adapter, weights={name: (a, b * factor) for name, (a, b) in adapter.weights.items()})
+
+
+@torch.no_grad()
+def truncated_adapter(adapter: LoraAdapter, rank: int) -> LoraAdapter:
+    """Return the adapter of ``rank`` ≥ 1 with the nearest update of each layer (Eckart and Young), or itself if smaller.
+
+    The singular vectors of B A come from two thin QR decompositions and an R × R one, so the [O, I] update is never computed.
+    """
+    if rank >= adapter.spec.rank:
+        return adapter
+    weights = {name: _truncated(a, b * adapter.scaling, rank) for name, (a, b) in adapter.weights.items()}
+    spec = replace(adapter.spec, rank=rank, alpha=float(rank), use_rslora=False)
     return LoraAdapter(spec=spec, weights=weights)
 
 
-def _scaled_pair(adapter: LoraAdapter, name: str, adapters: Sequence[LoraAdapter]) -> tuple[Tensor, Tensor]:
-    """A and scaled B of a module that at least one of the adapters has."""
-    if name in adapter.weights:
-        a, b = adapter.weights[name]
-        return a, b * adapter.scaling
-    a, b = next(other.weights[name] for other in adapters if name in other.weights)
-    return a.new_zeros(adapter.spec.rank, a.shape[1]), b.new_zeros(b.shape[0], adapter.spec.rank)
+def _truncated(a_RI: Tensor, b_OR: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return A [K, I] and B [O, K], padded with zeros where a layer is smaller than K, so that all layers have one rank."""
+    in_basis, in_core = torch.linalg.qr(a_RI.T)
+    out_basis, out_core = torch.linalg.qr(b_OR)
+    left, strength, right = torch.linalg.svd(out_core @ in_core.T, full_matrices=False)
+    kept = min(rank, len(strength))
+    a_KI, b_OK = a_RI.new_zeros(rank, a_RI.shape[1]), b_OR.new_zeros(b_OR.shape[0], rank)
+    a_KI[:kept] = right[:kept] @ in_basis.T
+    b_OK[:, :kept] = out_basis @ (left[:, :kept] * strength[:kept])
+    return a_KI, b_OK
 
 
 def layer_of(name: str) -> tuple[str, int | None]:
-    """The list of layers a module is in and its index there: up to the first number in its name, as PEFT reads it."""
+    """Return a module's list of layers and its index there: up to the first number in its name, as PEFT reads it.
+
+    Example:
+        >>> layer_of("model.layers.3.self_attn.q_proj")
+        ('model.layers', 3)
+    """
     parts = name.split(".")
-    place = next((i for i, part in enumerate(parts) if part.isdigit()), None)
-    return (name, None) if place is None else (".".join(parts[:place]), int(parts[place]))
+    index = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+    return (name, None) if index is None else (".".join(parts[:index]), int(parts[index]))
 
 
 def linear_shape(module: nn.Module, name: str) -> tuple[int, int]:
-    """(out, in) of a linear module; GPT-2's Conv1D stores its weight transposed."""
+    """Return (O, I) of a linear module; GPT-2's Conv1D stores its weight transposed."""
     if isinstance(module, nn.Linear):
         return module.out_features, module.in_features
     if type(module).__name__ == "Conv1D":
