@@ -21,7 +21,7 @@ from seal_lightning.core import (
 from seal_lightning.generation import TransformersEngine
 from seal_lightning.inner_loop import BatchedInnerLoop
 from seal_lightning.models.lora import LoraAdapter, applying, init_adapter
-from seal_lightning.models.lora.updates import Dropout, Part, fits_grouping
+from seal_lightning.models.lora.updates import Dropout, RowUpdate, fits_grouping
 
 TEXTS = ("The stone 1 is green.", "It is known that the stone 2 is blue.", "Question: what? Answer: red")
 SPECS = (
@@ -48,7 +48,7 @@ class Counted:
     def __init__(self) -> None:
         self.layers = 0
 
-    def __call__(self, x: Tensor, output: Tensor, parts: list[Part]) -> bool:
+    def __call__(self, x: Tensor, output: Tensor, parts: list[RowUpdate]) -> bool:
         self.layers += 1
         return True
 
@@ -106,8 +106,10 @@ def test_in_bfloat16_the_losses_are_close(monkeypatch: pytest.MonkeyPatch) -> No
         assert one.losses == pytest.approx(other.losses, rel=0.03)
 
 
-def part(dropout: Dropout | None = None) -> Part:
-    return Part(start=0, stop=1, a=torch.ones(2, 16), b=torch.ones(16, 2), scaling=1.0, gradients=None, dropout=dropout)
+def part(dropout: Dropout | None = None) -> RowUpdate:
+    return RowUpdate(
+        start=0, stop=1, a=torch.ones(2, 16), b=torch.ones(16, 2), scaling=1.0, gradients=None, dropout=dropout
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,7 +122,7 @@ def part(dropout: Dropout | None = None) -> Part:
         (torch.bfloat16, 16, [part(), part(Dropout(rate=0.1, sizes=(1,), generators=(torch.Generator(),)))], False),
     ],
 )
-def test_what_is_grouped(dtype: torch.dtype, width: int, parts: list[Part], fits: bool) -> None:
+def test_what_is_grouped(dtype: torch.dtype, width: int, parts: list[RowUpdate], fits: bool) -> None:
     x = torch.zeros(4, width, dtype=dtype)
     assert fits_grouping(x, x, parts) == fits
     assert not applying.can_be_grouped(x, x, parts)  # on a CPU one product an adapter is faster

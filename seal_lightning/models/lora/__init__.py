@@ -1,4 +1,4 @@
-"""LoRA adapters: tensors beside a frozen model, applied by hooks, stored as PEFT folders."""
+"""LoRA adapters: tensors beside a frozen model, applied by hooks, saved as PEFT folders."""
 
 from seal_lightning.models.lora.adapter import (
     LoraAdapter,

@@ -1,4 +1,4 @@
-"""Forward passes over packed rows: many sequences in one row without pads, each blind to its neighbours."""
+"""Forward passes over packed rows: many sequences in one row without pads, which do not attend to each other."""
 
 from seal_lightning.models.packed.forward import Anchored, PackedForward, PackedLoss
 from seal_lightning.models.packed.gradient_checkpointing import gradient_checkpointed

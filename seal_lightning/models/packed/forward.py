@@ -1,4 +1,4 @@
-"""One forward pass of a causal language model over a packed row, down to its targets' losses.
+"""Forward pass of a causal language model over a packed row, up to its targets' losses.
 
 Shapes: T packed tokens, S targets, E hidden size, V vocabulary.
 """
@@ -21,29 +21,27 @@ from seal_lightning.models.packed.rows import PackedRow, TokenizedSequence, pack
 
 @dataclass(frozen=True, kw_only=True)
 class PackedLoss:
-    """What a pass over a packed row gives."""
+    """The result of a pass over a packed row."""
 
     total: Tensor
-    """Scalar: the weighted sum of the targets' losses; what is differentiated."""
+    """Scalar: the weighted sum of the targets' losses, to be differentiated."""
     losses: Tensor
-    """[S] cross-entropy of each target in nats, without gradient; its negative is the target's log-probability. Of an
-    anchored target the divergence."""
+    """[S] cross-entropy of each target in nats (negative log-probability), or of an anchored target the divergence; without
+    gradient."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Anchored:
-    """Targets of a row at which the model is held to what it said before; A of them."""
+    """Targets of a row at which the loss is the divergence from earlier predictions; A of them."""
 
-    at: Tensor
-    """[S] bool."""
-    states: Tensor
-    """[A, E], the hidden states that entered the output head then."""
+    at: Tensor  # [S], bool
+    states: Tensor  # [A, E], earlier hidden states before the output head
 
 
 class PackedForward:
-    """Runs a model over packed rows. The model is checked once: packed, it must say what it says sequence by sequence.
+    """Runs a model over packed rows. The model is checked once: packed and single sequences must have the same losses.
 
-    Raises :class:`ModelError` where it does not: a recurrent layer, say, carries one sequence's state into the next.
+    Raises :class:`ModelError` where they differ: a recurrent layer, for example, carries one sequence's state into the next.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -54,7 +52,7 @@ class PackedForward:
         self._check()
 
     def __call__(self, row: PackedRow, weights: Tensor | None = None, anchored: Anchored | None = None) -> PackedLoss:
-        """The losses of a row's targets; ``weights`` [S] default to 1. Anchored targets' losses are divergences."""
+        """Return the losses of a row's targets; ``weights`` [S] default to 1. Anchored targets' losses are divergences."""
         if weights is None:
             weights = torch.ones(len(row.targets), device=row.targets.device)
         if anchored is not None:
@@ -63,32 +61,32 @@ class PackedForward:
             return self._chunked_loss(row, weights) if self._chunked else self._whole_loss(row, weights)
 
     def hidden_states(self, row: PackedRow) -> Tensor:
-        """[S, E], what enters the output head to predict the targets."""
+        """Return the inputs [S, E] of the output head that predict the targets."""
         with packed_attention(self.model, row.lengths, row.token_ids.device):
             return self._hidden_states(row)
 
     def log_probs(self, hidden_SE: Tensor, head_VE: Tensor, bias_V: Tensor | None) -> Tensor:
-        """[S, V] log-probabilities from hidden states by a linear head, all at once."""
+        """Return the log-probabilities [S, V] of a linear head, all at once."""
         logits_SV = F.linear(hidden_SE, head_VE, bias_V)
         return softcapped(logits_SV.to(torch.promote_types(logits_SV.dtype, torch.float32)), self._softcap).log_softmax(
             1
         )
 
     def check_anchors(self) -> None:
-        """Raise :class:`ConfigError` where the output head is more than a linear layer: anchors keep what enters it."""
+        """Raise :class:`ConfigError` where the output head is more than a linear layer: anchors store its input."""
         if not self._chunked:
             raise ConfigError(
-                f"anchor: {type(self.model).__name__} does more to its logits than a linear layer, which a KL anchor does "
-                "not support; leave the anchor out, or use another model"
+                f"anchor: {type(self.model).__name__} computes more than a linear layer in its output head, which an "
+                "anchor does not support; remove the anchor, or use another model"
             )
 
     def loss_with_trained_head(self, row: PackedRow) -> Tensor:
-        """The sum of the targets' losses, whose gradient reaches the output head too; all logits are made at once."""
+        """Return the sum of the targets' losses, with a gradient for the output head too; all logits exist at once."""
         with packed_attention(self.model, row.lengths, row.token_ids.device):
             return self._whole_loss(row, torch.ones(len(row.targets), device=row.targets.device)).total
 
     def divergence_with_trained_head(self, row: PackedRow, log_probs_SV: Tensor) -> Tensor:
-        """The sum over a row's targets of KL(given ‖ model); the gradient reaches the output head too."""
+        """Return the sum over a row's targets of KL(given ‖ model), with a gradient for the output head too."""
         with packed_attention(self.model, row.lengths, row.token_ids.device):
             head = self.model.get_output_embeddings()
             found_SV = self.log_probs(self._hidden_states(row), head.weight, getattr(head, "bias", None))
@@ -101,7 +99,7 @@ class PackedForward:
         return hidden_TE[row.predict_at]
 
     def _anchored_loss(self, row: PackedRow, weights: Tensor, anchored: Anchored) -> PackedLoss:
-        """Cross-entropy of the targets that are trained, divergence of those that are anchored."""
+        """Return the cross-entropy of trained targets and the divergence of anchored ones."""
         hidden_SE = self.hidden_states(row)
         head = self.model.get_output_embeddings()
         rest = ~anchored.at
@@ -129,7 +127,7 @@ class PackedForward:
         return PackedLoss(total=total, losses=losses)
 
     def _whole_loss(self, row: PackedRow, weights: Tensor) -> PackedLoss:
-        """For heads that do more to the logits than a linear layer: the model's own logits, all at once."""
+        """Return the losses from the model's own logits, for output heads that are more than a linear layer."""
         logits_SV = self.model(
             input_ids=row.token_ids,
             position_ids=row.position_ids,
@@ -150,8 +148,8 @@ class PackedForward:
         self._chunked = False
         if not agree(self(row).losses, expected, self.model):
             raise ModelError(
-                f"{type(self.model).__name__} gives other answers for packed sequences than for each alone, so it cannot "
-                "be trained here: its layers carry something across (a recurrent or linear-attention layer?)"
+                f"{type(self.model).__name__} has other losses for packed sequences than for single ones: its layers "
+                "carry state across sequences (a recurrent or linear-attention layer?). Use another model"
             )
 
     def _alone(self, sequence: TokenizedSequence, device: torch.device) -> Tensor:
@@ -161,7 +159,7 @@ class PackedForward:
 
 
 def probe_sequences(model: PreTrainedModel) -> list[TokenizedSequence]:
-    """Two short sequences to check a model on."""
+    """Return two short sequences to check a model on."""
     ids = [7 * i % model.config.get_text_config().vocab_size for i in range(1, 12)]
     return [
         TokenizedSequence(token_ids=tuple(part), trained=(False, *[True] * (len(part) - 1)))
@@ -170,6 +168,6 @@ def probe_sequences(model: PreTrainedModel) -> list[TokenizedSequence]:
 
 
 def agree(losses: Tensor, expected: Tensor, model: PreTrainedModel) -> bool:
-    """Whether two computations of the same losses differ by no more than the model's precision explains."""
+    """Return whether two computations of the same losses agree within the model's precision."""
     tolerance = 0.2 if model.dtype.itemsize < 4 else 1e-3
     return bool(torch.allclose(losses.float(), expected.float(), rtol=1e-3, atol=tolerance))

@@ -1,8 +1,7 @@
-"""Gradient checkpointing: a decoder layer keeps what entered it, and is computed again when its gradients are asked for.
+"""Gradient checkpointing: a decoder layer keeps only its input, and is recomputed in the backward pass.
 
-transformers' own switch works on models in training mode only, and knows nothing of packed rows or of the generators of
-adapters' dropout. Both are put back here for the second computation, which may run in a thread of autograd's, where
-context variables are not those of the caller.
+transformers' own switch works only in training mode, and ignores packed rows and the generators of adapters' dropout. Both
+are restored here for the recomputation, which may run in a thread of autograd, with other context variables.
 """
 
 from __future__ import annotations
@@ -56,14 +55,14 @@ def gradient_checkpointed(
 
 
 def recomputable_layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The decoder's layers that are computed again. Raises :class:`ConfigError` where a model has none."""
+    """Return the decoder layers that can be recomputed. Raises :class:`ConfigError` where a model has none."""
     layers: list[nn.Module] = [
         module for module in model.get_decoder().modules() if isinstance(module, GradientCheckpointingLayer)
     ]
     if not layers:
         raise ConfigError(
-            f"gradient_checkpointing: true is not allowed for a {type(model).__name__}: it has no layers that transformers "
-            "can checkpoint. Leave it out, or lower max_tokens_per_pass"
+            f"gradient_checkpointing: true is not allowed for a {type(model).__name__}: transformers cannot "
+            "checkpoint its layers. Set it to false, and lower max_tokens_per_pass if memory is short"
         )
     return layers
 
@@ -73,7 +72,7 @@ def _checkpointed_forward(
 ) -> Any:
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
-    # The model is in evaluation mode, so nothing but the adapters' dropout draws anything.
+    # The model is in evaluation mode, so only the adapters' dropout draws random numbers.
     return checkpoint(
         partial(forward, **kwargs),
         *args,
@@ -84,7 +83,7 @@ def _checkpointed_forward(
 
 
 class _Recomputation:
-    """The circumstances of a layer's forward pass, brought back for the length of a ``with`` block."""
+    """A ``with`` block that restores the packed layout and the generators of a layer's forward pass."""
 
     def __init__(self, model: PreTrainedModel, generators: Sequence[torch.Generator]) -> None:
         self._packed = packed_again(model)

@@ -1,4 +1,4 @@
-"""Sequences of tokens to packed rows.
+"""Packed rows: sequences of tokens concatenated into one row without pads.
 
 Shapes: T packed tokens, S targets of the loss.
 """
@@ -14,40 +14,36 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizedSequence:
-    """Token ids and, for each, whether the loss counts it as a target (never the first: nothing predicts it)."""
+    """Token ids and, for each, whether it is a target of the loss (never the first, which nothing predicts)."""
 
     token_ids: tuple[int, ...]
     trained: tuple[bool, ...]
     truncated: bool = False
     anchored: bool = False
-    """Whether at its targets the model is held to its own unadapted distribution, instead of trained on them."""
+    """Whether the loss at its targets is the divergence from the unadapted model, instead of cross-entropy."""
 
     @property
     def num_targets(self) -> int:
-        """How many tokens the loss counts."""
+        """Number of targets."""
         return sum(self.trained)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackedRow:
-    """Sequences joined to one row. A forward pass over it equals one pass a sequence."""
+    """Sequences concatenated into one row. A forward pass over it equals one pass per sequence."""
 
-    token_ids: Tensor
-    """[1, T]"""
-    position_ids: Tensor
-    """[1, T]; starts again at 0 with each sequence."""
+    token_ids: Tensor  # [1, T]
+    position_ids: Tensor  # [1, T], from 0 in each sequence
     lengths: tuple[int, ...]
     """Tokens of each sequence, in the row's order; they sum to T."""
     num_targets: tuple[int, ...]
     """Targets of each sequence, in the row's order; they sum to S."""
-    predict_at: Tensor
-    """[S] positions whose next token is a target."""
-    targets: Tensor
-    """[S] token ids."""
+    predict_at: Tensor  # [S], positions whose next token is a target
+    targets: Tensor  # [S], token ids
 
 
 def pack(sequences: Sequence[TokenizedSequence], device: torch.device) -> PackedRow:
-    """Join sequences to one row."""
+    """Concatenate sequences into one row."""
     ids = torch.tensor([i for s in sequences for i in s.token_ids])
     trained = torch.tensor([t for s in sequences for t in s.trained])
     position = torch.cat([torch.arange(len(s.token_ids)) for s in sequences])
@@ -63,12 +59,12 @@ def pack(sequences: Sequence[TokenizedSequence], device: torch.device) -> Packed
 
 
 def pack_within(sequences: Sequence[TokenizedSequence], max_tokens: int, device: torch.device) -> list[PackedRow]:
-    """Join sequences to as few rows as fit ``max_tokens`` each, in order; a longer sequence gets a row of its own."""
+    """Pack sequences in order into rows of at most ``max_tokens``; a longer sequence gets its own row."""
     return [pack(group, device) for group in group_by_tokens(sequences, max_tokens)]
 
 
 def group_by_tokens(sequences: Sequence[TokenizedSequence], max_tokens: int) -> list[list[TokenizedSequence]]:
-    """Neighbours grouped so that each group has at most ``max_tokens``, or is a single longer sequence."""
+    """Group neighbouring sequences so that each group has at most ``max_tokens``, or is a single longer sequence."""
     groups: list[list[TokenizedSequence]] = []
     room = 0
     for sequence in sequences:

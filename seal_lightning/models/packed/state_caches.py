@@ -1,8 +1,6 @@
-"""Layers below the first adapted one give the same for a sequence in every epoch and for every adapter: compute them once.
+"""Hidden states that are computed once per text: below the first adapted layer, and of anchored targets.
 
-With adapters on the upper third of the layers, most of a training step's forward pass is of this kind.
-
-Shapes: T packed tokens, E hidden size.
+Shapes: T packed tokens, A anchored targets, E hidden size.
 """
 
 from __future__ import annotations
@@ -20,11 +18,11 @@ from seal_lightning.models.packed.rows import TokenizedSequence, group_by_tokens
 
 
 class UnadaptedStates:
-    """Remembers, by sequence, the hidden states that enter the output head. Ask while no adapter is at work.
+    """Caches, per sequence, the hidden states that enter the output head. Call it while no adapter is applied.
 
     Args:
-        forward: of the model as it is before it is adapted.
-        max_tokens: ≥ 1, of a pass.
+        forward: of the model before adaptation.
+        max_tokens: ≥ 1, tokens of a pass.
 
     Raises :class:`ConfigError` where the model's output head is more than a linear layer.
     """
@@ -37,7 +35,7 @@ class UnadaptedStates:
 
     @torch.no_grad()
     def states(self, sequences: Sequence[TokenizedSequence]) -> Tensor:
-        """[A, E], of the sequences' targets in their order."""
+        """Return [A, E], of the sequences' targets in their order."""
         missing = [sequence for sequence in dict.fromkeys(sequences) if sequence not in self._states]
         device = next(self.forward.model.parameters()).device
         for group in group_by_tokens(missing, self.max_tokens):
@@ -48,11 +46,14 @@ class UnadaptedStates:
 
 
 class _ReachedError(Exception):
-    """The first adapted layer was reached; what is above need not run."""
+    """Ends a pass at the first adapted layer."""
 
 
 class LowerLayers:
-    """Remembers, by sequence, the hidden states that enter layer ``first``.
+    """Caches, per sequence, the hidden states that enter layer ``first``.
+
+    Layers below the first adapted one give the same for a sequence in every epoch and for every adapter. With adapters on the
+    upper third of the layers, they are most of a training step's forward pass.
 
     Args:
         forward: of the model whose layers these are.
@@ -70,20 +71,20 @@ class LowerLayers:
 
     @contextmanager
     def skipped(self, sequences: Sequence[TokenizedSequence]) -> Iterator[None]:
-        """Inside this block a pass over these sequences, packed, starts at layer ``first``."""
+        """Let a pass over these sequences, packed, start at layer ``first`` inside this block."""
         hidden_TE = self._entering_states(sequences)
         lower = [self.layers[i] for i in range(self.first)]
 
-        def entered(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
             if args:
                 return (hidden_TE[None], *args[1:]), kwargs
             return args, {**kwargs, "hidden_states": hidden_TE[None]}
 
-        handle = self.layers[self.first].register_forward_pre_hook(entered, with_kwargs=True)
+        handle = self.layers[self.first].register_forward_pre_hook(enter, with_kwargs=True)
         own = [layer.__dict__.get("forward") for layer in lower]
         try:
             for layer in lower:
-                layer.forward = self._passed_on
+                layer.forward = self._pass_through
             yield
         finally:
             handle.remove()
@@ -93,20 +94,19 @@ class LowerLayers:
                 else:
                     layer.forward = forward
 
-    def _passed_on(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def _pass_through(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         return (hidden_states,) if self._returns_tuple else hidden_states
 
     def _entering_states(self, sequences: Sequence[TokenizedSequence]) -> Tensor:
-        """[T, E], those not remembered computed in one pass over the lower layers."""
+        """Return [T, E]; states that are not cached are computed in one pass over the lower layers."""
         missing = [s for s in dict.fromkeys(sequences) if s.token_ids not in self._entering]
         if missing:
-            lengths = [len(s.token_ids) for s in missing]
-            parts = torch.split(self._computed(missing), lengths)
+            parts = torch.split(self._compute(missing), [len(s.token_ids) for s in missing])
             self._entering |= {s.token_ids: part for s, part in zip(missing, parts, strict=True)}
         return torch.cat([self._entering[s.token_ids] for s in sequences])
 
     @torch.no_grad()
-    def _computed(self, sequences: Sequence[TokenizedSequence]) -> Tensor:
+    def _compute(self, sequences: Sequence[TokenizedSequence]) -> Tensor:
         row = pack(sequences, next(self.model.parameters()).device)
         found: list[Tensor] = []
 
@@ -114,12 +114,12 @@ class LowerLayers:
             found.append(args[0] if args else kwargs["hidden_states"])
             raise _ReachedError
 
-        def noted(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        def note_type(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             self._returns_tuple = isinstance(output, tuple)
 
         handles = [
             self.layers[self.first].register_forward_pre_hook(reached, with_kwargs=True),
-            self.layers[self.first - 1].register_forward_hook(noted),
+            self.layers[self.first - 1].register_forward_hook(note_type),
         ]
         decoder: Any = self.model.get_decoder()
         try:
@@ -134,7 +134,7 @@ class LowerLayers:
 
     @torch.no_grad()
     def can_be_skipped(self) -> bool:
-        """Whether skipping changes nothing on a probe; where layers share more than hidden states it would."""
+        """Return whether skipping changes nothing on a probe; it does where layers share more than hidden states."""
         sequences = probe_sequences(self.model)
         row = pack(sequences, next(self.model.parameters()).device)
         expected = self.forward(row).losses

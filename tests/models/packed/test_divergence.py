@@ -75,5 +75,5 @@ def test_unadapted_states_are_made_once(tiny64: LanguageModel) -> None:
 
 def test_a_head_that_does_more_is_refused(tiny64: LanguageModel) -> None:
     tiny64.packed._chunked = False
-    with pytest.raises(ConfigError, match="does more to its logits than a linear layer"):
+    with pytest.raises(ConfigError, match="computes more than a linear layer"):
         UnadaptedStates(tiny64.packed, max_tokens=7)

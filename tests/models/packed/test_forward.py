@@ -226,7 +226,7 @@ def test_a_window_that_only_the_mask_knows_is_refused() -> None:
     forward = PackedForward(model)
     (short,) = sequences((12,))
     assert forward(pack([short], CPU)).losses.tolist() == pytest.approx(alone(model, short), rel=1e-4)
-    with pytest.raises(ModelError, match="attends within 12 tokens by its mask alone"):
+    with pytest.raises(ModelError, match="limits attention to 12 tokens by its mask"):
         forward(pack(sequences((13,)), CPU))
 
 
