@@ -1,8 +1,8 @@
-"""Linear layers whose weights never train, computed by oneDNN on a CPU.
+"""Linear layers with frozen weights, computed by oneDNN on a CPU.
 
-A frozen layer's backward pass is one product with its weight, so both directions can go through the kernel that is
-fastest. For float32 torch takes MKL; at the tens to hundreds of rows of self-edits oneDNN is quicker
-(``tests/benchmarks/frozen_linear.py``: 0.9 to 1.8 times, median 1.2, on two cores of an AMD EPYC), in float32 as well.
+A frozen layer's backward pass is one product with its weight, so both directions can use the fastest kernel. For float32
+torch takes MKL; at the tens to hundreds of rows of self-edits oneDNN is faster
+(``tests/benchmarks/frozen_linear.py``: 0.9 to 1.8 times, median 1.2, on two cores of an AMD EPYC).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 
 def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [..., in] times weight [out, in] (any strides) transposed, plus bias [out]: no gradient reaches the weight."""
+    """Return x [..., in] · weight [out, in]ᵀ (any strides) + bias [out]; the weight gets no gradient."""
     if x.device.type == "cpu" and not x.is_contiguous():
         # In bfloat16 torch 2.13 takes 50 times as long for a slice (the last positions, before the output head).
         x = x.contiguous()
@@ -28,7 +28,7 @@ def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
 
 
 def freeze_linears(model: nn.Module) -> None:
-    """Let a model's plain linear layers compute by :func:`frozen_linear`; names, weights and isinstance checks stay."""
+    """Let a model's plain linear layers use :func:`frozen_linear`; names, weights and isinstance checks do not change."""
     for module in model.modules():
         if type(module) is nn.Linear:
             module.requires_grad_(False)
@@ -36,10 +36,10 @@ def freeze_linears(model: nn.Module) -> None:
 
 
 class FrozenLinear(nn.Linear):
-    """A linear layer without gradients of its own; should its weight be made to require them, it is torch's again."""
+    """A linear layer with a frozen weight; if the weight is set to require gradients, torch computes it as usual."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., in] to [..., out]."""
+        """Return [..., out] from [..., in]."""
         return frozen_linear(x, self.weight, self.bias)
 
 

@@ -1,4 +1,4 @@
-"""Running out of memory: how it is known, and how work is done in smaller pieces."""
+"""Detection of failed allocations, and a retry in smaller batches."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ ResultT = TypeVar("ResultT")
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an allocation failed: on an accelerator a type of its own, on a CPU a message."""
+    """Return whether an allocation failed: on an accelerator an exception type, on a CPU a message."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def retry_in_halves(items: Sequence[ItemT], work: Callable[[Sequence[ItemT]], list[ResultT]]) -> list[ResultT]:
-    """``work`` on all items at once; where memory runs out, on each half. One item that does not fit raises."""
+    """Return ``work(items)``; when memory runs out, of each half instead. Raises when a single item does not fit."""
     try:
         return work(items)
     except RuntimeError as error:
         if len(items) == 1 or not is_out_of_memory(error):
             raise
-    _logger.warning("out of memory: going on with batches of %d", -(-len(items) // 2))
+    _logger.warning("out of memory: retrying with batches of %d", -(-len(items) // 2))
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     middle = len(items) // 2

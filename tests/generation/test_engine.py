@@ -407,7 +407,7 @@ def test_out_of_memory_halves_the_batch(
     assert [c.token_ids for c in engine.generate(texts)] == [c.token_ids for c in expected[0]]
     for one, other in zip(engine.score(scores), expected[1], strict=True):
         assert one == pytest.approx(other, abs=1e-12)
-    assert "out of memory: going on with batches of" in caplog.text
+    assert "out of memory: retrying with batches of" in caplog.text
 
 
 def test_a_target_that_does_not_fit_the_context_is_told(tiny: LanguageModel) -> None:

@@ -211,7 +211,7 @@ def test_a_model_that_mixes_packed_sequences_is_refused(kind: Any, config: Any) 
     """A recurrent state, or attention that goes its own way."""
     torch.manual_seed(0)
     config.initializer_range = 0.2
-    with pytest.raises(ModelError, match="other answers for packed sequences"):
+    with pytest.raises(ModelError, match="other losses for packed sequences"):
         PackedForward(kind(config).eval())
 
 
