@@ -1,4 +1,4 @@
-"""The process's global random generators, saved and restored.
+"""Saving and restoring of the process's global random generators.
 
 No seed of a run comes from them (see :mod:`seal_lightning.core.seeds`), but a domain, grader or reward of yours may use them.
 """
@@ -15,7 +15,7 @@ RandomState = dict[str, Any]
 
 
 def random_state() -> RandomState:
-    """The states of Python's, NumPy's and torch's generators, as tensors and plain values."""
+    """Return the states of Python's, NumPy's and torch's generators, as tensors and plain values."""
     numpy_state = np.random.get_state(legacy=False)  # type: ignore[call-overload,unused-ignore]
     assert isinstance(numpy_state, dict)
     generator = numpy_state["state"]
@@ -30,7 +30,7 @@ def random_state() -> RandomState:
 
 
 def restore_random_state(state: RandomState) -> None:
-    """The inverse of :func:`random_state`; devices that are no longer there are left out."""
+    """Restore what :func:`random_state` returned; devices that no longer exist are skipped."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     saved = state["numpy"]

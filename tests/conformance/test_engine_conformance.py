@@ -74,12 +74,12 @@ def score_requests(language_model: LanguageModel) -> list[ScoreRequest]:
     ]
 
 
-def test_every_implementation_is_registered() -> None:
+def test_every_engine_is_registered() -> None:
     assert_all_registered(Engine, [make() for make in ENGINES])
 
 
 @cases(ENGINES)
-def test_nothing_asked_nothing_answered(make: Make, tiny: LanguageModel) -> None:
+def test_engine_accepts_empty_requests(make: Make, tiny: LanguageModel) -> None:
     engine = bound(make, tiny)
     assert list(engine.generate([])) == []
     assert list(engine.score([])) == []
@@ -87,7 +87,7 @@ def test_nothing_asked_nothing_answered(make: Make, tiny: LanguageModel) -> None
 
 
 @cases(ENGINES)
-def test_one_answer_a_request_in_order_whatever_the_order(make: Make, tiny64: LanguageModel) -> None:
+def test_engine_results_do_not_depend_on_order(make: Make, tiny64: LanguageModel) -> None:
     """All at once, one by one and backwards give the same."""
     engine = bound(make, tiny64)
     requests = text_requests(tiny64)
@@ -103,7 +103,7 @@ def test_one_answer_a_request_in_order_whatever_the_order(make: Make, tiny64: La
 
 
 @cases(ENGINES)
-def test_completions_keep_their_promises(make: Make, tiny: LanguageModel) -> None:
+def test_engine_completions_fit_their_settings(make: Make, tiny: LanguageModel) -> None:
     requests = text_requests(tiny)
     completions = bound(make, tiny).generate(requests)
     for request, completion in zip(requests, completions, strict=True):
@@ -118,7 +118,7 @@ def test_completions_keep_their_promises(make: Make, tiny: LanguageModel) -> Non
 
 
 @cases(ENGINES)
-def test_scores_are_log_probabilities_of_each_target_token(make: Make, tiny: LanguageModel) -> None:
+def test_engine_scores_each_target_token(make: Make, tiny: LanguageModel) -> None:
     requests = score_requests(tiny)
     for request, scores in zip(requests, bound(make, tiny).score(requests), strict=True):
         assert len(scores) == len(tiny.encode_text(request.target))
@@ -126,7 +126,7 @@ def test_scores_are_log_probabilities_of_each_target_token(make: Make, tiny: Lan
 
 
 @cases(ENGINES)
-def test_the_probabilities_of_all_first_tokens_sum_to_one(make: Make, tiny64: LanguageModel) -> None:
+def test_engine_first_token_probabilities_sum_to_one(make: Make, tiny64: LanguageModel) -> None:
     """Over every single-token text of the vocabulary; what texts cannot say (half characters, special tokens) is the rest."""
     ids = [i for i in range(len(tiny64.tokenizer)) if tiny64.encode_text(tiny64.decode([i])) == [i]]
     assert len(ids) > 150
@@ -137,7 +137,7 @@ def test_the_probabilities_of_all_first_tokens_sum_to_one(make: Make, tiny64: La
 
 
 @cases(ENGINES)
-def test_what_a_schema_allows_is_written_and_its_probabilities_sum_to_one(make: Make, tiny64: LanguageModel) -> None:
+def test_engine_choice_probabilities_sum_to_one(make: Make, tiny64: LanguageModel) -> None:
     """Beside free requests; an engine without constrained decoding says so."""
     first, second = Choice(name="first", options=("red", "1", "10")), Choice(name="second", options=("a", "bc"))
     schema = ("The ", first, " is ", second, ".")
@@ -171,7 +171,7 @@ def test_what_a_schema_allows_is_written_and_its_probabilities_sum_to_one(make: 
 
 
 @cases(ENGINES)
-def test_an_adapter_matters_for_its_own_requests_only(make: Make, tiny64: LanguageModel) -> None:
+def test_engine_adapter_affects_its_requests_only(make: Make, tiny64: LanguageModel) -> None:
     engine, adapter = bound(make, tiny64), adapter_of(tiny64)
     plain = ScoreRequest(prompt="The stone 3 is", target=" red and blue")
     adapted = ScoreRequest(prompt="The stone 3 is", target=" red and blue", adapter=adapter)
@@ -182,7 +182,7 @@ def test_an_adapter_matters_for_its_own_requests_only(make: Make, tiny64: Langua
 
 
 @cases(ENGINES)
-def test_model_adapter_and_global_generator_stay_as_they_are(make: Make, tiny: LanguageModel) -> None:
+def test_engine_leaves_model_and_generator_unchanged(make: Make, tiny: LanguageModel) -> None:
     engine, requests, asked = bound(make, tiny), text_requests(tiny), score_requests(tiny)
     adapter = requests[1].adapter
     assert isinstance(adapter, LoraAdapter)
@@ -198,7 +198,7 @@ def test_model_adapter_and_global_generator_stay_as_they_are(make: Make, tiny: L
 
 
 @cases(ENGINES)
-def test_the_model_it_is_bound_to_last_answers(make: Make, tiny64: LanguageModel) -> None:
+def test_engine_uses_the_last_bound_model(make: Make, tiny64: LanguageModel) -> None:
     engine, request = make(), ScoreRequest(prompt="The stone", target=" red")
     engine.bind(tiny64)
     first = list(engine.score([request])[0])

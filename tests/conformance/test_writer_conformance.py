@@ -70,12 +70,12 @@ def by_place(edits: Sequence[SelfEdit]) -> dict[tuple[str, int], SelfEdit]:
     return {(edit.task_id, edit.edit_index): edit for edit in edits}
 
 
-def test_every_implementation_is_registered(taught: LanguageModel, tmp_path: Path) -> None:
+def test_every_writer_is_registered(taught: LanguageModel, tmp_path: Path) -> None:
     assert_all_registered(Writer, [bound(make, taught, tmp_path) for make in WRITERS.values()])
 
 
 @each_writer
-def test_edits_come_task_by_task_with_their_index(make: MakeWriter, taught: LanguageModel, tmp_path: Path) -> None:
+def test_writer_orders_edits(make: MakeWriter, taught: LanguageModel, tmp_path: Path) -> None:
     writer = bound(make, taught, tmp_path)
     assert list(writer.write([], NUM_EDITS, {})) == []
     for num_edits in (1, NUM_EDITS):
@@ -86,7 +86,7 @@ def test_edits_come_task_by_task_with_their_index(make: MakeWriter, taught: Lang
 
 
 @each_writer
-def test_the_order_of_work_does_not_matter(make: MakeWriter, taught: LanguageModel, tmp_path: Path) -> None:
+def test_writer_results_do_not_depend_on_order(make: MakeWriter, taught: LanguageModel, tmp_path: Path) -> None:
     """All at once, backwards, one by one and by another writer made alike give the same; fewer are the first of more."""
     writer = bound(make, taught, tmp_path)
     together = by_place(writer.write(TASKS, NUM_EDITS, SEEDS))
@@ -99,7 +99,7 @@ def test_the_order_of_work_does_not_matter(make: MakeWriter, taught: LanguageMod
 
 
 @each_writer
-def test_an_edit_is_a_plan_or_malformed(make: MakeWriter, taught: LanguageModel, tmp_path: Path) -> None:
+def test_writer_edits_are_plans_or_malformed(make: MakeWriter, taught: LanguageModel, tmp_path: Path) -> None:
     planned = 0
     for task in TASKS:
         for edit in bound(make, taught, tmp_path).write([task], NUM_EDITS, SEEDS):
@@ -112,9 +112,7 @@ def test_an_edit_is_a_plan_or_malformed(make: MakeWriter, taught: LanguageModel,
 
 
 @each_writer
-def test_weights_and_the_global_generator_stay_as_they_are(
-    make: MakeWriter, taught: LanguageModel, tmp_path: Path
-) -> None:
+def test_writer_leaves_model_and_generator_unchanged(make: MakeWriter, taught: LanguageModel, tmp_path: Path) -> None:
     before, state = weights_hash(taught.model), torch.get_rng_state()
     bound(make, taught, tmp_path).write(TASKS, NUM_EDITS, SEEDS)
     assert weights_hash(taught.model) == before

@@ -87,7 +87,7 @@ def plain_greedy(language_model: LanguageModel, prompt: Prompt, max_new_tokens: 
 
 
 @pytest.mark.parametrize("max_batch_size", [1, 2, 32])
-def test_scores_equal_plain_forward_passes(tiny64: LanguageModel, max_batch_size: int) -> None:
+def test_score_equals_plain_forward_pass(tiny64: LanguageModel, max_batch_size: int) -> None:
     targets = (" red", " it is known, and amber or black", " a", " jumps over the lazy dog.", "")
     pairs = list(zip(PROMPTS, targets, strict=True))
     requests = [ScoreRequest(prompt=p, target=t) for p, t in pairs]
@@ -97,14 +97,14 @@ def test_scores_equal_plain_forward_passes(tiny64: LanguageModel, max_batch_size
         assert len(scores) == len(tiny64.encode_text(target))
 
 
-def test_a_chat_is_scored_behind_its_template(tiny64: LanguageModel) -> None:
+def test_score_puts_chat_through_template(tiny64: LanguageModel) -> None:
     chat = (ChatMessage(role="system", content="Be short."), ChatMessage(role="user", content="What is stone 3?"))
     (scores,) = engine_of(tiny64).score([ScoreRequest(prompt=chat, target=" red")])
     rendered = "system: Be short.\nuser: What is stone 3?\nassistant:"
     assert scores == pytest.approx(plain_scores(tiny64, rendered, " red"), abs=1e-12)
 
 
-def test_a_begin_token_comes_before_prompts_and_not_before_targets(tmp_path: Path) -> None:
+def test_score_adds_begin_token_to_prompts_only(tmp_path: Path) -> None:
     folder = write_tiny_model(tmp_path / "model", begin_token=True)
     model = Pretrained(source=str(folder), dtype="float64").load()
     begin = tiny_tokenizer().bos_token_id
@@ -115,7 +115,7 @@ def test_a_begin_token_comes_before_prompts_and_not_before_targets(tmp_path: Pat
     assert scores == pytest.approx(plain_scores(model, "", "The stone"), abs=1e-12)
 
 
-def test_an_empty_prompt_is_refused_where_nothing_predicts_the_first_token(tiny: LanguageModel) -> None:
+def test_engine_rejects_empty_prompt(tiny: LanguageModel) -> None:
     engine = engine_of(tiny)
     with pytest.raises(ModelError, match="empty"):
         engine.score([ScoreRequest(prompt="", target="The stone")])
@@ -126,7 +126,7 @@ def test_an_empty_prompt_is_refused_where_nothing_predicts_the_first_token(tiny:
 # --- adapters ----------------------------------------------------------------------------------------------------------
 
 
-def test_adapters_mixed_in_a_call_answer_as_one_at_a_time(tiny64: LanguageModel) -> None:
+def test_engine_mixes_adapters_in_one_call(tiny64: LanguageModel) -> None:
     """No adapter, two adapters and their order, in scores and text; and each makes a difference."""
     first, second = adapters_of(tiny64, 2)
     mixed = [None, first, second, first, None]
@@ -149,7 +149,7 @@ def test_adapters_mixed_in_a_call_answer_as_one_at_a_time(tiny64: LanguageModel)
 
 
 @pytest.mark.parametrize("max_batch_size", [1, 3, 32])
-def test_greedy_text_is_that_of_transformers(tiny64: LanguageModel, max_batch_size: int) -> None:
+def test_generate_greedy_equals_transformers(tiny64: LanguageModel, max_batch_size: int) -> None:
     requests = [GenerationRequest(prompt=p, sampling=GREEDY) for p in PROMPTS]
     for prompt, completion in zip(PROMPTS, engine_of(tiny64, max_batch_size).generate(requests), strict=True):
         expected = plain_greedy(tiny64, prompt, GREEDY.max_new_tokens)
@@ -157,7 +157,7 @@ def test_greedy_text_is_that_of_transformers(tiny64: LanguageModel, max_batch_si
         assert completion.text == tiny64.decode(expected)
 
 
-def test_prompts_that_rows_share_are_computed_once_and_change_nothing(tiny64: LanguageModel) -> None:
+def test_generate_equals_single_rows_for_repeated_prompts(tiny64: LanguageModel) -> None:
     """Rows of one prompt, in between others, share keys and values; texts are those of rows alone."""
     prompts = [PROMPTS[0], PROMPTS[1], PROMPTS[0], PROMPTS[2], PROMPTS[1], PROMPTS[0]]
     for sampling in (GREEDY, SAMPLED):
@@ -175,7 +175,7 @@ SHARED = "The stones lie in the river, and each has a number and a colour. " * 3
 
 @pytest.mark.parametrize("spec", [GREEDY, SAMPLED])
 @pytest.mark.parametrize("with_adapter", [False, True])
-def test_what_all_prompts_begin_with_is_read_once_and_changes_nothing(
+def test_generate_reads_common_prefix_once(
     tiny64: LanguageModel, spec: SamplingSpec, with_adapter: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter = adapters_of(tiny64, 1)[0] if with_adapter else None
@@ -198,7 +198,7 @@ def test_what_all_prompts_begin_with_is_read_once_and_changes_nothing(
     assert sum(read) < sum(lengths) - 2 * (num_shared - 1) + len(prompts) * spec.max_new_tokens
 
 
-def test_prompts_that_differ_in_their_last_token_only(tiny64: LanguageModel) -> None:
+def test_generate_with_prompts_that_differ_in_last_token(tiny64: LanguageModel) -> None:
     requests = [GenerationRequest(prompt=SHARED + tail, sampling=SAMPLED, seed=i) for i in (0, 1) for tail in "ab"]
     alone = [engine_of(tiny64).generate([request])[0] for request in requests]
     assert list(engine_of(tiny64).generate(requests)) == alone
@@ -208,7 +208,7 @@ WITH_WINDOWS = {"mistral", "gemma2", "gemma3"}
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_an_architecture_writes_behind_a_shared_start_what_it_writes_alone(name: str) -> None:
+def test_generate_equals_single_rows_for_each_decoder(name: str) -> None:
     language_model = decoder(name)
     assert keeps_all_tokens(preallocated_cache(language_model.model)) == (name not in WITH_WINDOWS)
     if name in WITH_WINDOWS:  # gemma2's pads in a batch shift its window, shared start or not
@@ -218,7 +218,7 @@ def test_an_architecture_writes_behind_a_shared_start_what_it_writes_alone(name:
     assert list(engine_of(language_model).generate(requests)) == alone
 
 
-def test_nothing_is_shared_among_adapters_or_in_a_window(tiny64: LanguageModel, tmp_path: Path) -> None:
+def test_prefix_is_not_shared_across_adapters_or_windows(tiny64: LanguageModel, tmp_path: Path) -> None:
     first, second = adapters_of(tiny64, 2)
     mixed = [
         GenerationRequest(prompt=SHARED + str(i), sampling=GREEDY, adapter=adapter)
@@ -232,7 +232,7 @@ def test_nothing_is_shared_among_adapters_or_in_a_window(tiny64: LanguageModel, 
     assert not keeps_all_tokens(windowed)
 
 
-def test_each_row_stops_at_its_own_number_of_tokens(tiny64: LanguageModel) -> None:
+def test_generate_stops_each_row_at_its_max_new_tokens(tiny64: LanguageModel) -> None:
     requests = [
         GenerationRequest(prompt=prompt, sampling=replace(GREEDY, max_new_tokens=n))
         for prompt, n in zip(PROMPTS, (1, 7, 3, 12, 2), strict=True)
@@ -244,7 +244,7 @@ def test_each_row_stops_at_its_own_number_of_tokens(tiny64: LanguageModel) -> No
         assert completion.finish_reason is FinishReason.LENGTH
 
 
-def test_an_end_token_ends_the_row_and_is_kept(tiny64: LanguageModel) -> None:
+def test_generate_keeps_end_token(tiny64: LanguageModel) -> None:
     """The model's own fifth choice is declared an end token; neighbours go on."""
     written = plain_greedy(tiny64, PROMPTS[0], 12)
     at = next(i for i in range(3, 12) if written[i] not in written[:i])
@@ -261,7 +261,7 @@ def test_an_end_token_ends_the_row_and_is_kept(tiny64: LanguageModel) -> None:
 # --- stop strings ------------------------------------------------------------------------------------------------------
 
 
-def test_a_stop_string_cuts_the_text_and_keeps_the_tokens_up_to_it(tiny64: LanguageModel) -> None:
+def test_generate_cuts_text_at_stop_string(tiny64: LanguageModel) -> None:
     """Every stretch of what the model writes serves as a stop string once, also those inside or across tokens."""
     written = plain_greedy(tiny64, PROMPTS[1], 12)
     text = tiny64.decode(written)
@@ -279,7 +279,7 @@ def test_a_stop_string_cuts_the_text_and_keeps_the_tokens_up_to_it(tiny64: Langu
         assert completion.finish_reason is FinishReason.STOP
 
 
-def test_the_first_of_several_stops_counts_and_neighbours_go_on(tiny64: LanguageModel) -> None:
+def test_generate_stops_at_first_of_several_strings(tiny64: LanguageModel) -> None:
     texts = [tiny64.decode(plain_greedy(tiny64, p, 12)) for p in PROMPTS[:2]]
     late, early = texts[0][-2:], texts[0][2:4]
     requests = [
@@ -295,7 +295,7 @@ def test_the_first_of_several_stops_counts_and_neighbours_go_on(tiny64: Language
 # --- sampling ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_seed_writes_the_same_text_alone_and_among_others(tiny64: LanguageModel) -> None:
+def test_sampling_depends_on_own_seed_only(tiny64: LanguageModel) -> None:
     """Whatever the neighbours' prompts, lengths, temperatures and seeds are."""
     mine = GenerationRequest(prompt=PROMPTS[0], sampling=SAMPLED, seed=11)
     others = [
@@ -312,13 +312,13 @@ def test_a_seed_writes_the_same_text_alone_and_among_others(tiny64: LanguageMode
     assert engine.generate([others[1]])[0] == engine.generate([*others, mine])[1]
 
 
-def test_seeds_differ(tiny64: LanguageModel) -> None:
+def test_sampling_differs_between_seeds(tiny64: LanguageModel) -> None:
     requests = [GenerationRequest(prompt=PROMPTS[0], sampling=SAMPLED, seed=seed) for seed in range(20)]
     assert len({completion.text for completion in engine_of(tiny64).generate(requests)}) == 20
 
 
 @pytest.mark.parametrize("narrow", [replace(SAMPLED, top_p=1e-6), replace(SAMPLED, temperature=1e-4, top_p=1.0)])
-def test_a_narrow_distribution_is_greedy(tiny64: LanguageModel, narrow: SamplingSpec) -> None:
+def test_sampling_of_narrow_distribution_is_greedy(tiny64: LanguageModel, narrow: SamplingSpec) -> None:
     requests = [GenerationRequest(prompt=p, sampling=narrow, seed=i) for i, p in enumerate(PROMPTS)]
     for prompt, completion in zip(PROMPTS, engine_of(tiny64).generate(requests), strict=True):
         assert list(completion.token_ids) == plain_greedy(tiny64, prompt, narrow.max_new_tokens)
@@ -336,7 +336,7 @@ def nucleus(logits: torch.Tensor, temperature: float, top_p: float) -> torch.Ten
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (1.0, 0.7), (0.5, 0.95), (2.0, 0.9)])
-def test_draws_follow_the_distribution(temperature: float, top_p: float) -> None:
+def test_sampling_follows_the_distribution(temperature: float, top_p: float) -> None:
     """4,000 seeds, 12 tokens: within the sampling error of total variation, and nothing outside the nucleus."""
     num_draws, vocabulary = 4000, 12
     logits = torch.randn(vocabulary, generator=torch.Generator().manual_seed(3)) * 1.5
@@ -352,7 +352,7 @@ def test_draws_follow_the_distribution(temperature: float, top_p: float) -> None
         assert float((found - expected).abs().sum()) / 2 < 1.5 * (vocabulary / num_draws) ** 0.5 / 2
 
 
-def test_rows_of_temperature_zero_pass_beside_sampled_ones() -> None:
+def test_sampling_passes_rows_of_temperature_zero() -> None:
     logits = torch.randn(2, 9, generator=torch.Generator().manual_seed(0))
     sampling = SeededSampling([GREEDY, SAMPLED], [1, 2], prompt_length=1)
     scores = sampling(torch.zeros(2, 1, dtype=torch.long), logits.clone())
@@ -360,7 +360,7 @@ def test_rows_of_temperature_zero_pass_beside_sampled_ones() -> None:
     assert int((scores[1] > float("-inf")).sum()) == 1
 
 
-def test_a_batch_needs_a_row() -> None:
+def test_engine_rejects_batch_size_below_one() -> None:
     with pytest.raises(ConfigError, match="max_batch_size"):
         TransformersEngine(max_batch_size=0)
 
@@ -368,7 +368,7 @@ def test_a_batch_needs_a_row() -> None:
 # --- batches that shrink ----------------------------------------------------------------------------------------------
 
 
-def test_a_done_row_does_not_grow_over_the_context() -> None:
+def test_generate_never_exceeds_the_context() -> None:
     """GPT-2 has 256 learned positions; the long row is done there while the short ones go on."""
     language_model = decoder("gpt2")
     long = "The stone 3 is red. " * 60
@@ -385,7 +385,7 @@ def test_a_done_row_does_not_grow_over_the_context() -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 3])
-def test_out_of_memory_halves_the_batch(
+def test_engine_halves_batch_when_out_of_memory(
     tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, limit: int
 ) -> None:
     engine = engine_of(tiny64)
@@ -410,15 +410,13 @@ def test_out_of_memory_halves_the_batch(
     assert "out of memory: retrying with batches of" in caplog.text
 
 
-def test_a_target_that_does_not_fit_the_context_is_told(tiny: LanguageModel) -> None:
+def test_score_rejects_target_over_the_context(tiny: LanguageModel) -> None:
     with pytest.raises(DataError, match="do not fit the model's context of 256"):
         engine_of(tiny).score([ScoreRequest(prompt="The stone", target=" is red" * 200)])
 
 
 @pytest.mark.parametrize("likeliest", [1, 4, 60])
-def test_a_nucleus_wider_than_the_likeliest_tokens_is_found_too(
-    monkeypatch: pytest.MonkeyPatch, likeliest: int
-) -> None:
+def test_nucleus_token_with_wide_nucleus(monkeypatch: pytest.MonkeyPatch, likeliest: int) -> None:
     """Whatever is looked at first, the same tokens are chosen."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(200, 50, generator=generator) * torch.linspace(0.1, 6, 200)[:, None]
@@ -428,14 +426,14 @@ def test_a_nucleus_wider_than_the_likeliest_tokens_is_found_too(
     assert torch.equal(token_sampling.nucleus_token(logits, top_p, draw), expected)
 
 
-def test_logits_of_nan_stay_in_their_row() -> None:
+def test_nucleus_token_keeps_nan_in_its_row() -> None:
     logits = torch.zeros(2, 50)
     logits[0] = float("nan")
     logits[1, 7] = 100.0
     assert token_sampling.nucleus_token(logits, torch.tensor([0.9, 0.9]), torch.tensor([0.5, 0.5]))[1] == 7
 
 
-def test_the_cache_gives_up_its_room_with_its_rows(tiny64: LanguageModel) -> None:
+def test_preallocated_cache_after_row_selection(tiny64: LanguageModel) -> None:
     """Appending after rows were selected: the kept rows' states, then the new ones."""
     cache = preallocated_cache(tiny64.model)
     generator = torch.Generator().manual_seed(0)
@@ -451,7 +449,7 @@ def test_the_cache_gives_up_its_room_with_its_rows(tiny64: LanguageModel) -> Non
     assert cache.get_seq_length() == 77
 
 
-def test_a_chats_target_is_scored_on_the_tokens_that_are_trained(tiny: LanguageModel) -> None:
+def test_score_of_chat_covers_the_trained_tokens(tiny: LanguageModel) -> None:
     """A template that trims answers, as Llama 3's does, takes the blank before a target's first symbol."""
     tiny.tokenizer.chat_template = (
         "{% for message in messages %}{{ message.role }}: {{ message.content | trim }}{{ eos_token }}{% endfor %}"

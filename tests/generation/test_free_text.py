@@ -62,7 +62,7 @@ def greedy_ids(model: LanguageModel, ids: list[int], count: int) -> list[int]:
     return written
 
 
-def test_the_text_goes_on_behind_choices_and_opening(tiny: LanguageModel, engine: TransformersEngine) -> None:
+def test_free_text_follows_choices_and_prefix(tiny: LanguageModel, engine: TransformersEngine) -> None:
     sampling = SamplingSpec(temperature=0.0, choice_temperature=3.0, max_new_tokens=7)
     completions = engine.generate([asked(seed, sampling=sampling) for seed in range(24)])
     forms = set()
@@ -90,7 +90,7 @@ def test_the_text_goes_on_behind_choices_and_opening(tiny: LanguageModel, engine
     assert forms == {"list", "story", "none"}
 
 
-def test_neighbours_change_nothing_and_seeds_do(engine: TransformersEngine) -> None:
+def test_free_text_depends_on_own_seed_only(engine: TransformersEngine) -> None:
     requests = [asked(seed) for seed in range(10)]
     requests.insert(3, GenerationRequest(prompt="The other", sampling=SAMPLED, seed=3))
     together = engine.generate(requests)
@@ -99,7 +99,7 @@ def test_neighbours_change_nothing_and_seeds_do(engine: TransformersEngine) -> N
     assert len({completion.text for completion in together}) > 5
 
 
-def test_only_choices_have_a_log_probability(engine: TransformersEngine) -> None:
+def test_log_prob_covers_choices_only(engine: TransformersEngine) -> None:
     for completion in engine.generate([asked(seed) for seed in range(5)]):
         assert completion.choices is not None
         assert completion.log_prob is not None
@@ -109,7 +109,7 @@ def test_only_choices_have_a_log_probability(engine: TransformersEngine) -> None
         assert scored[0] == pytest.approx(completion.log_prob, abs=1e-9)
 
 
-def test_a_stop_string_ends_the_free_text_only(engine: TransformersEngine) -> None:
+def test_stop_string_ends_free_text_only(engine: TransformersEngine) -> None:
     """It stands in the literals too."""
     whole = engine.generate([asked(seed, fill_choices(SCHEMA, {"form": "story"})) for seed in range(6)])
     for seed, completion in enumerate(whole):
@@ -122,7 +122,7 @@ def test_a_stop_string_ends_the_free_text_only(engine: TransformersEngine) -> No
         assert cut.finish_reason is FinishReason.STOP
 
 
-def test_choices_have_a_temperature_of_their_own(engine: TransformersEngine) -> None:
+def test_choice_temperature_applies_to_choices(engine: TransformersEngine) -> None:
     cold = engine.generate([asked(seed, sampling=replace(SAMPLED, choice_temperature=0.0)) for seed in range(8)])
     assert len({tuple((c.choices or {}).items()) for c in cold}) == 1
     hot = engine.generate([asked(seed, sampling=replace(SAMPLED, choice_temperature=50.0)) for seed in range(30)])
@@ -139,20 +139,18 @@ def test_choices_have_a_temperature_of_their_own(engine: TransformersEngine) -> 
         ((FORM, FreeText(choice="size", prefixes=(("1", "x"),))), "'size'"),
     ],
 )
-def test_free_text_that_cannot_be_reached_is_refused(
-    engine: TransformersEngine, schema: TextSchema, message: str
-) -> None:
+def test_schema_rejects_unreachable_free_text(engine: TransformersEngine, schema: TextSchema, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         engine.generate([asked(schema=schema)])
 
 
-def test_a_free_text_that_has_no_room_is_refused(tiny: LanguageModel, engine: TransformersEngine) -> None:
+def test_engine_rejects_free_text_without_room(tiny: LanguageModel, engine: TransformersEngine) -> None:
     long = " red" * tiny.max_length
     with pytest.raises(DataError, match="do not fit the model's context"):
         engine.generate([asked(schema=(FORM, FreeText(choice="form", prefixes=(("list", long),))))])
 
 
-def test_choices_can_be_made_beforehand() -> None:
+def test_fill_choices_settles_free_text() -> None:
     assert fill_choices(SCHEMA, {}) == SCHEMA
     assert fill_choices(SCHEMA, {"size": "12"})[2:] == (", size: ", "12", "!", SCHEMA[-1])
     assert fill_choices(SCHEMA, {"form": "list", "size": "1"}) == (
@@ -167,7 +165,7 @@ def test_choices_can_be_made_beforehand() -> None:
     assert fill_choices(SCHEMA, {"form": "none", "size": "1"}) == ("form: ", "none", ", size: ", "1", "!")
 
 
-def test_choices_made_beforehand_are_the_same_tokens(engine: TransformersEngine) -> None:
+def test_fixed_choices_give_the_same_tokens(engine: TransformersEngine) -> None:
     sampling = SamplingSpec(temperature=0.0, choice_temperature=5.0, max_new_tokens=6)
     free = engine.generate([asked(seed, sampling=sampling) for seed in range(12)])
     made = engine.generate([asked(0, fill_choices(SCHEMA, c.choices or {}), sampling) for c in free])
@@ -195,7 +193,7 @@ TASKS = [Task(task_id="a"), Task(task_id="b")]
 SEEDS = {(task.task_id, index): 10 * index + place for place, task in enumerate(TASKS) for index in range(3)}
 
 
-def test_a_writer_can_have_choices_made_for_it(engine: TransformersEngine) -> None:
+def test_fixed_choices_writes_edits(engine: TransformersEngine) -> None:
     fixed = FixedChoices({"form": " story", "size": "2"}, sampling=SAMPLED)
     fixed.bind(STONES, engine)
     edits = fixed.write(TASKS, 3, SEEDS)
@@ -212,7 +210,7 @@ def test_a_writer_can_have_choices_made_for_it(engine: TransformersEngine) -> No
     ("choices", "message"),
     [({"colour": "red"}, "colour is 'red'; allowed: the choices form, size"), ({"size": "3"}, "allowed: 1, 2, 12")],
 )
-def test_unknown_choices_are_refused_before_anything_is_computed(choices: dict[str, str], message: str) -> None:
+def test_fixed_choices_rejects_unknown_choices(choices: dict[str, str], message: str) -> None:
     fixed = FixedChoices(choices)
     fixed.bind(STONES, TransformersEngine())
     with pytest.raises(ConfigError, match=message):

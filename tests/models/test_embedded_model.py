@@ -17,7 +17,7 @@ def embedded() -> LanguageModel:
     return Pretrained().load()
 
 
-def test_it_is_fetched_once(embedded: LanguageModel) -> None:
+def test_embedded_model_is_fetched_once(embedded: LanguageModel) -> None:
     before = (embedded_folder() / "model.safetensors").stat().st_mtime_ns
     assert embedded_folder() == embedded_folder()
     assert (embedded_folder() / "model.safetensors").stat().st_mtime_ns == before
@@ -25,7 +25,7 @@ def test_it_is_fetched_once(embedded: LanguageModel) -> None:
     assert named_alike == [embedded_folder()], "scratch was left"
 
 
-def test_it_is_the_model_it_says(embedded: LanguageModel) -> None:
+def test_embedded_model_is_smollm2(embedded: LanguageModel) -> None:
     engine = TransformersEngine()
     engine.bind(embedded)
     sampling = SamplingSpec(temperature=0, max_new_tokens=4)
@@ -33,7 +33,7 @@ def test_it_is_the_model_it_says(embedded: LanguageModel) -> None:
     assert completion.text.startswith(" Paris")
 
 
-def test_a_passage_can_be_learned(embedded: LanguageModel) -> None:
+def test_embedded_model_learns_a_passage(embedded: LanguageModel) -> None:
     """Five steps on a passage raise its answers' mean log-probability; measured +2.9 for the first test passage."""
     task = BundledPassages(split="test", limit=1).load()[0]
     domain = KnowledgeDomain(

@@ -31,7 +31,7 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Te
     ],
     ids=["rows", "batch", "vector", "none", "transposed", "strided", "expanded"],
 )
-def test_result_and_gradient_are_torch_s(
+def test_frozen_linear_equals_torch(
     monkeypatch: pytest.MonkeyPatch, available: bool, dtype: torch.dtype, biased: bool, x: Tensor
 ) -> None:
     monkeypatch.setattr(module, "_AVAILABLE", available and module._AVAILABLE)
@@ -47,7 +47,7 @@ def test_result_and_gradient_are_torch_s(
     assert torch.allclose(ours.grad, theirs.grad, rtol=1e-5, atol=1e-5)
 
 
-def test_a_model_keeps_its_names_weights_and_kinds() -> None:
+def test_freeze_linears_keeps_names_and_types() -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2, bias=False))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     x = normal(3, 4)
@@ -60,7 +60,7 @@ def test_a_model_keeps_its_names_weights_and_kinds() -> None:
     assert not any(p.requires_grad for p in model.parameters())
 
 
-def test_a_weight_that_is_made_to_train_gets_its_gradient() -> None:
+def test_frozen_linear_trains_if_unfrozen() -> None:
     model = nn.Sequential(nn.Linear(4, 8))
     freeze_linears(model)
     model.requires_grad_(True)
@@ -69,7 +69,7 @@ def test_a_weight_that_is_made_to_train_gets_its_gradient() -> None:
     assert model[0].weight.grad.any()
 
 
-def test_under_autocast_it_rounds_as_torch_does() -> None:
+def test_frozen_linear_rounds_as_torch_under_autocast() -> None:
     weight, x = normal(8, 16, seed=1), normal(6, 16)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.allclose(frozen_linear(x, weight).float(), F.linear(x, weight).float(), rtol=0.02, atol=0.05)

@@ -54,18 +54,18 @@ def check_chat_keeps_its_own(language_model: LanguageModel) -> None:
         assert [token for token in prompt if token in control] == wanted[: len(wanted) - 1]
 
 
-def test_text_is_text(tiny: LanguageModel) -> None:
+def test_encode_text_has_no_control_tokens(tiny: LanguageModel) -> None:
     check_text_is_text(tiny)
     tiny.tokenizer.chat_template = CHATML
     check_chat_keeps_its_own(LanguageModel(tiny.model, tiny.tokenizer))
 
 
-def test_other_texts_keep_their_ids(tiny: LanguageModel) -> None:
+def test_encode_text_equals_tokenizer(tiny: LanguageModel) -> None:
     for text in ("The stone 3 is red.", "a | b < c > d", "<|no token|>", "Zürich\n\n 5 km", ""):
         assert tiny.encode_text(text) == tiny.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def test_the_tokenizer_stays_as_it_was(tiny: LanguageModel) -> None:
+def test_language_model_leaves_tokenizer_unchanged(tiny: LanguageModel) -> None:
     """Both ways of reading share one tokenizer, which remembers the last one."""
     before = tiny.tokenizer(END, add_special_tokens=False)["input_ids"]
     tiny.encode_text(END)
@@ -73,7 +73,7 @@ def test_the_tokenizer_stays_as_it_was(tiny: LanguageModel) -> None:
 
 
 @pytest.mark.slow
-def test_text_is_text_for_the_embedded_model() -> None:
+def test_encode_text_of_embedded_model_has_no_control_tokens() -> None:
     embedded = Pretrained().load()
     assert "<|im_end|>" in embedded.tokenizer.all_special_tokens
     check_text_is_text(embedded)

@@ -62,7 +62,7 @@ def test_gradient_checkpointing_changes_no_run(
 
 
 @pytest.mark.parametrize("quantization", [None, "nf4"])
-def test_a_run_in_bfloat16(tiny_folder: Path, tmp_path: Path, quantization: str | None) -> None:
+def test_run_in_bfloat16(tiny_folder: Path, tmp_path: Path, quantization: str | None) -> None:
     """Two rounds: adapters and the policy's LoRA are float32, nothing diverges, both M-steps learn something."""
     if quantization is not None:
         pytest.importorskip("bitsandbytes")
@@ -85,7 +85,7 @@ def tiny16(tiny_folder: Path) -> LanguageModel:
     return Pretrained(source=str(tiny_folder), dtype="bfloat16").load()
 
 
-def test_bfloat16_adapters_are_float32_and_near_those_of_float32(tiny16: LanguageModel, tiny: LanguageModel) -> None:
+def test_bfloat16_adapters_are_close_to_float32(tiny16: LanguageModel, tiny: LanguageModel) -> None:
     sequences = tuple(
         TrainingSequence(segments=(Segment(text=f"The stone {n} is green.", trained=True),)) for n in range(4)
     )

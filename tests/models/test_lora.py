@@ -97,7 +97,7 @@ def ids(tiny64: LanguageModel) -> Tensor:
         (None, (0, 1), 4),
     ],
 )
-def test_targets_are_those_of_peft(
+def test_target_modules_equal_peft(
     tiny: LanguageModel, targets: Any, layers: tuple[int, ...] | None, num_modules: int
 ) -> None:
     spec = AdapterSpec(rank=2, target_modules=targets, layers=layers)
@@ -106,7 +106,7 @@ def test_targets_are_those_of_peft(
     assert len(expected) == num_modules
 
 
-def test_layers_may_be_chosen_of_all_linear_too(tiny: LanguageModel) -> None:
+def test_target_modules_of_chosen_layers(tiny: LanguageModel) -> None:
     """PEFT refuses this combination; ours means what it says."""
     every = target_modules(tiny.model, AdapterSpec(target_modules="all-linear"))
     second = target_modules(tiny.model, AdapterSpec(target_modules="all-linear", layers=(1,)))
@@ -114,7 +114,7 @@ def test_layers_may_be_chosen_of_all_linear_too(tiny: LanguageModel) -> None:
     assert len(second) == 7
 
 
-def test_the_paper_s_default_is_q_and_v(tiny: LanguageModel) -> None:
+def test_target_modules_default_to_q_and_v(tiny: LanguageModel) -> None:
     assert {name.rsplit(".", 1)[1] for name in target_modules(tiny.model, AdapterSpec())} == {"q_proj", "v_proj"}
 
 
@@ -126,19 +126,19 @@ def test_the_paper_s_default_is_q_and_v(tiny: LanguageModel) -> None:
         (AdapterSpec(layers=(0, 7)), "adapter.layers"),
     ],
 )
-def test_what_matches_nothing_or_is_not_linear_is_refused(tiny: LanguageModel, spec: AdapterSpec, field: str) -> None:
+def test_target_modules_reject_unmatched_names(tiny: LanguageModel, spec: AdapterSpec, field: str) -> None:
     with pytest.raises(ConfigError, match=field):
         target_modules(tiny.model, spec)
 
 
-def test_asking_for_targets_leaves_the_model_alone(tiny: LanguageModel) -> None:
+def test_target_modules_leaves_model_unchanged(tiny: LanguageModel) -> None:
     before, modules = weights_hash(tiny.model), [name for name, _ in tiny.model.named_modules()]
     target_modules(tiny.model, AdapterSpec(target_modules="all-linear"))
     assert weights_hash(tiny.model) == before
     assert [name for name, _ in tiny.model.named_modules()] == modules
 
 
-def test_an_adapter_starts_as_peft_s(tiny: LanguageModel) -> None:
+def test_init_adapter_equals_peft(tiny: LanguageModel) -> None:
     """PEFT's own A fills the same interval evenly, and B is zero: Kaiming uniform with a = √5 is U(±1/√in)."""
     spec = AdapterSpec(rank=64, target_modules="all-linear")
     ours = init_adapter(tiny.model, spec, torch.Generator().manual_seed(1))
@@ -156,7 +156,7 @@ def test_an_adapter_starts_as_peft_s(tiny: LanguageModel) -> None:
             assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
 
 
-def test_an_adapter_comes_from_its_generator_alone(tiny: LanguageModel) -> None:
+def test_init_adapter_uses_its_generator_only(tiny: LanguageModel) -> None:
     spec = AdapterSpec(rank=2)
     state = torch.get_rng_state()
     one = init_adapter(tiny.model, spec, torch.Generator().manual_seed(1))
@@ -190,7 +190,7 @@ def test_applied_equals_peft(tiny64: LanguageModel, ids: Tensor, spec: AdapterSp
     assert (found - logits(tiny64.model, ids)).abs().max() > 1e-3
 
 
-def test_rslora_scales_by_the_root_of_the_rank(tiny: LanguageModel) -> None:
+def test_scaling_of_rslora(tiny: LanguageModel) -> None:
     spec = AdapterSpec(rank=16, alpha=8.0)
     generator = torch.Generator()
     assert init_adapter(tiny.model, spec, generator).scaling == 0.5
@@ -198,7 +198,7 @@ def test_rslora_scales_by_the_root_of_the_rank(tiny: LanguageModel) -> None:
     assert init_adapter(tiny.model, spec, generator).scaling == 2.0
 
 
-def test_gpt2_with_its_transposed_weights_equals_peft(ids: Tensor) -> None:
+def test_applied_equals_peft_for_gpt2(ids: Tensor) -> None:
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=350, n_embd=32, n_layer=2, n_head=4, n_positions=64)
     model = GPT2LMHeadModel(config).double().eval()
@@ -212,7 +212,7 @@ def test_gpt2_with_its_transposed_weights_equals_peft(ids: Tensor) -> None:
     assert (logits(model, ids) - expected).abs().max() <= 1e-12
 
 
-def test_applying_changes_no_weight_and_leaves_no_hook(tiny64: LanguageModel, ids: Tensor) -> None:
+def test_applied_leaves_no_trace(tiny64: LanguageModel, ids: Tensor) -> None:
     before, plain = weights_hash(tiny64.model), logits(tiny64.model, ids)
     adapter = random_adapter(tiny64.model, SPECS[1])
     with applied(tiny64.model, adapter):
@@ -225,7 +225,7 @@ def test_applying_changes_no_weight_and_leaves_no_hook(tiny64: LanguageModel, id
     assert weights_hash(tiny64.model) == before
 
 
-def test_an_adapter_that_does_not_fit_leaves_no_hook(tiny: LanguageModel) -> None:
+def test_applied_leaves_no_hook_after_an_error(tiny: LanguageModel) -> None:
     adapter = random_adapter(tiny.model, SPECS[0])
     adapter.weights["model.layers.9.self_attn.q_proj"] = next(iter(adapter.weights.values()))
     with pytest.raises(AttributeError), applied(tiny.model, adapter):
@@ -233,7 +233,7 @@ def test_an_adapter_that_does_not_fit_leaves_no_hook(tiny: LanguageModel) -> Non
     assert not any(module._forward_hooks for module in tiny.model.modules())
 
 
-def test_no_adapter_is_the_model_itself(tiny64: LanguageModel, ids: Tensor) -> None:
+def test_routed_without_adapter_is_the_model(tiny64: LanguageModel, ids: Tensor) -> None:
     plain = logits(tiny64.model, ids)
     with routed(tiny64.model, [AdapterRows(size=len(ids), adapter=None)]):
         assert torch.equal(logits(tiny64.model, ids), plain)
@@ -244,7 +244,7 @@ def dropped(rate: float, seeds: Sequence[int], sizes: Sequence[int]) -> Dropout:
     return Dropout(rate=rate, sizes=tuple(sizes), generators=generators)
 
 
-def test_dropout_comes_from_its_generator_and_only_when_asked_for(tiny64: LanguageModel, ids: Tensor) -> None:
+def test_routed_dropout_uses_its_generator(tiny64: LanguageModel, ids: Tensor) -> None:
     adapter = random_adapter(tiny64.model, AdapterSpec(rank=3, alpha=6.0, dropout=0.5))
 
     def with_dropout(seed: int | None) -> Tensor:
@@ -272,7 +272,7 @@ def test_dropout_keeps_the_mean(tiny64: LanguageModel) -> None:
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_merged_equals_applied(tiny64: LanguageModel, ids: Tensor, spec: AdapterSpec) -> None:
+def test_merge_equals_applied(tiny64: LanguageModel, ids: Tensor, spec: AdapterSpec) -> None:
     adapter = random_adapter(tiny64.model, spec)
     with applied(tiny64.model, adapter):
         expected = logits(tiny64.model, ids)
@@ -280,7 +280,7 @@ def test_merged_equals_applied(tiny64: LanguageModel, ids: Tensor, spec: Adapter
     assert (logits(tiny64.model, ids) - expected).abs().max() <= 1e-12
 
 
-def test_a_half_precision_merge_is_rounded_once(tiny: LanguageModel) -> None:
+def test_merge_in_half_precision_rounds_once(tiny: LanguageModel) -> None:
     adapter = random_adapter(tiny.model, SPECS[0])
     half = copy.deepcopy(tiny.model).to(torch.bfloat16)
     name = next(iter(adapter.weights))
@@ -291,7 +291,7 @@ def test_a_half_precision_merge_is_rounded_once(tiny: LanguageModel) -> None:
     assert torch.equal(half.get_submodule(name).weight, exact.to(torch.bfloat16))
 
 
-def test_joined_is_the_sum(tiny64: LanguageModel, ids: Tensor) -> None:
+def test_sum_adapters_adds_updates(tiny64: LanguageModel, ids: Tensor) -> None:
     specs = [AdapterSpec(rank=2, alpha=4.0), AdapterSpec(rank=3, alpha=2.0, use_rslora=True)]
     adapters = [random_adapter(tiny64.model, spec, seed) for seed, spec in enumerate(specs)]
     with applied(tiny64.model, adapters[0]), applied(tiny64.model, adapters[1]):
@@ -305,7 +305,7 @@ def test_joined_is_the_sum(tiny64: LanguageModel, ids: Tensor) -> None:
         assert (one.scaling * b @ a - update).abs().max() <= 1e-14
 
 
-def test_joined_of_different_modules_is_the_sum(tiny64: LanguageModel, ids: Tensor, tmp_path: Path) -> None:
+def test_sum_adapters_of_different_modules(tiny64: LanguageModel, ids: Tensor, tmp_path: Path) -> None:
     """PEFT computes it too: where an adapter has no such module, its part is zero."""
     specs = [
         AdapterSpec(rank=2, alpha=4.0, layers=(1,)),
@@ -323,7 +323,7 @@ def test_joined_of_different_modules_is_the_sum(tiny64: LanguageModel, ids: Tens
     assert (logits(twin, ids) - expected).abs().max() <= 1e-4
 
 
-def test_a_detached_copy_has_memory_of_its_own(tiny: LanguageModel) -> None:
+def test_detached_copy_is_independent(tiny: LanguageModel) -> None:
     adapter = random_adapter(tiny.model, SPECS[0])
     for tensor in adapter.tensors():
         tensor.requires_grad_(True)
@@ -338,7 +338,7 @@ def test_a_detached_copy_has_memory_of_its_own(tiny: LanguageModel) -> None:
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_peft_loads_what_we_save(
+def test_save_adapter_is_loaded_by_peft(
     tiny: LanguageModel, tiny_folder: Path, tmp_path: Path, ids: Tensor, spec: AdapterSpec
 ) -> None:
     adapter = random_adapter(tiny.model, spec)
@@ -352,7 +352,9 @@ def test_peft_loads_what_we_save(
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_a_saved_adapter_comes_back(tiny: LanguageModel, tmp_path: Path, ids: Tensor, spec: AdapterSpec) -> None:
+def test_load_adapter_returns_the_saved_one(
+    tiny: LanguageModel, tmp_path: Path, ids: Tensor, spec: AdapterSpec
+) -> None:
     adapter = random_adapter(tiny.model, spec)
     save_adapter(adapter, tmp_path, base_model="somewhere")
     again = load_adapter(tiny.model, tmp_path)
@@ -365,7 +367,7 @@ def test_a_saved_adapter_comes_back(tiny: LanguageModel, tmp_path: Path, ids: Te
         assert torch.equal(logits(tiny.model, ids), expected)
 
 
-def test_we_load_what_peft_saves(tiny: LanguageModel, tmp_path: Path, ids: Tensor) -> None:
+def test_load_adapter_reads_peft_folder(tiny: LanguageModel, tmp_path: Path, ids: Tensor) -> None:
     twin = peft_twin(tiny.model, random_adapter(tiny.model, SPECS[1]))
     twin.save_pretrained(tmp_path)
     with applied(tiny.model, load_adapter(tiny.model, tmp_path)):
@@ -392,7 +394,7 @@ def unknown(state: dict[str, Tensor], key: str) -> None:
     ("damage", "message"),
     [(without, "missing"), (misshapen, "found"), (not_a_number, "found NaN"), (unknown, "does not adapt")],
 )
-def test_a_damaged_adapter_is_refused(tiny: LanguageModel, tmp_path: Path, damage: Any, message: str) -> None:
+def test_load_adapter_rejects_damaged_weights(tiny: LanguageModel, tmp_path: Path, damage: Any, message: str) -> None:
     save_adapter(random_adapter(tiny.model, SPECS[0]), tmp_path, base_model="somewhere")
     path = tmp_path / "adapter_model.safetensors"
     state = load_file(path)
@@ -444,7 +446,7 @@ def reconfigured(folder: Path, **fields: Any) -> None:
         ("a_feature_to_come", {"on": True}),
     ],
 )
-def test_a_configuration_that_means_something_else_is_refused(
+def test_load_adapter_rejects_unsupported_configuration(
     tiny: LanguageModel, stored: Path, field: str, value: Any
 ) -> None:
     reconfigured(stored, **{field: value})
@@ -452,7 +454,7 @@ def test_a_configuration_that_means_something_else_is_refused(
         load_adapter(tiny.model, stored)
 
 
-def test_fields_without_a_meaning_for_the_weights_are_left_alone(tiny: LanguageModel, stored: Path) -> None:
+def test_load_adapter_ignores_fields_without_meaning(tiny: LanguageModel, stored: Path) -> None:
     reconfigured(stored, revision="main", task_type=None, peft_version="99", a_feature_to_come=None, loftq_config={})
     load_adapter(tiny.model, stored)
 
@@ -461,7 +463,7 @@ def test_fields_without_a_meaning_for_the_weights_are_left_alone(tiny: LanguageM
     "spec",
     [AdapterSpec(rank=2, target_modules=("q_proj",), layers=(1,)), AdapterSpec(rank=2, target_modules="all-linear")],
 )
-def test_targets_may_be_named_as_peft_names_them(tiny: LanguageModel, tmp_path: Path, spec: AdapterSpec) -> None:
+def test_load_adapter_accepts_target_names_of_peft(tiny: LanguageModel, tmp_path: Path, spec: AdapterSpec) -> None:
     adapter = random_adapter(tiny.model, spec)
     save_adapter(adapter, tmp_path, base_model="somewhere")
     layers = None if spec.layers is None else list(spec.layers)
@@ -483,7 +485,9 @@ def test_targets_may_be_named_as_peft_names_them(tiny: LanguageModel, tmp_path: 
         (b"[" * 100_000, "adapter_config.json is not a supported"),
     ],
 )
-def test_what_is_no_configuration(tiny: LanguageModel, stored: Path, content: bytes, said: str) -> None:
+def test_load_adapter_rejects_invalid_configuration(
+    tiny: LanguageModel, stored: Path, content: bytes, said: str
+) -> None:
     (stored / "adapter_config.json").write_bytes(content)
     with pytest.raises(ModelError, match=said):
         load_adapter(tiny.model, stored)
@@ -498,7 +502,7 @@ def test_what_is_no_configuration(tiny: LanguageModel, stored: Path, content: by
         ((2).to_bytes(8, "little") + b"[]", "is not a safetensors file"),
     ],
 )
-def test_what_is_no_file_of_weights(tiny: LanguageModel, stored: Path, content: bytes, said: str) -> None:
+def test_load_adapter_rejects_invalid_safetensors(tiny: LanguageModel, stored: Path, content: bytes, said: str) -> None:
     (stored / "adapter_model.safetensors").write_bytes(content)
     with pytest.raises(ModelError, match=said) as caught:
         load_adapter(tiny.model, stored)
@@ -506,28 +510,28 @@ def test_what_is_no_file_of_weights(tiny: LanguageModel, stored: Path, content: 
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float8_e4m3fn, torch.complex64, torch.bool])
-def test_weights_are_floats(tiny: LanguageModel, stored: Path, dtype: torch.dtype) -> None:
+def test_load_adapter_rejects_other_dtypes(tiny: LanguageModel, stored: Path, dtype: torch.dtype) -> None:
     path = stored / "adapter_model.safetensors"
     save_file({key: tensor.to(dtype) for key, tensor in load_file(path).items()}, path)
     with pytest.raises(ModelError, match="of type"):
         load_adapter(tiny.model, stored)
 
 
-def test_no_pickle_is_loaded(tiny: LanguageModel, stored: Path) -> None:
+def test_load_adapter_rejects_pickles(tiny: LanguageModel, stored: Path) -> None:
     (stored / "adapter_model.safetensors").rename(stored / "adapter_model.bin")
     with pytest.raises(ModelError, match="pickles are not loaded"):
         load_adapter(tiny.model, stored)
 
 
 @pytest.mark.parametrize("url", ["https://hub/adapter", "s3://bucket/adapter"])
-def test_no_adapter_is_fetched(tiny: LanguageModel, url: str) -> None:
+def test_load_adapter_rejects_urls(tiny: LanguageModel, url: str) -> None:
     with pytest.raises(ModelError, match="is a URL"):
         load_adapter(tiny.model, Path(url))
 
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
 @pytest.mark.parametrize("kind", ["pipe", "folder", "missing"])
-def test_parts_that_are_no_files(tiny: LanguageModel, stored: Path, name: str, kind: str) -> None:
+def test_load_adapter_rejects_pipes_and_folders(tiny: LanguageModel, stored: Path, name: str, kind: str) -> None:
     (stored / name).unlink()
     if kind == "pipe":
         os.mkfifo(stored / name)
@@ -537,7 +541,7 @@ def test_parts_that_are_no_files(tiny: LanguageModel, stored: Path, name: str, k
         load_adapter(tiny.model, stored)
 
 
-def test_links_to_files_are_files(tiny: LanguageModel, stored: Path, tmp_path: Path) -> None:
+def test_load_adapter_follows_links(tiny: LanguageModel, stored: Path, tmp_path: Path) -> None:
     """As the hub's cache has them."""
     (tmp_path / "linked").mkdir()
     for file in stored.iterdir():

@@ -53,7 +53,7 @@ class Counted:
         return True
 
 
-def test_training_in_groups_equals_training_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grouped_training_equals_single_updates(monkeypatch: pytest.MonkeyPatch) -> None:
     """In float32, where both are exact to rounding: ragged ranks, modules and layers, and rows of no adapter between."""
     loop = BatchedInnerLoop()
     loop.bind(decoder("llama", torch.float32))
@@ -71,7 +71,7 @@ def test_training_in_groups_equals_training_one_by_one(monkeypatch: pytest.Monke
     assert counted.layers > 0
 
 
-def test_answering_in_groups_equals_answering_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grouped_generation_equals_single_updates(monkeypatch: pytest.MonkeyPatch) -> None:
     language_model = decoder("llama", torch.float32)
     adapters: list[LoraAdapter | None] = [None]
     for seed, spec in enumerate(SPECS):
@@ -95,7 +95,7 @@ def test_answering_in_groups_equals_answering_one_by_one(monkeypatch: pytest.Mon
     assert counted.layers > 0
 
 
-def test_in_bfloat16_the_losses_are_close(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grouped_losses_in_bfloat16_are_close(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = BatchedInnerLoop()
     loop.bind(decoder("llama", torch.bfloat16))
     expected = loop.adapt(plans(), [1, 2, 3])
@@ -122,7 +122,7 @@ def part(dropout: Dropout | None = None) -> RowUpdate:
         (torch.bfloat16, 16, [part(), part(Dropout(rate=0.1, sizes=(1,), generators=(torch.Generator(),)))], False),
     ],
 )
-def test_what_is_grouped(dtype: torch.dtype, width: int, parts: list[RowUpdate], fits: bool) -> None:
+def test_fits_grouping(dtype: torch.dtype, width: int, parts: list[RowUpdate], fits: bool) -> None:
     x = torch.zeros(4, width, dtype=dtype)
     assert fits_grouping(x, x, parts) == fits
     assert not applying.can_be_grouped(x, x, parts)  # on a CPU one product an adapter is faster

@@ -73,7 +73,7 @@ def adapted(language_model: LanguageModel, dropout: float = 0.0, **settings: Any
     return result.adapter.tensors()  # type: ignore[attr-defined]
 
 
-def test_linear_layers_are_in_4_bits_and_the_rest_is_not(nf4: LanguageModel) -> None:
+def test_nf4_quantises_linear_layers_only(nf4: LanguageModel) -> None:
     kinds = {name: module.weight.dtype for name, module in nf4.model.named_modules() if isinstance(module, nn.Linear)}
     assert {kind for name, kind in kinds.items() if name != "lm_head"} == {torch.uint8}
     assert kinds["lm_head"] is torch.float32
@@ -83,7 +83,7 @@ def test_linear_layers_are_in_4_bits_and_the_rest_is_not(nf4: LanguageModel) -> 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_adapters_are_those_of_the_dequantised_weights(nf4: LanguageModel, dropout: float, checkpointing: bool) -> None:
+def test_nf4_adapters_equal_dequantised_ones(nf4: LanguageModel, dropout: float, checkpointing: bool) -> None:
     before = weights_hash(nf4.model)
     found = adapted(nf4, dropout, gradient_checkpointing=checkpointing)
     expected = adapted(dequantized(nf4), dropout)
@@ -92,13 +92,13 @@ def test_adapters_are_those_of_the_dequantised_weights(nf4: LanguageModel, dropo
     assert weights_hash(nf4.model) == before
 
 
-def test_quantising_is_felt(nf4: LanguageModel, tiny: LanguageModel) -> None:
+def test_nf4_changes_predictions(nf4: LanguageModel, tiny: LanguageModel) -> None:
     """Otherwise the comparison above would prove nothing."""
     found, full = adapted(nf4), adapted(tiny)
     assert max(float((a - b).abs().max()) for a, b in zip(found, full, strict=True)) > 1e-3
 
 
-def test_a_pass_without_gradients_leaves_the_layout(tiny_folder: Path) -> None:
+def test_nf4_keeps_layout_without_gradients(tiny_folder: Path) -> None:
     """In bfloat16, which a processor with AVX-512 would repack for."""
     pytest.importorskip("bitsandbytes")
     language_model = Pretrained(source=str(tiny_folder), dtype="bfloat16", quantization="nf4").load()
@@ -109,7 +109,7 @@ def test_a_pass_without_gradients_leaves_the_layout(tiny_folder: Path) -> None:
     assert {tensor.dtype for tensor in adapted(language_model)} == {torch.float32}
 
 
-def test_merges_are_exact_and_taken_back(nf4: LanguageModel) -> None:
+def test_unmerged_updates_are_exact_and_removable(nf4: LanguageModel) -> None:
     plain, row = dequantized(nf4), pack(ROW, torch.device("cpu"))
     untouched = nf4.packed(row).losses
     with scratch_weights(nf4):
@@ -128,7 +128,7 @@ def test_merges_are_exact_and_taken_back(nf4: LanguageModel) -> None:
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_gradients_go_through_what_is_beside(nf4: LanguageModel, checkpointing: bool) -> None:
+def test_unmerged_updates_pass_gradients(nf4: LanguageModel, checkpointing: bool) -> None:
     plain, row = dequantized(nf4), pack(ROW, torch.device("cpu"))
     found = []
     for language_model in (nf4, plain):
@@ -141,7 +141,7 @@ def test_gradients_go_through_what_is_beside(nf4: LanguageModel, checkpointing: 
     assert max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(*found, strict=True)) < 1e-3
 
 
-def test_the_rounds_of_a_policy(nf4: LanguageModel, tiny_folder: Path, tmp_path: Path) -> None:
+def test_policy_rounds_on_nf4(nf4: LanguageModel, tiny_folder: Path, tmp_path: Path) -> None:
     """Each is exact, can be gone back to and comes back from a checkpoint bit for bit; exported, it is a PEFT adapter."""
     pretrained = Pretrained(source=str(tiny_folder), quantization="nf4")
     policy, row = Policy(pretrained, SPEC, seed=3), pack(ROW, torch.device("cpu"))
@@ -169,7 +169,7 @@ def test_the_rounds_of_a_policy(nf4: LanguageModel, tiny_folder: Path, tmp_path:
     assert "merged_lora_A" not in "".join(policy.state_dict()), "checkpoints hold the rounds, not their sum"
 
 
-def test_full_finetuning_is_refused(nf4: LanguageModel) -> None:
+def test_full_finetuning_rejects_nf4(nf4: LanguageModel) -> None:
     with pytest.raises(ConfigError, match=r"FullFinetuning is not allowed with a model in 4 bits"):
         FullFinetuning().bind(nf4)
 
@@ -181,18 +181,18 @@ def test_full_finetuning_is_refused(nf4: LanguageModel) -> None:
         ({"quantization": "nf4", "dtype": "float64"}, "with dtype 'float64'; set model.pretrained.dtype to bfloat16"),
     ],
 )
-def test_what_cannot_be_quantised(tiny_folder: Path, settings: dict[str, Any], message: str) -> None:
+def test_loading_options_reject_invalid_settings(tiny_folder: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Pretrained(source=str(tiny_folder), **settings).load()
 
 
-def test_without_the_extra(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_options_require_bitsandbytes(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("seal_lightning.models.quantization.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'seal-lightning\[quantized\]'"):
         Pretrained(source=str(tiny_folder), quantization="nf4").load()
 
 
-def test_other_devices_are_refused() -> None:
+def test_check_device_rejects_other_devices() -> None:
     check_device(torch.device("cuda"))
     with pytest.raises(ConfigError, match=r"'nf4' is not allowed on mps; it runs on cpu and cuda"):
         check_device(torch.device("mps"))
@@ -207,9 +207,7 @@ def random_adapter(language_model: LanguageModel, seed: int) -> lora.LoraAdapter
 
 
 @pytest.mark.parametrize("whose", ["pretrained", "student"])
-def test_a_run_on_another_device_is_refused_before_anything_is_read(
-    tiny_folder: Path, whose: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_on_other_device_fails_at_start(tiny_folder: Path, whose: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = Pretrained(source=str(tiny_folder))
     models = {"pretrained": plain, whose: replace(plain, quantization="nf4")}
     module = SealModule(ToyDomain(), **models)
@@ -219,7 +217,7 @@ def test_a_run_on_another_device_is_refused_before_anything_is_read(
         module.configure_model()
 
 
-def test_codes_are_not_spread_over_ranks_nor_trained_whole(tiny_folder: Path, nf4: LanguageModel) -> None:
+def test_nf4_is_neither_sharded_nor_finetuned(tiny_folder: Path, nf4: LanguageModel) -> None:
     codes = Pretrained(source=str(tiny_folder), quantization="nf4")
     with pytest.raises(ConfigError, match="policy_adapter: null is not allowed with quantised weights"):
         FullPolicy(codes, seed=1)

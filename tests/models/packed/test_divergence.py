@@ -48,7 +48,7 @@ def sequences() -> list[TokenizedSequence]:
     return [found[0], replace(found[1], anchored=True), found[2]]
 
 
-def test_a_row_trains_some_targets_and_holds_others(tiny64: LanguageModel) -> None:
+def test_packed_forward_mixes_trained_and_anchored_targets(tiny64: LanguageModel) -> None:
     row = pack(sequences(), torch.device("cpu"))
     states = UnadaptedStates(tiny64.packed, max_tokens=4).states([sequences()[1]])
     at = torch.tensor([False] * 4 + [True] * 4 + [False] * 4)
@@ -63,7 +63,7 @@ def test_a_row_trains_some_targets_and_holds_others(tiny64: LanguageModel) -> No
     assert found.total.item() == pytest.approx(float((found.losses * weights).sum()), rel=1e-12)
 
 
-def test_unadapted_states_are_made_once(tiny64: LanguageModel) -> None:
+def test_unadapted_states_are_computed_once(tiny64: LanguageModel) -> None:
     of = UnadaptedStates(tiny64.packed, max_tokens=7)
     first = of.states(sequences())
     with torch.no_grad():
@@ -73,7 +73,7 @@ def test_unadapted_states_are_made_once(tiny64: LanguageModel) -> None:
     assert not torch.equal(UnadaptedStates(tiny64.packed, max_tokens=7).states(sequences()), first)
 
 
-def test_a_head_that_does_more_is_refused(tiny64: LanguageModel) -> None:
+def test_unadapted_states_reject_other_output_heads(tiny64: LanguageModel) -> None:
     tiny64.packed._chunked = False
     with pytest.raises(ConfigError, match="computes more than a linear layer"):
         UnadaptedStates(tiny64.packed, max_tokens=7)

@@ -71,7 +71,7 @@ def alone(model: PreTrainedModel, sequence: TokenizedSequence) -> list[float]:
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_packed_losses_are_those_of_each_sequence_alone(name: str) -> None:
+def test_packed_losses_equal_single_sequences(name: str) -> None:
     language_model = decoder(name)
     expected = [alone(language_model.model, s) for s in sequences()]
     attention = language_model.model.config._attn_implementation
@@ -84,17 +84,17 @@ def test_packed_losses_are_those_of_each_sequence_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["cohere", "granite"])
-def test_heads_that_do_more_to_the_logits_are_asked_as_they_are(name: str) -> None:
+def test_packed_forward_uses_other_output_heads_whole(name: str) -> None:
     assert not decoder(name).packed._chunked
 
 
-def test_plain_heads_are_computed_in_chunks() -> None:
+def test_packed_forward_computes_linear_heads_in_chunks() -> None:
     assert decoder("llama").packed._chunked
     assert decoder("gemma2").packed._chunked
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_adapters_of_every_decoder_equal_peft_s(name: str, tmp_path: Any) -> None:
+def test_packed_adapters_equal_peft_for_each_decoder(name: str, tmp_path: Any) -> None:
     """Trained side by side, answered in one mixed batch, and stored as PEFT folders that give equal logits."""
     language_model = decoder(name)
     few: Any = "all-linear" if name in {"phi3", "cohere", "granite"} else None  # of these PEFT knows no default
@@ -139,7 +139,7 @@ def test_adapters_of_every_decoder_equal_peft_s(name: str, tmp_path: Any) -> Non
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_layers_below_all_adapters_run_once_a_sequence(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lower_layers_run_once_per_sequence(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Adapters on the upper layer only: PEFT's weights still, and the lower layer sees each sequence once."""
     language_model = decoder(name)
     spec = AdapterSpec(rank=3, alpha=6.0, target_modules="all-linear", layers=(1,))
@@ -165,7 +165,7 @@ def test_layers_below_all_adapters_run_once_a_sequence(name: str, monkeypatch: p
     assert 2 * sum(seen) == result.num_tokens
 
 
-def test_layers_that_share_more_than_hidden_states_are_not_skipped(tiny: LanguageModel) -> None:
+def test_lower_layers_with_shared_state_are_not_skipped(tiny: LanguageModel) -> None:
     """A layer that also looks at what a lower one left behind."""
     layers = tiny.model.get_submodule("model.layers")
     left: list[torch.Tensor] = []
@@ -207,7 +207,7 @@ def greedily(model: Any, language_model: LanguageModel, prompt: str, count: int)
         (BloomForCausalLM, BloomConfig(vocab_size=350, hidden_size=32, n_layer=2, n_head=4)),
     ],
 )
-def test_a_model_that_mixes_packed_sequences_is_refused(kind: Any, config: Any) -> None:
+def test_packed_forward_rejects_recurrent_models(kind: Any, config: Any) -> None:
     """A recurrent state, or attention that goes its own way."""
     torch.manual_seed(0)
     config.initializer_range = 0.2
@@ -215,7 +215,7 @@ def test_a_model_that_mixes_packed_sequences_is_refused(kind: Any, config: Any) 
         PackedForward(kind(config).eval())
 
 
-def test_a_window_that_only_the_mask_knows_is_refused() -> None:
+def test_packed_attention_rejects_windows_in_masks() -> None:
     """Some models tell their attention nothing of it; within the window all is well."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -230,7 +230,7 @@ def test_a_window_that_only_the_mask_knows_is_refused() -> None:
         forward(pack(sequences((13,)), CPU))
 
 
-def test_a_nan_of_one_sequence_does_not_reach_the_others() -> None:
+def test_packed_forward_keeps_nan_in_its_sequence() -> None:
     language_model = decoder("llama")
     made = sequences((8, 8, 8))
     with torch.no_grad():

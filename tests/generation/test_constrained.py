@@ -129,7 +129,7 @@ class Reference:
 
 
 @pytest.mark.parametrize("max_batch_size", [1, 3, 32])
-def test_completions_are_those_of_the_definition(tiny64: LanguageModel, max_batch_size: int) -> None:
+def test_completions_equal_the_definition(tiny64: LanguageModel, max_batch_size: int) -> None:
     """Several prompts, adapters, schemas and seeds in one call; and every option is taken somewhere."""
     adapters = [None, *adapters_of(tiny64, 2)]
     references = {schema: Reference(tiny64, schema) for schema in (SCHEMA, SHORT)}
@@ -149,7 +149,7 @@ def test_completions_are_those_of_the_definition(tiny64: LanguageModel, max_batc
     assert weights_hash(tiny64.model) == before
 
 
-def test_temperature_zero_takes_the_likeliest(tiny64: LanguageModel) -> None:
+def test_temperature_zero_takes_the_most_likely(tiny64: LanguageModel) -> None:
     adapters = [None, *adapters_of(tiny64, 2)]
     reference = Reference(tiny64, SCHEMA)
     cases = list(itertools.product(PROMPTS, adapters))
@@ -162,7 +162,7 @@ def test_temperature_zero_takes_the_likeliest(tiny64: LanguageModel) -> None:
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_holes_in_the_cache_change_nothing_in_any_architecture(name: str) -> None:
+def test_cache_holes_change_nothing_in_each_decoder(name: str) -> None:
     """Rows whose options have other lengths, behind prompts of other lengths; sliding windows too."""
     language_model = decoder(name)
     reference = Reference(language_model, SCHEMA)
@@ -177,7 +177,7 @@ def test_holes_in_the_cache_change_nothing_in_any_architecture(name: str) -> Non
         reference.check(completion, request.prompt, tol=1e-6)  # some of gemma2 is float32
 
 
-def test_float32_is_close_enough(tiny: LanguageModel) -> None:
+def test_float32_is_close_to_the_definition(tiny: LanguageModel) -> None:
     reference = Reference(tiny, SCHEMA)
     requests = [
         GenerationRequest(prompt=prompt, sampling=SAMPLED, schema=SCHEMA, seed=seed)
@@ -189,7 +189,7 @@ def test_float32_is_close_enough(tiny: LanguageModel) -> None:
 
 
 @pytest.mark.slow
-def test_the_embedded_model_fills_slots_by_the_definition() -> None:
+def test_embedded_model_equals_the_definition() -> None:
     embedded = Pretrained().load()
     reference = Reference(embedded, SCHEMA)
     chat = (ChatMessage(role="user", content="Grid:\n012\n345\nDescribe it."),)
@@ -212,7 +212,7 @@ def test_the_embedded_model_fills_slots_by_the_definition() -> None:
 
 
 @pytest.mark.parametrize("max_batch_size", [1, 5, 32])
-def test_scores_of_choices_are_those_of_completions_and_sum_to_one(tiny64: LanguageModel, max_batch_size: int) -> None:
+def test_score_choices_equals_completions_and_sums_to_one(tiny64: LanguageModel, max_batch_size: int) -> None:
     """Over every way to fill the schema in, with adapters mixed."""
     adapters = [None, *adapters_of(tiny64, 1)]
     reference, engine = Reference(tiny64, SCHEMA), engine_of(tiny64, max_batch_size)
@@ -260,7 +260,7 @@ def test_samples_follow_the_restricted_distribution(tiny: LanguageModel, tempera
     assert statistic < 40, (statistic, len(observed))  # 99.9 % of χ² with 16 degrees of freedom is 39.3
 
 
-def test_given_choices_must_fill_the_schema(tiny: LanguageModel) -> None:
+def test_score_choices_rejects_incomplete_choices(tiny: LanguageModel) -> None:
     engine = engine_of(tiny)
     for choices in (
         {},
@@ -275,7 +275,7 @@ def test_given_choices_must_fill_the_schema(tiny: LanguageModel) -> None:
 # --- neighbours, passes and memory -------------------------------------------------------------------------------------
 
 
-def test_neighbours_and_free_requests_change_nothing(tiny64: LanguageModel) -> None:
+def test_completions_do_not_depend_on_the_batch(tiny64: LanguageModel) -> None:
     """Free text and schemas in one call, in any order: each as alone, and no global generator is moved."""
     adapter = adapters_of(tiny64, 1)[0]
     free = SamplingSpec(temperature=1.0, max_new_tokens=7)
@@ -299,7 +299,7 @@ def test_neighbours_and_free_requests_change_nothing(tiny64: LanguageModel) -> N
     assert [c.chosen is None for c in alone] == [r.schema is None for r in requests]
 
 
-def test_seeds_differ_and_tokens_of_a_schema_are_not_counted(tiny64: LanguageModel) -> None:
+def test_schema_ignores_max_new_tokens(tiny64: LanguageModel) -> None:
     """Nor does a temperature other than 1 change what a text's log-probability is."""
     sampling = SamplingSpec(temperature=2.0, max_new_tokens=1, stop=("s",), top_p=1e-6)
     requests = [GenerationRequest(prompt=PROMPTS[0], sampling=sampling, schema=SCHEMA, seed=seed) for seed in range(20)]
@@ -309,7 +309,7 @@ def test_seeds_differ_and_tokens_of_a_schema_are_not_counted(tiny64: LanguageMod
         Reference(tiny64, SCHEMA).check(completion, PROMPTS[0])
 
 
-def test_a_pass_a_choice_and_shared_prompts_once(tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_pass_per_choice_and_prompts_read_once(tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Options of one token each: three choices, three passes, whatever the literals; the first over distinct prompts."""
     schema: TextSchema = (
         "The quick brown fox ",
@@ -341,7 +341,9 @@ def test_a_pass_a_choice_and_shared_prompts_once(tiny64: LanguageModel, monkeypa
 
 
 @pytest.mark.parametrize("limit", [1, 3])
-def test_out_of_memory_halves_the_batch(tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+def test_constrained_batch_is_halved_when_out_of_memory(
+    tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
     requests = [GenerationRequest(prompt=PROMPTS[0], sampling=SAMPLED, schema=SCHEMA, seed=seed) for seed in range(7)]
     engine = engine_of(tiny64)
     expected, fill_batch = [c.token_ids for c in engine.generate(requests)], engine._fill_batch
@@ -371,14 +373,14 @@ ask = partial(GenerationRequest, prompt="x", sampling=SAMPLED)
         ((NUMBER, "2 stones"), "ambiguous"),
     ],
 )
-def test_schemas_without_a_meaning_are_refused(tiny: LanguageModel, schema: TextSchema, message: str) -> None:
+def test_schema_tokens_rejects_ambiguous_schemas(tiny: LanguageModel, schema: TextSchema, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         engine_of(tiny).generate([ask(schema=schema)])
     with pytest.raises(ConfigError, match=message):
         engine_of(tiny).score_choices([ChoiceScoreRequest(prompt="x", schema=schema, choices={})])
 
 
-def test_a_schema_without_choices_is_given_as_a_whole(tiny: LanguageModel) -> None:
+def test_schema_without_choices_is_returned_whole(tiny: LanguageModel) -> None:
     schema: TextSchema = ("all given",)
     alone, beside = engine_of(tiny).generate([ask(schema=schema), ask(schema=SHORT)])
     assert (alone.text, alone.choices, alone.log_prob) == ("all given", {}, 0.0)
@@ -388,7 +390,7 @@ def test_a_schema_without_choices_is_given_as_a_whole(tiny: LanguageModel) -> No
     assert engine_of(tiny).generate([ask(schema=SHORT)])[0].text == beside.text
 
 
-def test_options_that_begin_others_may_stand_at_the_end_and_before_literals(tiny64: LanguageModel) -> None:
+def test_prefix_options_are_allowed_before_literals(tiny64: LanguageModel) -> None:
     """The end token is chosen there; and options may nest several times."""
     schema: TextSchema = ("n = ", Choice(name="n", options=("100", "10", "1", "1000")))
     reference = Reference(tiny64, schema)
@@ -401,7 +403,7 @@ def test_options_that_begin_others_may_stand_at_the_end_and_before_literals(tiny
     assert len({completion.text for completion in completions}) == 4
 
 
-def test_a_schema_has_room_in_the_context_or_is_refused(tiny: LanguageModel) -> None:
+def test_engine_rejects_schema_over_the_context(tiny: LanguageModel) -> None:
     """To the token: the longest text and the end token."""
     schema: TextSchema = (KNOWN, ".")
     longest = SchemaTokens(schema, tiny).max_tokens

@@ -33,7 +33,7 @@ def data(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("softcap", [None, 3.0])
 @pytest.mark.parametrize("biased", [True, False])
-def test_loss_and_gradient_are_torch_s(rows_a_chunk: int, softcap: float | None, biased: bool) -> None:
+def test_cross_entropy_equals_torch(rows_a_chunk: int, softcap: float | None, biased: bool) -> None:
     hidden, head, bias, targets, weights = data(torch.float64)
     logits = F.linear(hidden, head, bias if biased else None)
     if softcap is not None:
@@ -48,7 +48,7 @@ def test_loss_and_gradient_are_torch_s(rows_a_chunk: int, softcap: float | None,
     assert not losses.requires_grad
 
 
-def test_half_precision_is_computed_in_float32(rows_a_chunk: int) -> None:
+def test_cross_entropy_computes_in_float32(rows_a_chunk: int) -> None:
     hidden, head, _, targets, weights = (t.detach() for t in data(torch.float32))
     half = hidden.bfloat16().requires_grad_()
     expected = F.cross_entropy((half @ head.bfloat16().T).float(), targets, reduction="none")
@@ -61,7 +61,7 @@ def test_half_precision_is_computed_in_float32(rows_a_chunk: int) -> None:
     assert torch.allclose(ours.float(), gradient.float(), rtol=0.02, atol=1e-3)
 
 
-def test_a_nan_stays_in_its_row(rows_a_chunk: int) -> None:
+def test_cross_entropy_keeps_nan_in_its_row(rows_a_chunk: int) -> None:
     hidden, head, _, targets, weights = data(torch.float64)
     with torch.no_grad():
         hidden[3] = float("nan")
@@ -73,7 +73,7 @@ def test_a_nan_stays_in_its_row(rows_a_chunk: int) -> None:
     assert gradient[others].isfinite().all()
 
 
-def test_no_targets_no_loss() -> None:
+def test_cross_entropy_without_targets_is_zero() -> None:
     hidden, head, _, targets, weights = data(torch.float64)
     total, losses = ChunkedCrossEntropy.apply(hidden[:0], head, None, targets[:0], weights[:0], None)
     assert total.item() == 0

@@ -71,7 +71,7 @@ class Colours(ToyDomain):
         return (f"The {task.key} is ", Choice(name="colour", options=("red", "blue")), ".")
 
 
-def test_edits_come_task_by_task_with_their_seeds_and_the_domain_s_stops() -> None:
+def test_policy_writer_orders_edits_and_adds_stops() -> None:
     engine = Echo()
     seeds = seeds_of(3)
     edits = PolicyWriter(ToyDomain(), engine, SAMPLING).write(TASKS, 3, seeds)
@@ -83,7 +83,7 @@ def test_edits_come_task_by_task_with_their_seeds_and_the_domain_s_stops() -> No
     assert {(e.rejected, e.chosen, e.log_prob) for e in edits} == {((), None, None)}
 
 
-def test_without_retries_the_domain_is_not_asked() -> None:
+def test_policy_writer_without_retries_checks_nothing() -> None:
     domain, engine = Picky(lambda edit: False), Echo()
     PolicyWriter(domain, engine, SAMPLING).write(TASKS, 2, seeds_of(2))
     assert domain.num_asked == 0
@@ -91,7 +91,7 @@ def test_without_retries_the_domain_is_not_asked() -> None:
 
 
 @pytest.mark.parametrize("num_retries", [1, 3])
-def test_what_is_never_well_formed_is_tried_so_often_and_stays(num_retries: int) -> None:
+def test_policy_writer_keeps_last_malformed_edit(num_retries: int) -> None:
     engine = Echo()
     seeds = seeds_of(2)
     writer = PolicyWriter(Picky(lambda edit: False), engine, SAMPLING, num_retries)
@@ -103,7 +103,7 @@ def test_what_is_never_well_formed_is_tried_so_often_and_stays(num_retries: int)
         assert edit.text == str(derive_seed(seed, "retry", num_retries))
 
 
-def test_only_refused_edits_are_sampled_again_and_keep_their_place() -> None:
+def test_policy_writer_retries_malformed_edits_only() -> None:
     """Each slot for itself until its edit is taken: one at once, one after a retry, one after two, one never."""
     seeds = seeds_of(2)
     slots = list(seeds)
@@ -121,7 +121,7 @@ def test_only_refused_edits_are_sampled_again_and_keep_their_place() -> None:
     assert list(again) == list(edits[2:]), "other tasks of the call change nothing"
 
 
-def test_a_real_engine_s_retries_are_the_same_every_time(tiny: LanguageModel) -> None:
+def test_policy_writer_retries_are_reproducible(tiny: LanguageModel) -> None:
     engine = TransformersEngine()
     engine.bind(tiny)
     writer = PolicyWriter(Picky(lambda edit: len(edit.text) % 3 == 0), engine, SAMPLING, 4)
@@ -132,7 +132,7 @@ def test_a_real_engine_s_retries_are_the_same_every_time(tiny: LanguageModel) ->
     assert writer.tokens_per_second > 0
 
 
-def test_a_schema_s_choices_come_with_the_edit(tiny: LanguageModel) -> None:
+def test_policy_writer_returns_choices_as_directives(tiny: LanguageModel) -> None:
     engine = TransformersEngine()
     engine.bind(tiny)
     edits = PolicyWriter(Colours(), engine, SAMPLING, 2).write(TASKS, 6, seeds_of(6))
@@ -150,6 +150,6 @@ def test_a_schema_s_choices_come_with_the_edit(tiny: LanguageModel) -> None:
 
 
 @pytest.mark.parametrize("edit_retries", [-1, 101])
-def test_the_module_bounds_retries(edit_retries: int) -> None:
+def test_seal_module_bounds_edit_retries(edit_retries: int) -> None:
     with pytest.raises(ConfigError, match=f"edit_retries: {edit_retries} is not allowed"):
         SealModule(domain=ToyDomain(), edit_retries=edit_retries)

@@ -45,7 +45,7 @@ def written(frames: ChatTemplate, roles: tuple[str, ...], contents: tuple[str, .
     ],
 )
 @pytest.mark.parametrize("answer_next", [False, True])
-def test_frames_and_contents_are_what_the_template_writes(content: str, answer_next: bool) -> None:
+def test_chat_template_frames_equal_rendered_chat(content: str, answer_next: bool) -> None:
     frames = frames_of(CHATML.replace("CONTENT", content))
     for turns in (
         (("user", "012\n345"),),
@@ -59,7 +59,7 @@ def test_frames_and_contents_are_what_the_template_writes(content: str, answer_n
         assert written(frames, roles, contents, answer_next) == expected
 
 
-def test_a_pattern_of_roles_is_rendered_once() -> None:
+def test_chat_template_renders_each_pattern_once() -> None:
     """Twice, to be exact: with contents that a template might strip, and with others."""
     frames, calls = frames_of(CHATML.replace("CONTENT", "message.content")), []
     render = frames.tokenizer.apply_chat_template
@@ -83,12 +83,12 @@ def test_a_pattern_of_roles_is_rendered_once() -> None:
         (None, "no chat template"),
     ],
 )
-def test_a_template_that_keeps_not_every_turn_is_refused(template: str | None, message: str) -> None:
+def test_chat_template_rejects_dropped_turns(template: str | None, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         frames_of(template).frame(ROLES, answer_next=True)
 
 
-def test_a_template_that_writes_the_date_writes_the_same_every_day() -> None:
+def test_chat_template_has_a_fixed_date() -> None:
     """Llama 3's does, where it is given none."""
     dated = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
     frame = frames_of(dated + "{{ date_string }}\n" + CHATML.replace("CONTENT", "message.content")).frame(
