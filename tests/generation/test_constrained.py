@@ -13,9 +13,9 @@ import pytest
 import torch
 from decoders import DECODERS, decoder
 from fakes import MAX_LENGTH, weights_hash
+from test_engine import adapters_of, engine_of
 
 from seal_lightning.core import (
-    AdapterSpec,
     ChatMessage,
     Choice,
     ChoiceScoreRequest,
@@ -28,10 +28,9 @@ from seal_lightning.core import (
 )
 from seal_lightning.core.errors import ConfigError, DataError
 from seal_lightning.distributed import interruption
-from seal_lightning.generation import TransformersEngine
 from seal_lightning.generation.constrained import SchemaTokens
 from seal_lightning.models.language_model import LanguageModel
-from seal_lightning.models.lora import AdapterRows, LoraAdapter, init_adapter, routed
+from seal_lightning.models.lora import AdapterRows, LoraAdapter, routed
 from seal_lightning.models.pretrained import Pretrained
 
 COLOUR = Choice(name="colour", options=("red", "green", "blue", "black"))
@@ -42,23 +41,6 @@ SHORT: TextSchema = (KNOWN, "", Choice(name="size", options=(" large", " small a
 PROMPTS: tuple[Prompt, ...] = ("The stone 3 is", (ChatMessage(role="user", content="What is stone 3?"),), "x")
 GREEDY = SamplingSpec(temperature=0.0)
 SAMPLED = SamplingSpec(temperature=1.0)
-
-
-def engine_of(language_model: LanguageModel, max_batch_size: int = 32) -> TransformersEngine:
-    engine = TransformersEngine(max_batch_size=max_batch_size)
-    engine.bind(language_model)
-    return engine
-
-
-def adapters_of(language_model: LanguageModel, count: int) -> list[LoraAdapter]:
-    adapters = []
-    for seed in range(count):
-        generator = torch.Generator().manual_seed(seed)
-        adapter = init_adapter(language_model.model, AdapterSpec(rank=2, alpha=8.0), generator)
-        for _, b in adapter.weights.values():
-            b.copy_(torch.randn(b.shape, generator=generator, dtype=b.dtype) * 0.3)
-        adapters.append(adapter)
-    return adapters
 
 
 def combinations(schema: TextSchema) -> list[dict[str, str]]:
@@ -175,17 +157,6 @@ def test_cache_holes_change_nothing_in_each_decoder(name: str) -> None:
     assert len({completion.text for completion in completions}) >= 4
     for request, completion in zip(requests, completions, strict=True):
         reference.check(completion, request.prompt, tol=1e-6)  # some of gemma2 is float32
-
-
-def test_float32_is_close_to_the_definition(tiny: LanguageModel) -> None:
-    reference = Reference(tiny, SCHEMA)
-    requests = [
-        GenerationRequest(prompt=prompt, sampling=SAMPLED, schema=SCHEMA, seed=seed)
-        for prompt in PROMPTS
-        for seed in range(8)
-    ]
-    for request, completion in zip(requests, engine_of(tiny).generate(requests), strict=True):
-        reference.check(completion, request.prompt, tol=1e-5)
 
 
 @pytest.mark.slow
