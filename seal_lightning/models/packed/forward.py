@@ -55,10 +55,8 @@ class PackedForward:
         """Return the losses of a row's targets; ``weights`` [S] default to 1. Anchored targets' losses are divergences."""
         if weights is None:
             weights = torch.ones(len(row.targets), device=row.targets.device)
-        if anchored is not None:
-            return self._anchored_loss(row, weights, anchored)
         with packed_attention(self.model, row.lengths, row.token_ids.device):
-            return self._chunked_loss(row, weights) if self._chunked else self._whole_loss(row, weights)
+            return self._chunked_loss(row, weights, anchored) if self._chunked else self._whole_loss(row, weights)
 
     def hidden_states(self, row: PackedRow) -> Tensor:
         """Return the inputs [S, E] of the output head that predict the targets."""
@@ -98,33 +96,26 @@ class PackedForward:
         ).last_hidden_state[0]
         return hidden_TE[row.predict_at]
 
-    def _anchored_loss(self, row: PackedRow, weights: Tensor, anchored: Anchored) -> PackedLoss:
+    def _chunked_loss(self, row: PackedRow, weights_S: Tensor, anchored: Anchored | None) -> PackedLoss:
         """Return the cross-entropy of trained targets and the divergence of anchored ones."""
-        hidden_SE = self.hidden_states(row)
+        hidden_SE = self._hidden_states(row)
         head = self.model.get_output_embeddings()
-        rest = ~anchored.at
-        weight_VE, bias = head.weight.detach(), getattr(head, "bias", None)
+        head_VE, bias_V = head.weight.detach(), getattr(head, "bias", None)
+        if anchored is None:
+            total, losses = ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+                hidden_SE, head_VE, bias_V, row.targets, weights_S, self._softcap
+            )
+            return PackedLoss(total=total, losses=losses)
+        at, rest = anchored.at, ~anchored.at
         total, losses = ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-            hidden_SE[rest], weight_VE, bias, row.targets[rest], weights[rest], self._softcap
+            hidden_SE[rest], head_VE, bias_V, row.targets[rest], weights_S[rest], self._softcap
         )
-        held, divergences = ChunkedDivergence.apply(  # type: ignore[no-untyped-call]
-            hidden_SE[anchored.at], anchored.states, weight_VE, bias, weights[anchored.at], self._softcap
+        divergence, divergences = ChunkedDivergence.apply(  # type: ignore[no-untyped-call]
+            hidden_SE[at], anchored.states, head_VE, bias_V, weights_S[at], self._softcap
         )
-        both = torch.empty(len(row.targets), dtype=losses.dtype, device=losses.device)
-        both[rest], both[anchored.at] = losses, divergences
-        return PackedLoss(total=total + held, losses=both)
-
-    def _chunked_loss(self, row: PackedRow, weights: Tensor) -> PackedLoss:
-        head = self.model.get_output_embeddings()
-        total, losses = ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-            self._hidden_states(row),
-            head.weight.detach(),
-            getattr(head, "bias", None),
-            row.targets,
-            weights,
-            self._softcap,
-        )
-        return PackedLoss(total=total, losses=losses)
+        losses_S = torch.empty(len(row.targets), dtype=losses.dtype, device=losses.device)
+        losses_S[rest], losses_S[at] = losses, divergences
+        return PackedLoss(total=total + divergence, losses=losses_S)
 
     def _whole_loss(self, row: PackedRow, weights: Tensor) -> PackedLoss:
         """Return the losses from the model's own logits, for output heads that are more than a linear layer."""

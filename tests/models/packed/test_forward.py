@@ -149,13 +149,13 @@ def test_lower_layers_run_once_per_sequence(name: str, monkeypatch: pytest.Monke
     loop = BatchedInnerLoop()
     loop.bind(language_model)
     seen: list[int] = []
-    computed = LowerLayers._computed
+    computed = LowerLayers._compute
 
     def noted(self: LowerLayers, sequences: list[TokenizedSequence]) -> torch.Tensor:
         seen.extend(len(s.token_ids) for s in sequences)
         return computed(self, sequences)
 
-    monkeypatch.setattr(LowerLayers, "_computed", noted)
+    monkeypatch.setattr(LowerLayers, "_compute", noted)
     loop.adapt([one], [5])  # the first call checks the model too
     seen.clear()
     (result,) = loop.adapt([one], [5])
