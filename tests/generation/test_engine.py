@@ -258,20 +258,19 @@ def test_generate_keeps_end_token(tiny64: LanguageModel) -> None:
     assert first.text == model.decode(written[: at + 1])
 
 
-def test_generate_reports_tokens_and_can_be_cancelled(tiny64: LanguageModel) -> None:
-    seen: dict[int, list[list[int]]] = {0: [], 1: []}
-    requests = [GenerationRequest(prompt=prompt, sampling=GREEDY) for prompt in PROMPTS[:2]]
-    engine = engine_of(tiny64)
-    completions = engine.generate(requests, on_tokens=lambda index, ids: seen[index].append(ids))
-    for index, completion in enumerate(completions):
-        assert seen[index] == [list(completion.token_ids[: n + 1]) for n in range(len(completion.token_ids))]
+def test_stream_reports_tokens_and_can_be_cancelled(tiny64: LanguageModel) -> None:
+    seen: list[list[int]] = []
+    engine, ids = engine_of(tiny64), tiny64.encode_prompt(PROMPTS[0])
+    completion = engine.stream(ids, SAMPLED, seen.append, seed=3)
+    assert [completion] == list(engine.generate([GenerationRequest(prompt=PROMPTS[0], sampling=SAMPLED, seed=3)]))
+    assert seen == [list(completion.token_ids[: n + 1]) for n in range(len(completion.token_ids))]
 
-    def cancel(index: int, ids: list[int]) -> None:
+    def cancel(ids: list[int]) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        engine.generate(requests, on_tokens=cancel)
-    assert list(engine.generate(requests)) == list(completions)
+        engine.stream(ids, SAMPLED, cancel, seed=3)
+    assert engine.stream(ids, SAMPLED, seen.append, seed=3) == completion
 
 
 # --- stop strings ------------------------------------------------------------------------------------------------------
@@ -406,10 +405,10 @@ def test_engine_halves_batch_when_out_of_memory(
     generate_batch, score_batch = engine._generate_batch, engine._score_batch
 
     def running_out(work: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
-        def limited(batch: Sequence[Any], *rest: Any) -> list[Any]:
+        def limited(batch: Sequence[Any]) -> list[Any]:
             if len(batch) > limit:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return work(batch, *rest)
+            return work(batch)
 
         return limited
 

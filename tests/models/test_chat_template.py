@@ -79,7 +79,7 @@ def test_chat_template_renders_each_pattern_once() -> None:
         ("{% for m in messages | reverse %}{{ m.role }}: {{ m.content }}\n{% endfor %}", "moves"),
         ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "drops"),
         ("{% for m in messages %}{{ m.content | replace('\n', ' ') }};{% endfor %}", "rewrites"),
-        ("{{ raise_exception('only users') }}", "refuses a chat of user, assistant, user: only users"),
+        ("{{ raise_exception('only users') }}", "rejects a chat of user, assistant, user: only users"),
         (None, "no chat template"),
     ],
 )

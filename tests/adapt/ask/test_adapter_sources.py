@@ -100,7 +100,7 @@ def foreign_code(folder: Path) -> None:
         (without_record, RunError, "not an adapted folder: adapted.json is missing"),
         (half_made, RunError, "repeat the interrupted"),
         (without_weights, ModelError, "adapter_model.safetensors"),
-        (without_adapter, ModelError, "adapter_config.json cannot be read"),
+        (without_adapter, ModelError, "adapter_config.json is missing"),
         (cut_weights, ModelError, "not a safetensors file"),
         (not_a_number, ModelError, "finite"),
         (linked_adapter, RunError, "symbolic link"),
