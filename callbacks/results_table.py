@@ -25,7 +25,7 @@ from seal_lightning.core.evaluation_records import (
     TestedModel,
 )
 from seal_lightning.evaluation import Protocol, SinglePassage
-from seal_lightning.evaluation.unadapted_exams import asked_questions
+from seal_lightning.evaluation.reference_exams import gold_questions
 from seal_lightning.reporting.condition_table import condition_table
 from seal_lightning.reporting.document import Table, markdown_table, print_line, print_table
 from seal_lightning.reporting.result_tables import NOTE, rows_table
@@ -133,7 +133,7 @@ def evaluation_record(
 def _tasks(trainer: Trainer, module: SealModule) -> dict[str, HeldOutTask]:
     found = {}
     for task in trainer.datamodule.tasks("test"):  # type: ignore[attr-defined]
-        questions = asked_questions(module.domain, task)
+        questions = gold_questions(module.domain, task)
         found[task.task_id] = HeldOutTask(
             context=module.domain.context_text(task),
             questions={

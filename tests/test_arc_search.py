@@ -154,7 +154,7 @@ def test_a_task_without_a_known_solution_is_not_searched(
     chosen["data"]["test"] = {"class_path": "seal_lightning.domains.arc.KaggleArc", "init_args": source}
     (run / "config.yaml").write_text(yaml.safe_dump(chosen))
     assert main(["search", str(run), "--limit", "2"]) == 1
-    assert "the solution of task hidden is not known" in capsys.readouterr().err
+    assert "the solution of task hidden is unknown" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("only", [["epochs"], ["a="], ["learning_rate=0.02", "learning_rate=1e-07"]])

@@ -248,8 +248,8 @@ def test_prompts_must_fit_writer_and_learner(tiny: LanguageModel, tmp_path: Path
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        ({"protocol": PRETRAINING | {"init_args": {"num_tasks": 6}}}, "6 tasks are asked for, data.test has 5"),
-        ({"protocol": CONTINUAL | {"init_args": {"num_steps": 9}}}, "9 tasks are asked for, data.test has 5"),
+        ({"protocol": PRETRAINING | {"init_args": {"num_tasks": 6}}}, "6 is not allowed; data.test has 5 tasks"),
+        ({"protocol": CONTINUAL | {"init_args": {"num_steps": 9}}}, "9 is not allowed; data.test has 5 tasks"),
         ({"test_rounds": [0, 3]}, "model.test_rounds: 3 is not allowed; the run has policies 0 to 0"),
         ({"test_rounds": [1], "test_adapters": {"mine": "a"}}, "is not allowed with mine, which is of the pretrained"),
         ({"test_rounds": [1], "test_conditions": ["in_context"]}, "is not allowed with in_context"),

@@ -13,7 +13,7 @@ from seal_lightning.core import ExamScores, Measurement
 from seal_lightning.core.errors import RunError
 from seal_lightning.core.estimates import Estimate, estimate
 from seal_lightning.domains.knowledge import Passage, Question
-from seal_lightning.evaluation.unadapted_exams import is_finite
+from seal_lightning.evaluation.reference_exams import is_finite
 from seal_lightning.models.lora import LoraAdapter
 
 PROBE_FILE = Path(__file__).with_name("general_knowledge.jsonl")

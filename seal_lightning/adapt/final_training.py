@@ -26,7 +26,7 @@ from seal_lightning.core import (
 from seal_lightning.core.errors import ConfigError, ModelError, RunError
 from seal_lightning.core.seeds import derive_seed
 from seal_lightning.distributed import interruption
-from seal_lightning.evaluation.merging import Merging
+from seal_lightning.evaluation.steps import EpisodeMerges
 from seal_lightning.evaluation.training_sets import StepPlan, joined_plan
 from seal_lightning.inner_loop.whole_weights import scratch_weights
 from seal_lightning.models.lora import LoraAdapter, load_adapter, save_adapter, sum_adapters
@@ -143,7 +143,7 @@ class FinalTraining:
         for training in (ADAPTED, *[CONTROL] * self.control):
             names[training] = []
             with scratch_weights(self.module.learner):
-                merging = Merging(self.module.learner, self.module.protocol.against_forgetting)
+                merging = EpisodeMerges(self.module.learner, self.module.protocol.against_forgetting)
                 for index in range(num_passages):
                     if training == ADAPTED:
                         selected.append(select(index))
@@ -156,7 +156,7 @@ class FinalTraining:
                     advance(1)
         return self._updates(names)
 
-    def _train_and_merge(self, name: str, step: StepPlan, index: int, merging: Merging) -> None:
+    def _train_and_merge(self, name: str, step: StepPlan, index: int, merging: EpisodeMerges) -> None:
         """Train on one passage and merge the update, or merge a stored one again."""
         if step.plan is None:
             self._remember(CompletedStep(name=name, merged=False, num_steps=0))

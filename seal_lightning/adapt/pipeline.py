@@ -32,7 +32,7 @@ from seal_lightning.adapt.record import AdaptedFolder, AdaptedRecord, Asking, Ba
 from seal_lightning.adapt.starting_model import StartingModel
 from seal_lightning.adapt.workspace import Progress, Workspace
 from seal_lightning.core import Candidate, Measurement
-from seal_lightning.evaluation.unadapted_exams import EVERYTHING
+from seal_lightning.evaluation.reference_exams import EVERYTHING
 from seal_lightning.models.lora import LoraAdapter, save_adapter, scaled_adapter, sum_adapters, truncated_adapter
 from seal_lightning.models.pretrained import EMBEDDED
 from seal_lightning.storage.atomic_files import placing_folder, write_bytes

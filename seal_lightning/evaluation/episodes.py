@@ -1,4 +1,4 @@
-"""The one way to evaluate: episodes of adapting and examining, under every condition a test has.
+"""Evaluation of held-out tasks: episodes of adapting and examining, under every condition of a test.
 
 Same questions, same inner seeds under all conditions. The control that matters is the context alone for as many optimiser
 steps as the edits get: more steps alone raise scores.
@@ -18,11 +18,10 @@ from seal_lightning.core import (
 )
 from seal_lightning.core.evaluation_records import Arm, Condition, ConditionResult
 from seal_lightning.core.interfaces import Writer
-from seal_lightning.evaluation.merging import Merging
 from seal_lightning.evaluation.protocols import Episode, Protocol, SinglePassage
-from seal_lightning.evaluation.steps import Job, Steps
+from seal_lightning.evaluation.reference_exams import EVERYTHING, ReferenceExams
+from seal_lightning.evaluation.steps import EpisodeMerges, EpisodeStep, StepRunner
 from seal_lightning.evaluation.training_sets import StepPlan, joined_plan, mean_steps, plan_alone
-from seal_lightning.evaluation.unadapted_exams import EVERYTHING, ExamsWithoutLearning
 from seal_lightning.inner_loop.whole_weights import scratch_weights
 from seal_lightning.models.language_model import LanguageModel
 
@@ -31,20 +30,20 @@ Place = tuple[int, int]
 
 
 class Evaluation:
-    """Examines tasks under the conditions of one policy round after another, some episodes at a time.
+    """Examines tasks under the conditions of one policy round after another.
 
     Args:
-        runner: how edits are proposed and tried.
-        protocol: what an episode is.
-        num_edits: ≥ 1, self-edits a held-out task (5 in the paper for ARC, §4.2); tried one by one (scores are means over
+        runner: writes edits, trains adapters and runs exams.
+        protocol: makes the episodes.
+        num_edits: ≥ 1, self-edits per held-out task (5 in the paper for ARC, §4.2); tried one by one (scores are means over
             them) or, where the protocol joins them, together.
-        conditions: which of them to meet; the unadapted model is always examined, and the step-matched control only beside
+        conditions: those to examine; the unadapted model is always examined, and the step-matched control only beside
             the self-edits whose steps it takes.
-        writers: further writers of edits by name, each a condition of its own.
-        adapters: ready adapters from outside by name, each a condition of its own.
+        writers: other writers of edits by name, each a condition of its own.
+        adapters: outside adapters by name, each a condition of its own.
         learner: the model that learns; needed where steps are merged.
-        share: which part of the tasks is this rank's, (rank, number of ranks), where ranks share episodes.
-        gather: joins the ranks' lists there; a collective.
+        share: this rank's part of the tasks, (rank, number of ranks), where ranks share episodes.
+        gather: concatenates the ranks' lists there; a collective.
         needs: what exams measure.
     """
 
@@ -70,17 +69,17 @@ class Evaluation:
         self.learner = learner
         self.share = share if self.protocol.spread else (0, 1)
         self.gather = gather
-        self._exams = ExamsWithoutLearning(runner, self.share, needs)
-        self._steps = Steps(runner, self.protocol, self.share, needs)
+        self._exams = ReferenceExams(runner, self.share, needs)
+        self._steps = StepRunner(runner, self.protocol, self.share, needs)
         self.final_edit_steps: dict[Place, int] = {}
         for mitigation in self.protocol.against_forgetting:
             assert learner is not None, "to merge, the learner must be known"
             mitigation.bind(runner, learner)
 
-    # --- what is met
+    # --- conditions
 
     def learning_arms(self, round_index: int) -> list[Arm]:
-        """The conditions under which a policy round's episodes adapt, the step-matched control aside."""
+        """Return the conditions under which a policy round's episodes adapt, without the step-matched control."""
         arms = []
         if Condition.SELF_EDIT in self.conditions:
             arms.append(Arm(condition=Condition.SELF_EDIT, round=round_index))
@@ -91,20 +90,20 @@ class Evaluation:
         return arms
 
     def all_arms(self, rounds: Collection[int]) -> list[Arm]:
-        """Every condition under which anything is learned, over the policy rounds that are examined."""
+        """Return every condition that adapts, over the policy rounds that are examined."""
         return [arm for r in sorted(rounds) for arm in (*self.learning_arms(r), *self.matched_arms(r, max(rounds)))]
 
     def matched_arms(self, round_index: int, final_round: int) -> list[Arm]:
-        """The step-matched control, for the pretrained and the final policy."""
+        """Return the step-matched control, for the pretrained and the final policy."""
         wanted = {Condition.WITHOUT_EDIT_MATCHED, Condition.SELF_EDIT} <= {*self.conditions}
         return [Arm(condition=Condition.WITHOUT_EDIT_MATCHED, round=round_index)] * (
             wanted and round_index in (0, final_round)
         )
 
     def check(self, tasks: Sequence[Task]) -> None:
-        """Raise :class:`DataError` where these tasks cannot be met; nothing is computed.
+        """Raise :class:`DataError` where these tasks cannot be tested, before anything is computed.
 
-        Another writer has no edits of them, or a measure against forgetting holds on to one that is to be learned.
+        Another writer lacks edits of them, or a mitigation preserves a text that is to be learned.
         """
         for mitigation in self.protocol.against_forgetting:
             mitigation.check(tasks)
@@ -114,10 +113,10 @@ class Evaluation:
     def examine_episodes(
         self, episodes: Sequence[Episode], round_index: int, final_round: int
     ) -> list[ConditionResult]:
-        """All conditions of a policy round on some episodes. The final round must come first: it sets the matched steps.
+        """Examine episodes under all conditions of a policy round. The final round must come first: it sets matched steps.
 
-        The pretrained policy meets every condition; trained ones their own self-edits, and the final one the
-        step-matched context too, so that what the M-step did to the policy itself is not taken for the edit's work.
+        The pretrained policy is examined under every condition, trained ones under their own self-edits. The final one gets
+        the step-matched context too, which separates the M-step's effect on the policy from the edit's.
         """
         if not episodes:
             return []
@@ -142,36 +141,36 @@ class Evaluation:
         before: Mapping[tuple[int, int], ConditionResult],
         max_steps: Mapping[Place, int] | None = None,
     ) -> list[ConditionResult]:
-        """The episodes under some conditions: side by side in one call, or, where steps merge, one after another."""
+        """Run the episodes under some conditions: all in one call, or one after another where steps merge."""
         if not self.protocol.merges:
-            jobs = [job for arm in arms for job in self._jobs(arm, episodes, 1, max_steps, None)]
-            return self._steps.taken(jobs, before)
+            steps = [step for arm in arms for step in self._planned(arm, episodes, 1, max_steps, None)]
+            return self._steps.run(steps, before)
         assert self.learner is not None, "to merge, the learner must be known"
         results = []
         for arm in arms:
             for episode in episodes:
-                merging = Merging(self.learner, self.protocol.against_forgetting)
+                merges = EpisodeMerges(self.learner, self.protocol.against_forgetting)
                 with scratch_weights(self.learner):
-                    for step in range(1, len(episode.steps) + 1):
-                        jobs = self._jobs(arm, [episode], step, max_steps, merging)
-                        results += self._steps.taken(jobs, before)
+                    for number in range(1, len(episode.steps) + 1):
+                        steps = self._planned(arm, [episode], number, max_steps, merges)
+                        results += self._steps.run(steps, before)
         return results
 
-    def _jobs(
+    def _planned(
         self,
         arm: Arm,
         episodes: Sequence[Episode],
-        step: int,
+        number: int,
         max_steps: Mapping[Place, int] | None,
-        merging: Merging | None,
-    ) -> list[Job]:
-        """What the episodes' given step adapts on; edits are written now, by the model as it now is."""
-        groups = {episode.index: episode.steps[step - 1] for episode in episodes}
+        merges: EpisodeMerges | None,
+    ) -> list[EpisodeStep]:
+        """Return the given step of the episodes with their plans; edits are written now, by the model as it is."""
+        groups = {episode.index: episode.steps[number - 1] for episode in episodes}
         tasks = list({task.task_id: task for group in groups.values() for task in group}.values())
-        # A passage that several sequences have gets other edits in each: they are to be independent observations.
+        # A passage of several sequences gets other edits in each: they are to be independent observations.
         edits = self._edits(arm, tasks, f"test {episodes[0].index}" if self.protocol.merges else "test")
         change = self.protocol.plan
-        jobs = []
+        steps = []
         for episode in episodes:
             of_group = [(task, edits[task.task_id]) for task in groups[episode.index]]
             if self.protocol.joins_edits or edits[of_group[0][0].task_id] is None:
@@ -179,21 +178,21 @@ class Evaluation:
             else:
                 given = [(task, edit) for task, found in of_group for edit in found or ()]
                 planned = [plan_alone(self.runner.domain, task, edit, change) for task, edit in given]
-            limit = None if max_steps is None else max_steps.get((episode.index, step))
+            limit = None if max_steps is None else max_steps.get((episode.index, number))
             for one in planned:
-                job = Job(arm, episode, step, one, merging)
-                jobs.append(replace(job, planned=self._prepared(job).limited(limit)))
-        return jobs
+                step = EpisodeStep(arm, episode, number, one, merges)
+                steps.append(replace(step, planned=self._mitigated(step).limited(limit)))
+        return steps
 
-    def _prepared(self, job: Job) -> StepPlan:
-        """The job's plan with what is done against forgetting while it is learned."""
-        merging = job.merging
-        if merging is None:
-            return job.planned
-        return job.planned.adapted(lambda plan: merging.prepared(plan, self._steps.seed(job)))
+    def _mitigated(self, step: EpisodeStep) -> StepPlan:
+        """Return the step's plan with the changes of the mitigations."""
+        merges = step.merges
+        if merges is None:
+            return step.planned
+        return step.planned.adapted(lambda plan: merges.prepared(plan, self._steps.seed(step)))
 
     def _edits(self, arm: Arm, tasks: Sequence[Task], round_name: str) -> dict[str, list[SelfEdit] | None]:
-        """The edits of each task; None where the condition has none."""
+        """Return the edits of each task; None where the condition has no edits."""
         if arm.condition not in (Condition.SELF_EDIT, Condition.OTHER_WRITER):
             return {task.task_id: None for task in tasks}
         rank, num_ranks = self.share
@@ -216,7 +215,7 @@ class Evaluation:
         before: Mapping[tuple[int, int], ConditionResult],
         learned: Sequence[ConditionResult],
     ) -> list[ConditionResult]:
-        """The context alone for the final edits' steps; where it got as many before, the same run is not made again."""
+        """Return the context alone for the final edits' steps; a run with as many steps is reused."""
         same: dict[int, list[ConditionResult]] = {}
         if not self.protocol.merges:
             for result in learned:

@@ -1,7 +1,7 @@
-"""Protocols: how held-out tasks become episodes (single passage, continued pretraining, continual self-edits; §3.2, §5).
+"""Protocols that turn held-out tasks into episodes: single passage, continued pretraining, continual self-edits (§3.2, §5).
 
-An episode is a list of steps. A step adapts on a group of tasks and maybe merges; after every step all tasks seen so far
-are examined. Its outcome is a matrix, steps + 1 by tasks; row 0 is before any step.
+An episode is a list of steps. A step adapts on a group of tasks and may merge; after every step all tasks seen so far are
+examined. The outcome is a matrix, steps + 1 by tasks; row 0 is before any step.
 """
 
 from __future__ import annotations
@@ -16,46 +16,62 @@ from typing import Any
 from seal_lightning.core import AdaptationPlan, AdapterSpec, OptimizerSpec, Task
 from seal_lightning.core.configurable import Configurable
 from seal_lightning.core.errors import ConfigError
+from seal_lightning.core.evaluation_records import SINGLE_PASSAGE
 from seal_lightning.core.seeds import derive_seed
 from seal_lightning.evaluation.mitigations import Mitigation
 
 
 @dataclass(frozen=True, kw_only=True)
 class Episode:
-    """Groups of tasks, learned one group after another."""
+    """Groups of tasks that are learned one after another."""
 
     index: int
-    """Among the protocol's episodes."""
+    """Index among the protocol's episodes."""
     steps: tuple[tuple[Task, ...], ...]
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """All tasks; a task's place is its index here."""
+        """All tasks; a task's place is its index in them."""
         return tuple(task for group in self.steps for task in group)
 
     def seen(self, num_steps: int) -> tuple[Task, ...]:
-        """The tasks of the first steps."""
+        """Return the tasks of the first steps."""
         return tuple(task for group in self.steps[:num_steps] for task in group)
 
 
 class Protocol(Configurable, ABC):
-    """How held-out tasks are learned and examined.
+    """The base class: how held-out tasks are grouped, learned and examined.
 
     Args:
-        adapter: instead of the adapter that the domain's plans name.
-        optimizer: instead of their optimiser.
+        adapter: replaces the adapter of the domain's plans.
+        optimizer: replaces their optimiser.
+
+    Example:
+        >>> from seal_lightning.core import Task
+        >>> from seal_lightning.evaluation import Protocol
+        >>> from seal_lightning.evaluation.protocols import Episode
+        >>> class Pairs(Protocol):
+        ...     '''Learns two tasks at a time.'''
+        ...
+        ...     name = "pairs"
+        ...     joins_edits = True
+        ...
+        ...     def episodes(self, tasks, seed):
+        ...         return [Episode(index=i, steps=(tuple(tasks[2 * i : 2 * i + 2]),)) for i in range(len(tasks) // 2)]
+        >>> [[task.task_id for task in episode.tasks] for episode in Pairs().episodes([Task(task_id=t) for t in "abcd"], 1)]
+        [['a', 'b'], ['c', 'd']]
     """
 
     name: str
-    """As readers call it."""
+    """Its name in tables."""
     merges = False
-    """Whether each step is merged into the weights, and the next edit written by the merged model."""
+    """Whether each step is merged into the weights, and the merged model writes the next edit."""
     joins_edits = False
-    """Whether all edits of a step are one training set; otherwise each edit is tried for itself."""
+    """Whether all edits of a step are one training set; otherwise each edit is tried alone."""
     spread = False
-    """Whether the ranks share each episode: edits are written and exams sat by shares, the training is repeated on each."""
+    """Whether ranks share each episode: each writes and examines its share of tasks, and repeats the training."""
     against_forgetting: Sequence[Mitigation] = ()
-    """What is done that merged steps keep what earlier ones taught, in this order."""
+    """Mitigations of forgetting, in the order in which they are applied."""
 
     def __init__(self, adapter: AdapterSpec | None = None, optimizer: OptimizerSpec | None = None) -> None:
         self.adapter = adapter
@@ -63,23 +79,23 @@ class Protocol(Configurable, ABC):
 
     @abstractmethod
     def episodes(self, tasks: Sequence[Task], seed: int) -> list[Episode]:
-        """The episodes over these tasks; ``seed`` is the run's. Raises :class:`ConfigError` where there are too few."""
+        """Return the episodes; ``seed`` is the run's. Raises :class:`ConfigError` where there are too few tasks."""
 
     def num_at_once(self, tasks_per_batch: int) -> int:
-        """How many episodes share a batch."""
+        """Return how many episodes share a batch."""
         return 1
 
     def plan(self, plan: AdaptationPlan) -> AdaptationPlan:
-        """A plan with the protocol's own adapter and optimiser, where it has them."""
+        """Return a plan with the protocol's own adapter and optimiser, where it has them."""
         return replace(plan, adapter=self.adapter or plan.adapter, optimizer=self.optimizer or plan.optimizer)
 
     def num_examined(self, episode: Episode, num_steps: int) -> int:
-        """How many of an episode's tasks, in their order, are examined after its first steps: those seen."""
+        """Return how many of an episode's tasks, in order, are examined after its first steps: those seen."""
         return len(episode.seen(num_steps))
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What distinguishes this protocol from another of its kind, for a reader."""
+        """Settings that distinguish this protocol from others of its class, as results store them."""
         found = {key: value for key, value in vars(self).items() if not key.startswith("_") and value is not None}
         if self.against_forgetting:
             found["against_forgetting"] = [mitigation.settings for mitigation in self.against_forgetting]
@@ -87,26 +103,40 @@ class Protocol(Configurable, ABC):
 
 
 class SinglePassage(Protocol):
-    """Each task is learned alone, from a fresh start (Table 2's single passage, n = 1; ARC). Nothing is merged."""
+    """Learns each task alone, from a fresh start (Table 2's single passage, n = 1; ARC). Nothing is merged.
 
-    name = "single passage"
+    Example:
+        >>> from seal_lightning.core import Task
+        >>> from seal_lightning.evaluation import SinglePassage
+        >>> len(SinglePassage().episodes([Task(task_id="a"), Task(task_id="b")], seed=1))
+        2
+    """
+
+    name = SINGLE_PASSAGE
 
     def episodes(self, tasks: Sequence[Task], seed: int) -> list[Episode]:
-        """One of one step for each task."""
+        """Return an episode of one step per task."""
         return [Episode(index=i, steps=((task,),)) for i, task in enumerate(tasks)]
 
     def num_at_once(self, tasks_per_batch: int) -> int:
-        """They are adapted side by side."""
+        """Return as many as tasks: they are adapted side by side."""
         return tasks_per_batch
 
 
 class ContinuedPretraining(Protocol):
-    """One model learns the edits of all tasks together, and is asked about all of them (Table 2's n = 200 and 2067).
+    """Learns the edits of all tasks together, and examines all of them (Table 2's n = 200 and 2067).
 
     Args:
         num_tasks: n ≥ 1, the first so many tasks; None is all.
         adapter: see :class:`Protocol`.
         optimizer: see :class:`Protocol`; the paper's is another than for single passages.
+
+    Example:
+        >>> from seal_lightning.core import Task
+        >>> from seal_lightning.evaluation import ContinuedPretraining
+        >>> (episode,) = ContinuedPretraining(num_tasks=2).episodes([Task(task_id=t) for t in "abc"], seed=1)
+        >>> [task.task_id for task in episode.tasks]
+        ['a', 'b']
     """
 
     name = "continued pretraining"
@@ -124,14 +154,14 @@ class ContinuedPretraining(Protocol):
         self.num_tasks = num_tasks
 
     def episodes(self, tasks: Sequence[Task], seed: int) -> list[Episode]:
-        """A single one with a single step."""
+        """Return a single episode of a single step."""
         if self.num_tasks is not None and self.num_tasks > len(tasks):
             raise _too_few("num_tasks", self.num_tasks, len(tasks))
         return [Episode(index=0, steps=(tuple(tasks[: self.num_tasks]),))] if tasks else []
 
 
 class ContinualSelfEdits(Protocol):
-    """Tasks are learned one after another, each merged into the weights before the next is met (§5, Figure 6).
+    """Learns tasks one after another, each merged into the weights before the next (§5, Figure 6).
 
     Args:
         num_steps: K ≥ 1, tasks in a sequence (8 in the paper).
@@ -139,10 +169,18 @@ class ContinualSelfEdits(Protocol):
             has no task twice.
         adapter: see :class:`Protocol`.
         optimizer: see :class:`Protocol`.
-        against_forgetting: measures of :mod:`seal_lightning.evaluation.mitigations`, in the order in which they are asked;
-            none by default, as in the paper. They compose; a gate comes last.
+        against_forgetting: :mod:`seal_lightning.evaluation.mitigations`, in the order in which they are applied; none by
+            default, as in the paper. They compose; a gate comes last.
         examine_next: whether the next task is examined too, after each step: what it gained before its own step is
             transfer, not learned from it.
+
+    Example:
+        >>> from seal_lightning.core import Task
+        >>> from seal_lightning.evaluation import ContinualSelfEdits
+        >>> protocol = ContinualSelfEdits(num_steps=2, num_sequences=3)
+        >>> episodes = protocol.episodes([Task(task_id=t) for t in "abcd"], seed=1)
+        >>> [len(episode.steps) for episode in episodes]
+        [2, 2, 2]
     """
 
     name = "continual self-edits"
@@ -171,11 +209,11 @@ class ContinualSelfEdits(Protocol):
             _check_order(self.against_forgetting)
 
     def num_examined(self, episode: Episode, num_steps: int) -> int:
-        """Those seen, and the next one where that is wanted."""
+        """Return the number of seen tasks, and of the next one with ``examine_next``."""
         return len(episode.seen(num_steps + self.examine_next))
 
     def episodes(self, tasks: Sequence[Task], seed: int) -> list[Episode]:
-        """Sequences of tasks, drawn from shuffled rounds of all tasks."""
+        """Return sequences of tasks, drawn from shuffled rounds of all tasks."""
         if self.num_steps > len(tasks):
             raise _too_few("num_steps", self.num_steps, len(tasks))
         shuffle = random.Random(derive_seed(seed, "sequences"))  # noqa: S311 - a sample, no secret
@@ -210,12 +248,12 @@ def _check_order(mitigations: Sequence[Mitigation]) -> None:
         if before.decides:
             raise ConfigError(
                 f"model.protocol.init_args.against_forgetting: {type(before).__name__} before {type(after).__name__} is not "
-                "allowed: what a gate decided on must be what is merged. Put it last, and only one"
+                "allowed: nothing may change an update after a gate decided on it. Put the gate last, and only one"
             )
 
 
 def _too_few(name: str, wanted: int, there: int) -> ConfigError:
     return ConfigError(
-        f"model.protocol.init_args.{name}: {wanted} tasks are asked for, data.test has {there}; allowed are 1 to {there}. "
-        "Nothing was computed. Lower it, or give data.test more tasks (its limit may cut them)"
+        f"model.protocol.init_args.{name}: {wanted} is not allowed; data.test has {there} tasks, so it must be 1 to {there}. "
+        "Lower it, or give data.test more tasks (its limit may cut them)"
     )

@@ -1,11 +1,13 @@
-"""What an episode's step adapts on: one edit's plan, or the edits of a group of tasks joined to one training set."""
+"""Training sets of an episode's steps: one edit's plan, or the edits of a group of tasks in one plan."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+from seal_lightning.attempts import AttemptRunner
 from seal_lightning.core import (
     AdaptationPlan,
     Adapted,
@@ -24,31 +26,31 @@ Change = Callable[[AdaptationPlan], AdaptationPlan]
 
 
 def unchanged(plan: AdaptationPlan) -> AdaptationPlan:
-    """The plan as it is."""
+    """Return the plan as it is."""
     return plan
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepPlan:
-    """A step's plan, and what became of the edits it was made of."""
+    """A step's plan, with the edits it was made of."""
 
     plan: AdaptationPlan | None
     """None where nothing can be learned."""
     edits: Mapping[str, tuple[SelfEdit, ...]] = field(default_factory=dict)
     """By task."""
     failures: Mapping[str, str] = field(default_factory=dict)
-    """By task, why nothing can be learned from it; of a task whose every edit failed the first one's reason."""
+    """Why nothing can be learned from a task, by task; if every edit failed, the first one's reason."""
     num_failed: Mapping[str, int] = field(default_factory=dict)
-    """By task, how many of its edits are malformed."""
+    """Number of malformed edits, by task."""
     refusal: str | None = None
-    """Why there is no plan, where that is not the edits' fault."""
+    """Why there is no plan, if the edits are not the cause."""
 
     def adapted(self, change: Change) -> StepPlan:
-        """With the plan changed."""
+        """Return it with the plan changed."""
         return self if self.plan is None else replace(self, plan=change(self.plan))
 
     def limited(self, num_steps: int | None) -> StepPlan:
-        """With exactly so many optimiser steps; None leaves them."""
+        """Return it with exactly ``num_steps`` optimiser steps; None leaves them."""
         if num_steps is None or self.plan is None:
             return self
         if num_steps == 0:
@@ -57,8 +59,8 @@ class StepPlan:
             )
         return replace(self, plan=replace(self.plan, optimizer=replace(self.plan.optimizer, max_steps=num_steps)))
 
-    def told(self, cell: ConditionResult, outcome: Adapted | Diverged | None) -> ConditionResult:
-        """A result of a task that the step was about, with its edits and what failed."""
+    def with_edits(self, cell: ConditionResult, outcome: Adapted | Diverged | None) -> ConditionResult:
+        """Return a result of a task of the step with its edits and failures."""
         edits = self.edits.get(cell.task_id, ())
         failure = self.failures.get(cell.task_id) or self.refusal
         failed = self.num_failed.get(cell.task_id, 0)
@@ -68,17 +70,17 @@ class StepPlan:
 
 
 def plan_alone(domain: AnyDomain, task: Task, edit: SelfEdit, change: Change = unchanged) -> StepPlan:
-    """One edit of one task."""
+    """Return the plan of one edit of one task."""
     return joined_plan(domain, [(task, [edit])], change)
 
 
 def joined_plan(
     domain: AnyDomain, group: Sequence[tuple[Task, Sequence[SelfEdit] | None]], change: Change = unchanged
 ) -> StepPlan:
-    """The edits of a group of tasks as one training set, in their order; None in the place of edits is the context alone.
+    """Return the edits of a group of tasks as one training set, in order; None in the place of edits is the context alone.
 
-    What several edits of a task have in common (the passage, appended to each) is kept as often as the edit has it that has
-    it most often. ``change`` is what a protocol makes of each plan.
+    A sequence that several edits of a task share (the appended passage) is kept as often as it occurs in one of them at most.
+    ``change`` is the protocol's change of each plan.
 
     Raises :class:`ConfigError` where edits that are learned together ask for different adapters or optimisers.
     """
@@ -104,7 +106,7 @@ def joined_plan(
         raise ConfigError(
             f"model.protocol: {len(plans)} tasks' edits are learned together, but ask for {len(settings)} different adapters "
             "or optimisers in their directives. Set model.protocol.init_args.adapter and optimizer, which then hold for all, "
-            "or test tasks one by one. Nothing was adapted on them"
+            "or test tasks one by one"
         )
     joined = replace(
         plans[0],
@@ -115,7 +117,7 @@ def joined_plan(
 
 
 def _plans(domain: AnyDomain, task: Task, edits: Sequence[SelfEdit] | None) -> tuple[list[AdaptationPlan], list[str]]:
-    """The plans of a task's edits, and why the others have none."""
+    """Return the plans of a task's edits, and why the others have none."""
     plans: list[AdaptationPlan] = []
     reasons: list[str] = []
     for edit in [None] if edits is None else edits:
@@ -127,7 +129,7 @@ def _plans(domain: AnyDomain, task: Task, edits: Sequence[SelfEdit] | None) -> t
 
 
 def _without_repeats(plans: Sequence[AdaptationPlan]) -> tuple[TrainingSequence, ...]:
-    """The sequences of a task's plans; one that several have comes as often as in the plan that has it most often."""
+    """Return the sequences of a task's plans; a shared one occurs as often as in the plan that has most of it."""
     kept: list[TrainingSequence] = []
     for plan in plans:
         earlier, met = Counter(kept), Counter[TrainingSequence]()
@@ -139,9 +141,27 @@ def _without_repeats(plans: Sequence[AdaptationPlan]) -> tuple[TrainingSequence,
 
 
 def mean_steps(results: Sequence[ConditionResult]) -> dict[tuple[int, int], int]:
-    """By episode and step, the optimiser steps on self-edits (0 of failed ones): their mean, rounded."""
+    """Return the mean optimiser steps on self-edits (0 if failed), rounded, by episode and step."""
     steps: dict[tuple[int, int], list[int]] = {}
     for result in results:
         if result.condition is Condition.SELF_EDIT:
             steps.setdefault((result.sequence, result.step), []).append(result.num_steps)
     return {place: round(sum(found) / len(found)) for place, found in steps.items()}
+
+
+def written_edits(runner: AttemptRunner, tasks: Sequence[Task], num_edits: int) -> list[dict[str, Any]]:
+    """Write self-edits of the current policy and describe their plans as JSON; nothing is trained (``seal predict``)."""
+    by_id = {task.task_id: task for task in tasks}
+    rows = []
+    for edit in runner.propose(tasks, num_edits, "predict"):
+        row: dict[str, Any] = {"task_id": edit.task_id, "edit_index": edit.edit_index, "seed": edit.seed}
+        row |= {"text": edit.text, "finish_reason": edit.finish_reason}
+        try:
+            plan = runner.plan(by_id[edit.task_id], edit)
+        except MalformedEdit as error:
+            row["malformed"] = str(error)
+        else:
+            row["sequences"] = ["".join(segment.text for segment in one.segments) for one in plan.sequences]
+            row["num_steps"] = plan.num_steps
+        rows.append(row)
+    return rows

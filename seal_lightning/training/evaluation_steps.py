@@ -19,7 +19,7 @@ from seal_lightning.distributed import interruption
 from seal_lightning.evaluation.episodes import Evaluation
 from seal_lightning.evaluation.held_out import HeldOutTest, rounds_to_test
 from seal_lightning.evaluation.protocols import Episode, Protocol
-from seal_lightning.evaluation.written_edits import written_edits
+from seal_lightning.evaluation.training_sets import written_edits
 from seal_lightning.generation.prompt_lengths import check_prompts_fit
 from seal_lightning.models.language_model import LanguageModel
 from seal_lightning.models.lora import load_adapter, target_modules

@@ -24,7 +24,7 @@ from seal_lightning.core.random_state import random_state, restore_random_state
 from seal_lightning.distributed.coordination import gather_objects
 from seal_lightning.evaluation.held_out import check_conditions
 from seal_lightning.evaluation.protocols import Protocol, SinglePassage
-from seal_lightning.evaluation.unadapted_exams import MeasurementName, measurements
+from seal_lightning.evaluation.reference_exams import MeasurementName, measurements
 from seal_lightning.generation import PolicyWriter, TransformersEngine
 from seal_lightning.inner_loop import BatchedInnerLoop
 from seal_lightning.models.language_model import LanguageModel

@@ -30,7 +30,7 @@ from seal_lightning.core.interfaces import Writer
 from seal_lightning.evaluation import Condition, ConditionResult
 from seal_lightning.evaluation.episodes import Evaluation
 from seal_lightning.evaluation.protocols import Episode, SinglePassage
-from seal_lightning.evaluation.written_edits import written_edits
+from seal_lightning.evaluation.training_sets import written_edits
 from seal_lightning.reporting.condition_table import condition_table
 from seal_lightning.scoring.graders import LocalRules
 from seal_lightning.scoring.rewards import LikelihoodReward

@@ -40,8 +40,8 @@ from seal_lightning.evaluation import (
     Replay,
     ScaledMerge,
 )
-from seal_lightning.evaluation.merging import Merging
 from seal_lightning.evaluation.mitigations import _context_texts
+from seal_lightning.evaluation.steps import EpisodeMerges
 from seal_lightning.inner_loop import BatchedInnerLoop, FullFinetuning
 from seal_lightning.inner_loop.schedule import batches
 from seal_lightning.inner_loop.whole_weights import scratch_weights
@@ -160,13 +160,13 @@ class Foxes(TaskSource):
 
 def merged(
     of: Evaluation, language_model: LanguageModel, gate: MergeGate, *before_it: Mitigation
-) -> tuple[MergeDecision, Merging]:
+) -> tuple[MergeDecision, EpisodeMerges]:
     """What a gate decides about the update by the first task's plan; the weights are put back."""
     (trained,) = of.runner.inner_loop.adapt([plan_of(0)], [3])
     assert isinstance(trained, Adapted)
     for mitigation in (*before_it, gate):
         mitigation.bind(of.runner, language_model)
-    merging = Merging(language_model, [*before_it, gate])
+    merging = EpisodeMerges(language_model, [*before_it, gate])
     with scratch_weights(language_model) as weights:
         decision = merging.merge(plan_of(0), trained.adapter)
         changed = any(not torch.equal(p, weights[name]) for name, p in language_model.model.named_parameters())

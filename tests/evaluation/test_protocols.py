@@ -268,8 +268,8 @@ def test_ranks_share_continued_pretraining(tiny64: LanguageModel) -> None:
 @pytest.mark.parametrize(
     ("protocol", "message"),
     [
-        (ContinuedPretraining(num_tasks=7), "num_tasks: 7 tasks are asked for, data.test has 6; allowed are 1 to 6"),
-        (ContinualSelfEdits(num_steps=7), "num_steps: 7 tasks are asked for, data.test has 6; allowed are 1 to 6"),
+        (ContinuedPretraining(num_tasks=7), "num_tasks: 7 is not allowed; data.test has 6 tasks, so it must be 1 to 6"),
+        (ContinualSelfEdits(num_steps=7), "num_steps: 7 is not allowed; data.test has 6 tasks, so it must be 1 to 6"),
     ],
 )
 def test_more_tasks_than_there_are(protocol: Protocol, message: str) -> None:

@@ -29,8 +29,8 @@ from seal_lightning.core.errors import ConfigError, RunError, shown
 from seal_lightning.core.estimates import Estimate, estimate, shown_estimate
 from seal_lightning.core.seeds import derive_seed
 from seal_lightning.evaluation.grid import EditChoices, GridRow, edit_choices, grid_rows
+from seal_lightning.evaluation.reference_exams import EVERYTHING
 from seal_lightning.evaluation.steps import inner_seed
-from seal_lightning.evaluation.unadapted_exams import EVERYTHING
 from seal_lightning.reporting.document import Table, print_line, print_table
 from seal_lightning.storage.attempt_store import AttemptStore
 from seal_lightning.storage.checkpoint_io import merged_rounds

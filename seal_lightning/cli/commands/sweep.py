@@ -24,7 +24,7 @@ from seal_lightning.core.errors import ConfigError, MalformedEdit, RunError, sho
 from seal_lightning.core.interfaces import Reward
 from seal_lightning.core.seeds import derive_seed
 from seal_lightning.evaluation.grid import FAILED, GridSetting, check_effective, grid_rows, read_grid
-from seal_lightning.evaluation.unadapted_exams import asked_questions
+from seal_lightning.evaluation.reference_exams import gold_questions
 from seal_lightning.generation.prompt_lengths import check_prompts_fit
 from seal_lightning.models.lora import target_modules
 from seal_lightning.reporting.document import print_line
@@ -281,7 +281,7 @@ def _kinds(
             policy.update(_content(state[name]))
     found = {}
     for task in tasks:
-        exam = repr((module.domain.exam(task), asked_questions(module.domain, task)))
+        exam = repr((module.domain.exam(task), gold_questions(module.domain, task)))
         digest = sha256(exam.encode(errors="replace") + policy.digest()).hexdigest()[:12]
         found[task.task_id] = f"{options.score}-{options.edits}-r{len(merged)}-{digest}"
     return found
