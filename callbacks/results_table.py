@@ -27,7 +27,7 @@ from seal_lightning.core.evaluation_records import (
 from seal_lightning.evaluation import Protocol, SinglePassage
 from seal_lightning.evaluation.reference_exams import gold_questions
 from seal_lightning.reporting.condition_table import condition_table
-from seal_lightning.reporting.document import Table, markdown_table, print_line, print_table
+from seal_lightning.reporting.document import Table, markdown_table, print_line, show_table
 from seal_lightning.reporting.result_tables import NOTE, rows_table
 from seal_lightning.storage.run_dir import RunDir
 from seal_lightning.training.hooks import SealCallback
@@ -69,7 +69,7 @@ class ResultsTable(SealCallback):
         path = RunDir.of(trainer).write_result("test", content)
         unit = "sequences" if module.protocol.merges else "tasks"
         table = rows_table(rows, f"Held-out tasks, {module.protocol.name}: mean ± standard error over {unit}")
-        print_table(table)
+        show_table(table)
         print_line(NOTE)
         if any(row.retention for row in rows):
             print_line(_RETENTION_NOTE)
@@ -92,7 +92,7 @@ def print_matrices(matrices: Mapping[str, Sequence[ScoreMatrix]]) -> None:
             rows.append((f"step {step}" if step else "before", *cells))
         headings = ("after", *(f"task {place + 1}" for place in range(len(matrix.mean[0]))))
         title = f"{matrix.label}: {matrix.score} of each task after each step"
-        print_table(Table(title=title, headings=headings, rows=tuple(rows)))
+        show_table(Table(title=title, headings=headings, rows=tuple(rows)))
 
 
 def evaluation_record(

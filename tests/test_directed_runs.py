@@ -69,7 +69,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_what_learns_is_kept(run: Path) -> None:
+def test_fit_keeps_directives_that_learn(run: Path) -> None:
     edits = {a.attempt_id: a.edit for a in AttemptStore(RunDir(run).round(0)).all()}
     assert len(edits) == 24
     rows = [json.loads(line) for line in (run / "round_0" / "accepted.jsonl").read_text().splitlines()]
@@ -79,7 +79,7 @@ def test_what_learns_is_kept(run: Path) -> None:
     assert kept[LEARNS] == len(rows) == 4
 
 
-def test_attempts_trained_as_their_edits_say(run: Path) -> None:
+def test_attempts_train_as_their_edits_say(run: Path) -> None:
     for attempt in AttemptStore(RunDir(run).round(0)).all():
         said, plan = attempt.edit.directives, attempt.plan
         if attempt.plan is None:
@@ -95,9 +95,7 @@ def test_attempts_trained_as_their_edits_say(run: Path) -> None:
         assert not all(attempt.edit.chosen)
 
 
-def test_a_search_finds_the_setting_and_the_policy_has_moved_to_it(
-    run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_search_finds_the_setting_the_policy_moved_to(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     only = ["passage_weight=1", "num_epochs=3", "layers=all"]
     assert main(["search", str(run), "--tasks", "train", "--only", *only]) == 0
     printed = capsys.readouterr().out
@@ -122,9 +120,7 @@ def test_a_search_finds_the_setting_and_the_policy_has_moved_to_it(
     assert after > before
 
 
-def test_a_test_holds_them_against_a_fixed_setting(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_test_compares_with_a_fixed_setting(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fixed = {"format": "none", "learning_rate": LEARNS, "num_epochs": "3", "passage_weight": "1", "layers": "all"}
     writer = {"class_path": "seal_lightning.generation.FixedChoices", "init_args": {"choices": fixed}}
     overlay = tmp_path / "fixed.yaml"
@@ -138,7 +134,7 @@ def test_a_test_holds_them_against_a_fixed_setting(
     assert "FixedChoices: num_epochs is '7'; allowed: 2, 3" in capsys.readouterr().err
 
 
-def test_layers_that_the_model_does_not_have_are_told_before_anything_is_trained(
+def test_fit_refuses_missing_layers_before_training(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = yaml.safe_load((run / "config.yaml").read_text())

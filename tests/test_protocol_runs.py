@@ -114,7 +114,7 @@ def test_continual_against_forgetting(tiny_folder: Path, tmp_path: Path, capsys:
     assert "transfer" in page
 
 
-def test_nothing_to_measure_is_refused(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_test_refuses_no_measurements(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "settings.yaml"
     path.write_text(yaml.safe_dump(settings(tiny_folder, tmp_path / "run", test_measurements=[])))
     assert main(["test", "-c", str(path)]) == 1
@@ -146,7 +146,7 @@ def test_two_processes_find_what_one_finds(protocol: dict[str, Any], tiny_folder
             assert ours == pytest.approx(theirs, abs=1e-8)
 
 
-def test_a_file_that_lacks_edits_is_refused_before_anything_is_computed(
+def test_test_refuses_edit_file_that_lacks_tasks(
     tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also where the task without any is in the last batch."""
@@ -190,7 +190,7 @@ def _tested_again(run_dir: Path, *more: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_student_learns_what_the_policy_writes(tiny_folder: Path, tmp_path: Path) -> None:
+def test_student_learns_what_the_policy_writes(tiny_folder: Path, tmp_path: Path) -> None:
     """Exams are the student's, edits the policy's, and the policy is what is trained."""
     student = write_tiny_model(tmp_path / "student", seed=5)
     more = {"student": {"source": str(student), "dtype": "float64"}}
@@ -213,7 +213,7 @@ def test_a_student_learns_what_the_policy_writes(tiny_folder: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_it_is_the_student_that_is_merged_into_and_gets_adapters(tiny_folder: Path, tmp_path: Path) -> None:
+def test_student_gets_merges_and_adapters(tiny_folder: Path, tmp_path: Path) -> None:
     """Policy and student of other sizes: a merge into the policy, or an adapter of it, would not fit."""
     student = write_tiny_model(tmp_path / "student", seed=5, hidden_size=48)
     more = {"student": {"source": str(student), "dtype": "float64"}, "protocol": CONTINUAL}
@@ -228,7 +228,7 @@ def test_it_is_the_student_that_is_merged_into_and_gets_adapters(tiny_folder: Pa
 
 
 @pytest.mark.slow
-def test_the_policy_is_put_back_after_a_test(tiny_folder: Path, tmp_path: Path) -> None:
+def test_policy_is_restored_after_a_test(tiny_folder: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     assert fit(tmp_path, settings(tiny_folder, run_dir)) == 0
     tested = run("test", ["--run", str(run_dir)])
@@ -257,7 +257,7 @@ def test_prompts_must_fit_writer_and_learner(tiny: LanguageModel, tmp_path: Path
         ({"test_adapters": {"mine": "/nowhere/adapter"}}, "adapter_config.json cannot be read"),
     ],
 )
-def test_mistakes(
+def test_test_refuses_invalid_settings(
     model: dict[str, Any], said: str, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "settings.yaml"

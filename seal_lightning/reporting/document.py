@@ -19,7 +19,7 @@ MAX_ROWS = 120
 
 
 @dataclass(frozen=True, kw_only=True)
-class Paragraph:
+class TextBlock:
     """A sentence or two."""
 
     text: str
@@ -84,7 +84,7 @@ class Folded:
     text: str
 
 
-Block = Paragraph | Table | Chart | Columns | Folded
+Block = TextBlock | Table | Chart | Columns | Folded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ def without_empty_columns(
     return tuple(headings[i] for i in keep), tuple(tuple(row[i] for i in keep) for row in rows)
 
 
-def print_table(table: Table) -> None:
+def show_table(table: Table) -> None:
     """Print a table at its full width, in a narrow terminal too; nothing in it is taken for markup."""
     if table.title:
         print_line(table.title)
@@ -184,7 +184,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _lines(block: Block) -> Iterator[str]:
-    if isinstance(block, Paragraph):
+    if isinstance(block, TextBlock):
         yield from (escape_markdown(block.text), "")
         return
     yield from (f"### {escape_markdown(block.title)}", "")

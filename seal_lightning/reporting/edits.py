@@ -10,9 +10,9 @@ from seal_lightning.reporting.document import (
     Block,
     Column,
     Columns,
-    Paragraph,
     ReportSection,
     Table,
+    TextBlock,
     capped,
     without_empty_columns,
 )
@@ -39,7 +39,7 @@ def training_edits_section(runs: Sequence[StoredRun]) -> ReportSection | None:
                 f"{run.name}: the passages are not shown beside the edits, because {run.missing_contexts}. Where an edit was "
                 "kept, the prompt it was written for is shown instead."
             )
-            blocks.append(Paragraph(text=text))
+            blocks.append(TextBlock(text=text))
         for found in {found.index: found for found in (run.rounds[0], run.rounds[-1])}.values():
             blocks += _of_round(run, found)
     if not blocks:
@@ -48,7 +48,7 @@ def training_edits_section(runs: Sequence[StoredRun]) -> ReportSection | None:
         "For each round the tasks whose edits' rewards lie farthest apart. Rewards of one task are compared, because tasks "
         f"are not equally hard. Texts are cut at {MAX_CHARACTERS:,} characters; `seal attempts RUN --show ID` prints all."
     )
-    return ReportSection(title="Best and worst self-edits in training", blocks=(Paragraph(text=intro), *blocks))
+    return ReportSection(title="Best and worst self-edits in training", blocks=(TextBlock(text=intro), *blocks))
 
 
 def _of_round(run: StoredRun, found: StoredRound) -> list[Block]:
@@ -59,7 +59,7 @@ def _of_round(run: StoredRun, found: StoredRound) -> list[Block]:
     spreads = {task: edits[0].reward - edits[-1].reward for task, edits in ranked.items() if len(edits) > 1}
     if not spreads:
         text = f"{run.name}, round {found.index}: no task has two edits with a reward, so none are compared."
-        return [Paragraph(text=text)]
+        return [TextBlock(text=text)]
     chosen = sorted(spreads, key=lambda task: (-spreads[task], task))[:TASKS_PER_ROUND]
     return [_best_and_worst(run, found, task, ranked[task]) for task in chosen]
 
@@ -99,7 +99,7 @@ def held_out_edits_section(runs: Sequence[StoredRun]) -> ReportSection | None:
         "without adaptation. Of several edits of a task the first is shown, with the answers of its own adapted copy; the "
         "gain is the mean over them. In a protocol of several steps the answers are those after the last step."
     )
-    return ReportSection(title="Self-edits on held-out tasks", blocks=(Paragraph(text=intro), *blocks))
+    return ReportSection(title="Self-edits on held-out tasks", blocks=(TextBlock(text=intro), *blocks))
 
 
 def _of_test(run: StoredRun, test: StoredEvaluation) -> list[Block]:

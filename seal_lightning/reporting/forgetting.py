@@ -12,9 +12,9 @@ from seal_lightning.reporting.condition_table import forgetting_curves
 from seal_lightning.reporting.document import (
     Block,
     Chart,
-    Paragraph,
     ReportSection,
     Table,
+    TextBlock,
     capped,
     without_empty_columns,
 )
@@ -56,7 +56,7 @@ def forgetting_section(runs: Sequence[StoredRun]) -> ReportSection | None:
     tests = [(run, test) for run in runs for test in run.tests if test.protocol.num_steps > 1]
     if not tests:
         return None
-    blocks: list[Block] = [Paragraph(text=_NOTE)]
+    blocks: list[Block] = [TextBlock(text=_NOTE)]
     for key in dict.fromkeys(comparable(test) for _, test in tests):
         of_protocol = [(run, test) for run, test in tests if comparable(test) == key]
         name = protocol_name(of_protocol[0][1])
@@ -67,7 +67,7 @@ def forgetting_section(runs: Sequence[StoredRun]) -> ReportSection | None:
     blocks += [_chart(*one) for one in maps[:MAX_MAPS]]
     if len(maps) > MAX_MAPS:
         text = f"{MAX_MAPS} of {len(maps)} matrices are drawn; the others are in the results files."
-        blocks.append(Paragraph(text=text))
+        blocks.append(TextBlock(text=text))
     return ReportSection(title="Learning one after the other: what is forgotten", blocks=tuple(blocks))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from seal_lightning.core.evaluation_records import SINGLE_PASSAGE
-from seal_lightning.reporting.document import Block, Paragraph, ReportSection, Table
+from seal_lightning.reporting.document import Block, ReportSection, Table, TextBlock
 from seal_lightning.reporting.runs import StoredRun
 from seal_lightning.reporting.settings import class_path
 
@@ -132,5 +132,5 @@ def published_section(runs: Sequence[StoredRun]) -> ReportSection | None:
         for one in PUBLISHED
         if any(d.startswith(f"seal_lightning.domains.{one.domain}.") and one.protocol in (None, p) for d, p in met)
     ]
-    blocks: tuple[Block, ...] = (Paragraph(text=_WARNING), *fitting)
+    blocks: tuple[Block, ...] = (TextBlock(text=_WARNING), *fitting)
     return ReportSection(title="What the paper reports", blocks=blocks) if fitting else None

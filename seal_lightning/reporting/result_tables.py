@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from seal_lightning.core.estimates import Estimate, estimate, shown_estimate
 from seal_lightning.core.evaluation_records import Arm, ConditionRow
-from seal_lightning.reporting.document import Block, Paragraph, ReportSection, Table, capped, without_empty_columns
+from seal_lightning.reporting.document import Block, ReportSection, Table, TextBlock, capped, without_empty_columns
 from seal_lightning.reporting.runs import StoredEvaluation, StoredRun
 from seal_lightning.reporting.settings import are_seeds_of_one, brief
 from seal_lightning.reporting.text import label
@@ -73,9 +73,9 @@ def results_section(runs: Sequence[StoredRun]) -> ReportSection:
     for run in runs:
         if not run.tests:
             text = f"{run.name} has no results of a test on held-out tasks; `seal test --run RUN` makes them."
-            blocks.append(Paragraph(text=text))
+            blocks.append(TextBlock(text=text))
         if run.num_older_tests:
-            blocks.append(Paragraph(text=f"The {run.num_older_tests} oldest results files of {run.name} are skipped."))
+            blocks.append(TextBlock(text=f"The {run.num_older_tests} oldest results files of {run.name} are skipped."))
     if len(runs) > 1:
         for name, tests in _by_protocol(runs):
             blocks += _side_by_side(runs, name, tests)
@@ -84,7 +84,7 @@ def results_section(runs: Sequence[StoredRun]) -> ReportSection:
             title = f"{protocol_name(test)} ({run.name}, {test.path.name})"
             blocks.append(rows_table(test.table, title, _circumstances(test), folded=len(runs) > 1))
     if any(run.tests for run in runs):
-        blocks.append(Paragraph(text=NOTE))
+        blocks.append(TextBlock(text=NOTE))
     return ReportSection(title="Held-out tasks", blocks=tuple(blocks))
 
 
@@ -147,7 +147,7 @@ def _side_by_side(runs: Sequence[StoredRun], name: str, tests: Sequence[StoredEv
             else "No mean over runs is shown: that needs runs whose settings are equal but for the seed, each tested on the "
             "same questions in the same way."
         )
-        blocks.append(Paragraph(text=text))
+        blocks.append(TextBlock(text=text))
     return blocks
 
 

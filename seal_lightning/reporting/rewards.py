@@ -11,9 +11,9 @@ from seal_lightning.reporting.charts import MAX_POINTS, MAX_ROUNDS, reward_curve
 from seal_lightning.reporting.document import (
     Block,
     Chart,
-    Paragraph,
     ReportSection,
     Table,
+    TextBlock,
     capped,
     without_empty_columns,
 )
@@ -36,7 +36,7 @@ def rewards_section(runs: Sequence[StoredRun]) -> ReportSection:
     """Return the section on the runs that have attempts."""
     trained = [run for run in runs if run.rounds]
     blocks: list[Block] = [
-        Paragraph(text=f"{run.name} has no stored attempts: only a test is reported of it.")
+        TextBlock(text=f"{run.name} has no stored attempts: only a test is reported of it.")
         for run in runs
         if not run.rounds
     ]
@@ -64,7 +64,7 @@ def rewards_section(runs: Sequence[StoredRun]) -> ReportSection:
             )
         )
     if len(trained) > MAX_SPREADS:
-        blocks.append(Paragraph(text=f"Single attempts are drawn for the first {MAX_SPREADS} of {len(trained)} runs."))
+        blocks.append(TextBlock(text=f"Single attempts are drawn for the first {MAX_SPREADS} of {len(trained)} runs."))
     return ReportSection(title="Rewards in training", blocks=tuple(blocks))
 
 

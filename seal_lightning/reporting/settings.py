@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from seal_lightning.core.errors import shown
-from seal_lightning.reporting.document import Block, Folded, Paragraph, ReportSection, Table, capped
+from seal_lightning.reporting.document import Block, Folded, ReportSection, Table, TextBlock, capped
 from seal_lightning.reporting.runs import StoredRun
 from seal_lightning.reporting.text import excerpt, label
 
@@ -52,7 +52,7 @@ def settings_section(runs: Sequence[StoredRun]) -> ReportSection:
     known = tuple(row for row in rows if any(cell != "–" for cell in row[1:]))
     blocks: list[Block] = []
     if without := [run.name for run in runs if not run.settings]:
-        blocks.append(Paragraph(text=f"No config.yaml was found for {', '.join(without)}."))
+        blocks.append(TextBlock(text=f"No config.yaml was found for {', '.join(without)}."))
     if known:
         blocks.append(_table("Main settings", runs, known))
     if len(runs) > 1:
@@ -64,7 +64,7 @@ def settings_section(runs: Sequence[StoredRun]) -> ReportSection:
     return ReportSection(title="Settings", blocks=tuple(blocks))
 
 
-def differing_settings(runs: Sequence[StoredRun]) -> list[tuple[str, list[Any]]]:
+def run_differences(runs: Sequence[StoredRun]) -> list[tuple[str, list[Any]]]:
     """Return name and each run's value of the settings that differ, except seed and folders."""
     flat = [dict(_flat(run.settings)) for run in runs]
     names = [name for name in dict.fromkeys(name for one in flat for name in one) if not _SAME_RUN.match(name)]
@@ -76,7 +76,7 @@ def are_seeds_of_one(runs: Sequence[StoredRun]) -> bool:
     """Return whether the runs differ in nothing but their seeds: only then is a mean over them shown."""
     seeds = [run.seed for run in runs]
     known = all(isinstance(seed, int) for seed in seeds)
-    return len(runs) > 1 and known and len(set(seeds)) == len(seeds) and not differing_settings(runs)
+    return len(runs) > 1 and known and len(set(seeds)) == len(seeds) and not run_differences(runs)
 
 
 def class_name(run: StoredRun, path: str) -> str:
@@ -96,10 +96,10 @@ def brief(value: Any, name: str = "") -> str:
 
 
 def _differences(runs: Sequence[StoredRun]) -> Block:
-    found = differing_settings(runs)
+    found = run_differences(runs)
     if not found:
         seeds = ", ".join(shown(run.seed, 30) for run in runs)
-        return Paragraph(text=f"The runs differ only in their seeds ({seeds}) and folders.")
+        return TextBlock(text=f"The runs differ only in their seeds ({seeds}) and folders.")
     rows = [(label(name), *(brief(value, name) for value in values)) for name, values in found]
     return _table("Settings in which the runs differ (beside the seed)", runs, capped(rows, MAX_DIFFERENCES))
 

@@ -30,7 +30,7 @@ def course(
     )
 
 
-def test_by_hand() -> None:
+def test_retention_by_hand() -> None:
     found = retention(
         [
             course(0, own=-3.0, last=-4.0),
@@ -56,14 +56,14 @@ def test_by_hand() -> None:
     assert share.standard_error == pytest.approx(math.sqrt(1 / 2 * 2 * 0.3**2))
 
 
-def test_before_their_own_step_tasks_were_not_examined() -> None:
+def test_retention_without_exams_before_own_step() -> None:
     found = retention([course(0, own=-3.0, last=-4.0), course(1, own=-3.1, last=-4.0)])
     assert found is not None
     assert found.transfer is None
     assert found.specific_share is None, "the first step's alone would be called the share of all"
 
 
-def test_sequences_that_share_tasks_are_not_learned_apart() -> None:
+def test_retention_error_of_shared_tasks() -> None:
     def courses(shared: bool) -> list[ForgettingCurve]:
         gains = {"a": 3.5, "b": 4.0, "c": 3.0}
         return [
@@ -86,7 +86,7 @@ def test_sequences_that_share_tasks_are_not_learned_apart() -> None:
     assert (together.retained_share.standard_error or 0) > 0.02
 
 
-def test_a_share_of_next_to_nothing_is_not_claimed() -> None:
+def test_ratio_of_sums_needs_a_clear_denominator() -> None:
     assert ratio_of_sums({0: (1.0, 1.0), 1: (1.0, 1.2), 2: (1.0, 0.9)}) is not None
     assert ratio_of_sums({0: (1.0, 2.0), 1: (1.0, -0.5), 2: (1.0, 0.3)}) is None
     assert ratio_of_sums({0: (-1.0, -1.0), 1: (-1.0, -1.1)}) is None
@@ -94,6 +94,6 @@ def test_a_share_of_next_to_nothing_is_not_claimed() -> None:
     assert ratio_of_sums({}) is None
 
 
-def test_what_nothing_followed_has_no_retention() -> None:
+def test_retention_needs_following_tasks() -> None:
     assert retention([course(0, own=-3.0, last=-3.0, followed=False)]) is None
     assert retention([]) is None

@@ -130,7 +130,7 @@ def of(results: Sequence[ConditionResult], condition: Condition) -> list[Conditi
     return [r for r in results if r.condition is condition]
 
 
-def test_what_each_round_meets() -> None:
+def test_evaluation_conditions_by_round() -> None:
     """The final round comes first."""
     of_toy, _ = evaluation()
     results = [r for number in (2, 0, 1) for r in of_toy.examine_episodes(alone(TASKS), number, 2)]
@@ -142,13 +142,13 @@ def test_what_each_round_meets() -> None:
     assert condition_table(results, ConditionNames())
 
 
-def test_a_rounds_conditions_are_adapted_in_one_call_and_its_control_in_another() -> None:
+def test_evaluation_adapts_a_round_in_two_calls() -> None:
     of_toy, loop = evaluation(num_edits=2)
     of_toy.examine_episodes(alone(TASKS), 0, 0)
     assert [len(call) for call in loop.calls] == [3 * 2 + 3, 3]
 
 
-def test_same_task_same_seed_in_every_condition() -> None:
+def test_evaluation_seeds_are_equal_across_conditions() -> None:
     of_toy, loop = evaluation(num_edits=3)
     for number in (1, 0):
         of_toy.examine_episodes(alone(TASKS), number, 1)
@@ -159,7 +159,7 @@ def test_same_task_same_seed_in_every_condition() -> None:
     assert len(set.union(*seeds.values())) == 3
 
 
-def test_several_edits_a_task() -> None:
+def test_evaluation_of_several_edits_per_task() -> None:
     of_toy, _ = evaluation(num_edits=3)
     found = of(of_toy.examine_episodes(alone(TASKS), 0, 0), SELF_EDIT)
     assert [(r.task_id, r.edits[0].edit_index) for r in found if r.edits] == [
@@ -176,7 +176,7 @@ def test_several_edits_a_task() -> None:
     assert row.log_prob.mean == pytest.approx(-(1 / 2 + 1 / 4 + 1 / 6) / 3)
 
 
-def test_the_control_gets_the_mean_of_the_final_edits_steps() -> None:
+def test_matched_control_takes_mean_of_final_steps() -> None:
     """Rounded, and 0 of an edit that failed."""
     writer = Edits(stone_0_2="diverges", stone_1_0="", stone_1_1="", stone_1_2="", stone_2_0="")
     of_toy, _ = evaluation(num_edits=3, writer=writer)
@@ -195,7 +195,7 @@ def test_the_control_gets_the_mean_of_the_final_edits_steps() -> None:
             assert result.scores.log_prob == -1 / result.num_steps
 
 
-def test_failed_edits_have_the_scores_without_adaptation_and_say_why() -> None:
+def test_failed_edits_keep_unadapted_scores() -> None:
     of_toy, _ = evaluation(num_edits=2, writer=Edits(stone_0_0="", stone_1_1="diverges"))
     found = of(of_toy.examine_episodes(alone(TASKS), 0, 0), SELF_EDIT)
     assert [r.failure for r in found] == ["malformed: empty: ''", None, None, "diverged: loss is NaN", None, None]
@@ -205,7 +205,7 @@ def test_failed_edits_have_the_scores_without_adaptation_and_say_why() -> None:
         assert len(result.edits) == 1
 
 
-def test_the_same_run_is_not_made_twice() -> None:
+def test_evaluation_reuses_equal_adaptations() -> None:
     """Where adaptation without an edit has the final edit's steps already, its control is that run."""
     writer = Edits(stone_0_0="one line")  # and the fact: one batch, as the fact alone is
     of_toy, loop = evaluation(writer=writer)
@@ -216,7 +216,7 @@ def test_the_same_run_is_not_made_twice() -> None:
     assert without.scores == matched.scores
 
 
-def test_without_an_in_context_exam_there_is_no_such_row() -> None:
+def test_evaluation_without_in_context_exam() -> None:
     of_few_shot, _ = evaluation(FewShot())
     assert counts(of_few_shot.examine_episodes(alone(TASKS), 0, 0)) == {
         (c, 0): 3 for c in (UNADAPTED, WITHOUT_EDIT, MATCHED, SELF_EDIT)
@@ -237,19 +237,19 @@ def test_without_an_in_context_exam_there_is_no_such_row() -> None:
     ],
     ids=str,
 )
-def test_chosen_conditions(chosen: list[Condition], met: list[Condition], num_plans: list[int]) -> None:
+def test_evaluation_of_chosen_conditions(chosen: list[Condition], met: list[Condition], num_plans: list[int]) -> None:
     of_toy, loop = evaluation(conditions=chosen, writer=Edits(**{f"stone_{i}_0": "a\nb\nc" for i in range(3)}))
     assert counts(of_toy.examine_episodes(alone(TASKS), 0, 0)) == {(c, 0): 3 for c in met}
     assert [len(call) for call in loop.calls] == num_plans
 
 
-def test_no_tasks_no_results() -> None:
+def test_evaluation_without_tasks() -> None:
     of_toy, loop = evaluation()
     assert of_toy.examine_episodes(alone([]), 0, 0) == []
     assert loop.calls == []
 
 
-def test_batches_of_tasks_are_as_good_as_all_at_once() -> None:
+def test_evaluation_ignores_batching() -> None:
     def results(*batches: Sequence[Task]) -> list[ConditionResult]:
         of_toy, _ = evaluation(num_edits=2)
         episodes = [[one for one in alone(TASKS) if one.tasks[0] in batch] for batch in batches]
@@ -259,7 +259,7 @@ def test_batches_of_tasks_are_as_good_as_all_at_once() -> None:
     assert results(TASKS) == results(TASKS[:1], TASKS[1:])
 
 
-def test_edits_are_written_down_without_training() -> None:
+def test_written_edits_train_nothing() -> None:
     of_toy, loop = evaluation(writer=Edits(stone_0_1=""))
     rows = written_edits(of_toy.runner, TASKS, 2)
     assert [(row["task_id"], row["edit_index"]) for row in rows] == [(t.task_id, i) for t in TASKS for i in (0, 1)]
@@ -269,12 +269,12 @@ def test_edits_are_written_down_without_training() -> None:
     assert loop.calls == []
 
 
-def test_the_steps_of_edits_need_edits() -> None:
+def test_matched_condition_needs_self_edits() -> None:
     with pytest.raises(ConfigError, match="without_edit_matched takes the steps of self_edit"):
         SealModule(domain=ToyDomain(), test_conditions=("without_edit", "without_edit_matched"))
 
 
-def test_large_results_are_not_kept_together() -> None:
+def test_evaluation_splits_calls_of_large_results() -> None:
     """As many calls as it takes, and the same results."""
     together, _ = evaluation(num_edits=2)
     apart, loop = evaluation(num_edits=2)

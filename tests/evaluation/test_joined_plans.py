@@ -29,7 +29,7 @@ def texts(plan: AdaptationPlan | None) -> list[str]:
     return [sequence.segments[0].text for sequence in plan.sequences]
 
 
-def test_what_a_tasks_edits_share_is_kept_as_often_as_in_one_of_them() -> None:
+def test_joined_plan_keeps_shared_sequences_once() -> None:
     task = TASKS[0]
     edits = [edit(task, "a", weight=1), edit(task, "a\nb", weight=3, index=1), edit(task, "c", weight=2, index=2)]
     joined = joined_plan(DOMAIN, [(task, edits), (TASKS[1], [edit(TASKS[1], "d", weight=2)])])
@@ -37,7 +37,7 @@ def test_what_a_tasks_edits_share_is_kept_as_often_as_in_one_of_them() -> None:
     assert texts(joined.plan) == ["a", first, "b", first, first, "c", "d", second, second]
 
 
-def test_edits_that_ask_for_different_optimisers_are_not_learned_together_in_silence() -> None:
+def test_joined_plan_refuses_different_optimisers() -> None:
     group = [(TASKS[0], [edit(TASKS[0], "a")]), (TASKS[1], [edit(TASKS[1], "b", rate=1e-2)])]
     with pytest.raises(
         ConfigError, match=r"2 tasks' edits .* 2 different adapters or optimisers .*model.protocol.init_args"

@@ -85,7 +85,7 @@ def known(results: Sequence[ConditionResult]) -> dict[tuple[int, int, int], floa
 # --- plans
 
 
-def test_replay_mixes_earlier_sequences_in() -> None:
+def test_replay_mixes_in_earlier_sequences() -> None:
     own = plan_of(3)
     found = Replay(num_sequences=2).plan(own, texts(0, 1, 2), seed=5)
     assert found.sequences[:3] == own.sequences
@@ -105,7 +105,7 @@ def test_replay_mixes_earlier_sequences_in() -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 64])
 @pytest.mark.parametrize("past", [(0,), (0, 1), (0, 1, 2)])
-def test_replay_takes_as_many_steps(batch_size: int, past: tuple[int, ...]) -> None:
+def test_replay_keeps_the_number_of_steps(batch_size: int, past: tuple[int, ...]) -> None:
     """Every step still sees what is new, unless steps may grow."""
     own = replace(plan_of(3), optimizer=replace(OPTIMIZER, batch_size=batch_size))
     equal = Replay().plan(own, texts(*past), seed=5)
@@ -124,7 +124,7 @@ def test_replay_takes_as_many_steps(batch_size: int, past: tuple[int, ...]) -> N
     assert more.num_steps == OPTIMIZER.num_epochs * -(-len(more.sequences) // batch_size)
 
 
-def test_replay_takes_as_many_steps_where_batches_do_not_come_out_even() -> None:
+def test_replay_keeps_steps_with_uneven_batches() -> None:
     """Nine sequences in batches of three would be three steps an epoch, where four were four."""
     own = replace(plan_of(3, "one\ntwo\nthree"), optimizer=replace(OPTIMIZER, batch_size=1))
     found = Replay(num_sequences=5).plan(own, texts(0, 1), seed=5)
@@ -132,7 +132,7 @@ def test_replay_takes_as_many_steps_where_batches_do_not_come_out_even() -> None
     assert found.num_steps == own.num_steps == 4 * OPTIMIZER.num_epochs
 
 
-def test_an_anchor_is_on_earlier_and_on_fixed_texts(tiny: LanguageModel) -> None:
+def test_kl_anchor_takes_earlier_and_fixed_texts(tiny: LanguageModel) -> None:
     of = evaluation(tiny, ContinualSelfEdits(num_steps=2))
     anchor = KLAnchor(weight=3.0, num_sequences=2, texts=ToyTasks(2, offset=20), batch_size=1)
     anchor.bind(of.runner, tiny)
@@ -175,7 +175,7 @@ def merged(
     return decision, merging
 
 
-def test_a_gate_merges_the_largest_share_that_the_probe_bears(tiny64: LanguageModel) -> None:
+def test_merge_gate_merges_largest_allowed_share(tiny64: LanguageModel) -> None:
     """By hand, from what each share does to the probe's text."""
     of = evaluation(tiny64, ContinualSelfEdits(num_steps=2))
     shares = (1.0, 0.5, 0.25)
@@ -193,7 +193,7 @@ def test_a_gate_merges_the_largest_share_that_the_probe_bears(tiny64: LanguageMo
     assert merging.past == [], "what was refused is not known, so nobody replays it"
 
 
-def test_refused_steps_change_nothing_and_are_counted(tiny64: LanguageModel) -> None:
+def test_merge_gate_refusals_change_nothing_and_count(tiny64: LanguageModel) -> None:
     before = weights_hash(tiny64.model)
     results = continual(tiny64, [MergeGate(max_loss=1e-9, factors=(), texts=Foxes())])
     assert weights_hash(tiny64.model) == before
@@ -215,14 +215,14 @@ def test_refused_steps_change_nothing_and_are_counted(tiny64: LanguageModel) -> 
     assert (row.num_merges, row.num_scaled, row.num_refused, row.num_failed) == (6, 0, refused, 0)
 
 
-def test_a_gate_that_bears_everything_changes_nothing(tiny64: LanguageModel) -> None:
+def test_merge_gate_without_limit_changes_nothing(tiny64: LanguageModel) -> None:
     plain, gated = continual(tiny64, []), continual(tiny64, [MergeGate(max_loss=1e9)])
     assert known(plain) == known(gated)
     (row,) = (row for row in condition_table(gated, ConditionNames()) if row.condition is SELF_EDIT)
     assert (row.num_merges, row.num_scaled, row.num_refused) == (4, 0, 0), "the first of each sequence is not probed"
 
 
-def test_whole_merges_change_nothing(tiny64: LanguageModel) -> None:
+def test_merges_of_the_whole_update_change_nothing(tiny64: LanguageModel) -> None:
     """A factor of 1 and the adapter's own rank."""
     plain = known(continual(tiny64, []))
     assert known(continual(tiny64, [ScaledMerge(factor=1.0), LowRankMerge(rank=2)])) == plain
@@ -235,7 +235,7 @@ def test_whole_merges_change_nothing(tiny64: LanguageModel) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loop", [BatchedInnerLoop, FullFinetuning])
-def test_all_together(loop: type[InnerLoop], tiny64: LanguageModel) -> None:
+def test_mitigations_compose(loop: type[InnerLoop], tiny64: LanguageModel) -> None:
     """Weights end as they were; the same again gives the same; every measure changes something."""
     before = weights_hash(tiny64.model)
     results = continual(tiny64, EVERYTHING, loop())
@@ -250,7 +250,7 @@ def test_all_together(loop: type[InnerLoop], tiny64: LanguageModel) -> None:
 
 
 @pytest.mark.slow
-def test_replay_keeps_more_and_an_anchor_moves_less(tiny64: LanguageModel) -> None:
+def test_replay_and_anchor_reduce_forgetting(tiny64: LanguageModel) -> None:
     """Over both sequences; facts of one kind overwrite each other when nothing is done."""
 
     def changes(against: Sequence[Mitigation]) -> list[float]:
@@ -263,7 +263,7 @@ def test_replay_keeps_more_and_an_anchor_moves_less(tiny64: LanguageModel) -> No
     assert sum(map(abs, held)) < sum(map(abs, plain))
 
 
-def test_the_next_task_is_examined_too(tiny64: LanguageModel) -> None:
+def test_examine_next_measures_transfer(tiny64: LanguageModel) -> None:
     """By hand: the table's numbers from the cells; a plain run's cells are among them, unchanged."""
     plain, results = continual(tiny64, []), continual(tiny64, [], examine_next=True)
     found = known(results)
@@ -302,7 +302,7 @@ def test_the_next_task_is_examined_too(tiny64: LanguageModel) -> None:
     assert same.retention.transfer is None
 
 
-def test_the_table_s_share_from_its_cells() -> None:
+def test_retained_share_from_its_cells() -> None:
     """Two sequences of two steps: 3 and 2 learned of the first tasks, 2 and 1 left of it."""
     before = {(0, 0): -5.0, (0, 1): -6.0, (1, 0): -4.0, (1, 1): -7.0}
     after = {(0, 1, 0): -2.0, (0, 1, 1): -6.5, (0, 2, 0): -3.0, (0, 2, 1): -4.0}
@@ -329,9 +329,7 @@ def test_the_table_s_share_from_its_cells() -> None:
     assert found.specific_share.mean == pytest.approx(3 / 5), "the first task is followed, the second is not"
 
 
-def test_only_likelihood_is_measured_where_only_that_is_wanted(
-    tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_measurements_limit_exams_to_likelihood(tiny64: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     protocol = ContinualSelfEdits(num_steps=2, num_sequences=2)
     everything = examined(evaluation(tiny64, protocol, conditions=[SELF_EDIT]), TASKS)
     of = evaluation(tiny64, protocol, conditions=[SELF_EDIT], needs=frozenset({Measurement.LIKELIHOOD}))
@@ -377,12 +375,12 @@ def test_only_likelihood_is_measured_where_only_that_is_wanted(
         ),
     ],
 )
-def test_bad_settings(make: Any, message: str) -> None:
+def test_mitigations_refuse_invalid_settings(make: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
 
 
-def test_an_inner_loop_that_knows_no_anchor_is_refused(tiny: LanguageModel) -> None:
+def test_kl_anchor_refuses_inner_loop_without_anchors(tiny: LanguageModel) -> None:
     class Other(BatchedInnerLoop):
         uses_anchor = False
 
@@ -391,7 +389,7 @@ def test_an_inner_loop_that_knows_no_anchor_is_refused(tiny: LanguageModel) -> N
         evaluation(tiny, protocol, Other())
 
 
-def test_settings_are_told_to_readers() -> None:
+def test_mitigation_settings_are_stored() -> None:
     protocol = ContinualSelfEdits(num_steps=2, against_forgetting=EVERYTHING)
     told = protocol.settings["against_forgetting"]
     assert [one["class"] for one in told] == ["Replay", "KLAnchor", "LowRankMerge", "ScaledMerge", "MergeGate"]
@@ -401,7 +399,7 @@ def test_settings_are_told_to_readers() -> None:
     assert ContinualSelfEdits().settings == {"num_steps": 8, "num_sequences": 8}
 
 
-def test_settings_are_told_of_any_source(tmp_path: Path) -> None:
+def test_mitigation_settings_of_any_source(tmp_path: Path) -> None:
     """What a source found while it was read is no setting, and whatever it was given can be written."""
     path = tmp_path / "passages.jsonl"
     good = {"title": "A", "context": "The mill stands.", "questions": [{"question": "What?", "answer": "the mill"}]}
@@ -415,7 +413,7 @@ def test_settings_are_told_of_any_source(tmp_path: Path) -> None:
     json.dumps(told)
 
 
-def test_texts_that_are_learned_are_refused(tiny: LanguageModel) -> None:
+def test_mitigations_refuse_texts_that_are_learned(tiny: LanguageModel) -> None:
     for measure in (KLAnchor(texts=ToyTasks(2, offset=20)), MergeGate(texts=ToyTasks(2, offset=20))):
         of = evaluation(tiny, ContinualSelfEdits(num_steps=2, against_forgetting=[measure]))
         of.check(ToyTasks(4).load())
@@ -423,7 +421,7 @@ def test_texts_that_are_learned_are_refused(tiny: LanguageModel) -> None:
             of.check(ToyTasks(3, offset=21).load())
 
 
-def test_texts_that_give_nothing_are_refused(tiny: LanguageModel) -> None:
+def test_mitigations_refuse_texts_without_sequences(tiny: LanguageModel) -> None:
     class Mute(ToyDomain):
         def plan_without_edit(self, task: Any) -> AdaptationPlan:
             raise MalformedEdit("empty")
@@ -432,7 +430,7 @@ def test_texts_that_give_nothing_are_refused(tiny: LanguageModel) -> None:
         _context_texts(Mute(), ToyTasks(2))
 
 
-def test_where_nothing_is_probed_nothing_is_decided(tiny64: LanguageModel) -> None:
+def test_merge_gate_without_probe_decides_nothing(tiny64: LanguageModel) -> None:
     results = continual(tiny64, [MergeGate(max_loss=1e9)])
     decided = {cell.step: cell.merge for cell in results if cell.taught and cell.condition is SELF_EDIT}
     assert decided[1] is None, "the first step has no earlier texts"

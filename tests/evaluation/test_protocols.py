@@ -95,7 +95,7 @@ def cells(results: Sequence[ConditionResult], condition: Condition) -> dict[tupl
     return by_cell
 
 
-def test_continued_pretraining_is_one_training_and_asks_about_every_task(tiny64: LanguageModel) -> None:
+def test_continued_pretraining_trains_once_examines_all(tiny64: LanguageModel) -> None:
     """By hand: all tasks' edits, the context once a task, one adapter, everyone's exam with it."""
     before = weights_hash(tiny64.model)
     of = evaluation(tiny64, ContinuedPretraining(num_tasks=4), num_edits=2)
@@ -138,7 +138,7 @@ def test_continued_pretraining_by_full_finetuning(tiny64: LanguageModel) -> None
     assert weights_hash(tiny64.model) == before
 
 
-def test_one_task_s_malformed_edits_are_its_own(tiny64: LanguageModel) -> None:
+def test_malformed_edits_count_for_their_task(tiny64: LanguageModel) -> None:
     """The others' are learned from, and it is examined on what they taught."""
     writer = Lines(malformed=["stone-1"])
     results = examined(evaluation(tiny64, ContinuedPretraining(), num_edits=3, writer=writer), TASKS[:3])
@@ -150,14 +150,14 @@ def test_one_task_s_malformed_edits_are_its_own(tiny64: LanguageModel) -> None:
     assert row.num_failed == 3
 
 
-def test_matched_steps_are_those_of_the_joint_training(tiny64: LanguageModel) -> None:
+def test_matched_steps_equal_joint_training(tiny64: LanguageModel) -> None:
     results = examined(evaluation(tiny64, ContinuedPretraining(), num_edits=2), TASKS[:4])
     edits, matched = cells(results, SELF_EDIT)[0, 1, 0], cells(results, Condition.WITHOUT_EDIT_MATCHED)[0, 1, 0]
     assert matched.num_steps == edits.num_steps > cells(results, WITHOUT_EDIT)[0, 1, 0].num_steps
     assert matched.num_sequences == 4
 
 
-def test_continual_steps_merge_and_ask_about_all_before(tiny64: LanguageModel) -> None:
+def test_continual_steps_merge_and_examine_all_seen(tiny64: LanguageModel) -> None:
     """By hand: adapt, merge, examine; the next edit is written by the merged model; behind it all is as it was."""
     before = weights_hash(tiny64.model)
     engine = TransformersEngine()
@@ -194,7 +194,7 @@ def _step_of(episode: Any, step: int) -> Any:
     return type("Job", (), {"episode": episode, "step": step})
 
 
-def test_a_step_without_an_edit_leaves_the_model_and_goes_on(tiny64: LanguageModel) -> None:
+def test_continual_step_without_edit_keeps_the_model(tiny64: LanguageModel) -> None:
     protocol = ContinualSelfEdits(num_steps=3, num_sequences=1)
     of = evaluation(tiny64, protocol, writer=Lines(malformed=["stone-0", "stone-1", "stone-2", "stone-3", "stone-4"]))
     order = [task.task_id for task in protocol.episodes(TASKS, 1)[0].tasks]
@@ -206,7 +206,7 @@ def test_a_step_without_an_edit_leaves_the_model_and_goes_on(tiny64: LanguageMod
             assert bool(found[0, step, place].failure) == (place == step - 1)
 
 
-def test_sequences_share_no_task_until_all_were_used() -> None:
+def test_continual_sequences_use_all_tasks_first() -> None:
     for num_tasks, num_steps in ((12, 4), (7, 3), (6, 4), (4, 4)):
         tasks = ToyTasks(num_tasks).load()
         episodes = ContinualSelfEdits(num_steps=num_steps, num_sequences=6).episodes(tasks, 1)
@@ -223,7 +223,7 @@ def test_sequences_share_no_task_until_all_were_used() -> None:
     assert len({tuple(e.tasks for e in ContinualSelfEdits(num_steps=4).episodes(tasks, 3)) for _ in range(3)}) == 1
 
 
-def test_other_writers_and_adapters_from_outside_are_conditions(tiny64: LanguageModel) -> None:
+def test_other_writers_and_adapters_are_conditions(tiny64: LanguageModel) -> None:
     loop = BatchedInnerLoop()
     loop.bind(tiny64)
     (outside,) = loop.adapt([ToyDomain().plan_without_edit(TASKS[0])], [3])
@@ -272,7 +272,7 @@ def test_ranks_share_continued_pretraining(tiny64: LanguageModel) -> None:
         (ContinualSelfEdits(num_steps=7), "num_steps: 7 is not allowed; data.test has 6 tasks, so it must be 1 to 6"),
     ],
 )
-def test_more_tasks_than_there_are(protocol: Protocol, message: str) -> None:
+def test_protocols_refuse_too_few_tasks(protocol: Protocol, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         protocol.episodes(TASKS, 1)
 
@@ -285,12 +285,12 @@ def test_more_tasks_than_there_are(protocol: Protocol, message: str) -> None:
         lambda: ContinualSelfEdits(num_sequences=0),
     ],
 )
-def test_counts_of_none_are_refused(make: Any) -> None:
+def test_protocols_refuse_counts_below_one(make: Any) -> None:
     with pytest.raises(ConfigError, match="0 is not allowed; it must be at least 1"):
         make()
 
 
-def test_after_own_step_and_after_all(tiny64: LanguageModel) -> None:
+def test_continual_table_after_own_and_last_step(tiny64: LanguageModel) -> None:
     """A continual table's two numbers, by hand from the cells; units are sequences."""
     protocol = ContinualSelfEdits(num_steps=3, num_sequences=2)
     results = examined(evaluation(tiny64, protocol, conditions=[SELF_EDIT]), TASKS)
@@ -312,7 +312,7 @@ def test_after_own_step_and_after_all(tiny64: LanguageModel) -> None:
     assert row.log_prob.n == 2
 
 
-def test_each_step_s_control_takes_that_step_s_steps(tiny64: LanguageModel) -> None:
+def test_matched_steps_are_set_per_step(tiny64: LanguageModel) -> None:
     """Edits of different lengths: the matched context takes as many steps in the same place."""
 
     class Longer(Lines):
@@ -328,7 +328,7 @@ def test_each_step_s_control_takes_that_step_s_steps(tiny64: LanguageModel) -> N
     assert {cell: matched[cell].num_steps for cell in matched} == steps
 
 
-def test_failures_are_those_of_each_step_s_own_task(tiny64: LanguageModel) -> None:
+def test_failures_count_for_each_steps_own_task(tiny64: LanguageModel) -> None:
     """Also where a condition has no edits: three steps of three diverge."""
     too_much = OptimizerSpec(learning_rate=1e300, num_epochs=2, schedule="constant")
     protocol = ContinualSelfEdits(num_steps=3, num_sequences=1, optimizer=too_much)
@@ -339,7 +339,7 @@ def test_failures_are_those_of_each_step_s_own_task(tiny64: LanguageModel) -> No
     assert failed[Condition.WITHOUT_EDIT_MATCHED] == 3
 
 
-def test_a_failed_run_is_no_control(tiny64: LanguageModel) -> None:
+def test_failed_adaptation_is_not_reused_as_control(tiny64: LanguageModel) -> None:
     """The passage alone diverged: its scores, those without adaptation, are not taken for the control's."""
     results = examined(evaluation(tiny64, SinglePassage(), writer=Lines(malformed=["stone-0"])), TASKS[:1])
     (matched,) = cells(results, Condition.WITHOUT_EDIT_MATCHED).values()
@@ -347,7 +347,7 @@ def test_a_failed_run_is_no_control(tiny64: LanguageModel) -> None:
     assert "0 steps" in matched.failure
 
 
-def test_scores_that_are_not_finite_are_a_failure(tiny64: LanguageModel) -> None:
+def test_non_finite_scores_are_a_failure(tiny64: LanguageModel) -> None:
     """A merged adapter with finite weights whose outputs overflow: counted, and no NaN in the results."""
 
     class Huge(BatchedInnerLoop):
@@ -366,7 +366,7 @@ def test_scores_that_are_not_finite_are_a_failure(tiny64: LanguageModel) -> None
         assert row.num_failed == 2
 
 
-def test_the_error_of_repeated_tasks_is_not_made_smaller(tiny64: LanguageModel) -> None:
+def test_repeated_tasks_do_not_shrink_the_error(tiny64: LanguageModel) -> None:
     """Six tasks drawn 24 times: no more is known of them than of six tasks."""
     few = examined(evaluation(tiny64, SinglePassage(), conditions=[]), TASKS)
     many = examined(evaluation(tiny64, ContinualSelfEdits(num_steps=1, num_sequences=24), conditions=[]), TASKS)

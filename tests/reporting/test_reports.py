@@ -33,18 +33,18 @@ from seal_lightning.reporting.document import (
     Block,
     Chart,
     Columns,
-    Paragraph,
     Report,
     Table,
+    TextBlock,
     html_page,
     markdown_text,
-    print_table,
+    show_table,
 )
 from seal_lightning.reporting.forgetting import forgetting_section
 from seal_lightning.reporting.published import published_section
 from seal_lightning.reporting.report import make_report
 from seal_lightning.reporting.runs import StoredRun, read_run
-from seal_lightning.reporting.settings import are_seeds_of_one, differing_settings, settings_section
+from seal_lightning.reporting.settings import are_seeds_of_one, run_differences, settings_section
 from seal_lightning.reporting.text import excerpt, label
 from seal_lightning.storage.journal import RecordFile
 from seal_lightning.storage.run_dir import RunDir
@@ -155,7 +155,7 @@ def test_best_and_worst_edits_side_by_side(tmp_path: Path) -> None:
 def test_missing_contexts_show_prompts_of_kept_edits(tmp_path: Path) -> None:
     stored = replace(read(write_run(tmp_path / "run")), missing_contexts="there is no disk")
     blocks = blocks_of(make_report([stored]))
-    assert any(isinstance(b, Paragraph) and "because there is no disk" in b.text for b in blocks)
+    assert any(isinstance(b, TextBlock) and "because there is no disk" in b.text for b in blocks)
     first = next(b for b in blocks if isinstance(b, Columns))
     assert (first.columns[0].heading, first.columns[0].text) == ("The prompt", "Prompt of maud")
 
@@ -194,8 +194,8 @@ def test_other_runs_are_not_pooled(tmp_path: Path, other: dict[str, int]) -> Non
     assert not are_seeds_of_one(runs)
     report = make_report(runs)
     assert table(report, "side by side").headings == ("condition", "a", "b")
-    assert any(isinstance(b, Paragraph) and "No mean over runs" in b.text for b in blocks_of(report))
-    assert [name for name, _ in differing_settings(runs)] == [
+    assert any(isinstance(b, TextBlock) and "No mean over runs" in b.text for b in blocks_of(report))
+    assert [name for name, _ in run_differences(runs)] == [
         name for name in ("model.num_edits",) if "num_edits" in other
     ]
 
@@ -431,7 +431,7 @@ def test_print_table_is_never_narrower_than_its_cells(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     cells = ("x" * 120, "[bold]1[/bold]\x1b[31m")
-    print_table(Table(title="[red]all", headings=("name", "value"), rows=(cells,), footer=(("mean", "2"),)))
+    show_table(Table(title="[red]all", headings=("name", "value"), rows=(cells,), footer=(("mean", "2"),)))
     lines = capsys.readouterr().out.splitlines()
     assert "[red]all" in lines[0]
     assert any("x" * 120 in line and r"[bold]1[/bold]\x1b[31m" in line for line in lines)

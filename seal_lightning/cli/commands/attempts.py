@@ -16,7 +16,7 @@ from typing import Any
 from seal_lightning.core import Attempt, AttemptStatus, AuxiliaryExam, ExamScores, QuestionScore
 from seal_lightning.core.errors import RunError, require, shown
 from seal_lightning.core.estimates import estimate, shown_estimate
-from seal_lightning.reporting.document import Table, print_line, print_table
+from seal_lightning.reporting.document import Table, print_line, show_table
 from seal_lightning.reporting.runs import round_folders
 from seal_lightning.reporting.text import escape_invisible
 from seal_lightning.storage.attempt_store import AttemptStore, journals
@@ -97,7 +97,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.show is None:
         limit = TABLE_LIMIT if options.limit is None else options.limit
         if rows := tuple(_cells(attempt) for attempt in found[:limit]):
-            print_table(Table(title="", headings=HEADINGS, rows=rows, text_columns=(0, 2, len(HEADINGS) - 1)))
+            show_table(Table(title="", headings=HEADINGS, rows=rows, text_columns=(0, 2, len(HEADINGS) - 1)))
         if len(found) > limit:
             print_line(f"… and {len(found) - limit} more; --limit {len(found)} shows all")
     for line in attempt_lines(found[0]) if options.show is not None else summary_lines(found, len(stored)):

@@ -31,7 +31,7 @@ from seal_lightning.core.seeds import derive_seed
 from seal_lightning.evaluation.grid import EditChoices, GridRow, edit_choices, grid_rows
 from seal_lightning.evaluation.reference_exams import EVERYTHING
 from seal_lightning.evaluation.steps import inner_seed
-from seal_lightning.reporting.document import Table, print_line, print_table
+from seal_lightning.reporting.document import Table, print_line, show_table
 from seal_lightning.storage.attempt_store import AttemptStore
 from seal_lightning.storage.checkpoint_io import merged_rounds
 from seal_lightning.storage.run_dir import RunDir
@@ -304,7 +304,7 @@ def _print_fixed(rows: Sequence[GridRow[EditChoices]], num_tasks: int) -> None:
     ]
     title = f"One setting for all tasks: mean reward over {num_tasks} tasks, the best of {len(rows)}"
     headings = (*names, "reward", "minus the best", "failed")
-    print_table(Table(title=title, headings=headings, rows=tuple(cells), text_columns=()))
+    show_table(Table(title=title, headings=headings, rows=tuple(cells), text_columns=()))
     if with_failures := sum(_num_failed(row) > 0 for row in rows):
         print_line(f"{with_failures} of {len(rows)} settings failed on at least one task; they follow all others")
 
@@ -329,7 +329,7 @@ def _print_solved(searched: Sequence[SearchedTask]) -> None:
     title = "Configurations tried on the pretrained model; of those tried, the policy's probability of ones that solve"
     policies = ("before training", *(f"after round {r}" for r in rounds[1:]))
     headings = ("task", "tried", "solve", "failed", "best log-prob", *policies)
-    print_table(Table(title=title, headings=headings, rows=tuple(rows), footer=footer))
+    show_table(Table(title=title, headings=headings, rows=tuple(rows), footer=footer))
     solved = estimate([float(one.is_solved) for one in searched])
     print_line(
         f"Oracle (the best of those tried, one seed each): {shown_estimate(solved)} of {len(searched)} tasks solved"

@@ -23,7 +23,7 @@ from seal_lightning.evaluation.grid import (
     paired_estimate,
     written,
 )
-from seal_lightning.reporting.document import Table, print_line, print_table, without_empty_columns
+from seal_lightning.reporting.document import Table, print_line, show_table, without_empty_columns
 from seal_lightning.storage.run_dir import RunDir
 
 _MAX_ROWS = 50
@@ -50,7 +50,7 @@ class SweepReport:
     def publish(self, home: RunDir, files: Sequence[str | Path]) -> None:
         """Print the table and conclusions, and write ``results/sweep.json`` and ``results/sweep_best.yaml``."""
         path = home.write_result("sweep", self._content())
-        print_table(self._table())
+        show_table(self._table())
         for line in self._conclusions():
             print_line(line)
         if self.rows[0].score is not None:
