@@ -192,7 +192,7 @@ def test_batched_logs_truncated_sequences(tiny: LanguageModel, caplog: pytest.Lo
     with caplog.at_level(logging.WARNING):
         result = adapt_one(tiny, plan_of((((long, True),),), optimizer=optimizer))
     assert result.num_tokens == 2 * MAX_LENGTH
-    assert f"over the model's {MAX_LENGTH} tokens" in caplog.text
+    assert f"truncated to the model's {MAX_LENGTH} tokens" in caplog.text
     (cut,) = [tokenize(sequence, tiny) for sequence in plan_of((((long, True),),)).sequences]
     assert cut.truncated
     assert list(cut.token_ids) == tiny.encode_text(long)[:MAX_LENGTH]
