@@ -53,9 +53,13 @@ class AttemptRunner:
     candidates_per_call: int = 48
     """≥ 1, trials that the inner loop gets at once; they are stored together."""
     time_split: TimeSplit = field(default_factory=TimeSplit)
+    cache: DomainCache | None = None
+    """The domain's plans and exams, where the writer shares them."""
 
     def __post_init__(self) -> None:
-        self._cache = DomainCache(self.domain)
+        if self.cache is None or self.cache.domain is not self.domain:
+            self.cache = DomainCache(self.domain)
+        self._cache = self.cache
         self._exams = ExamRunner(domain=self.domain, engine=self.engine)
         self._auxiliary = AuxiliaryExams(exams=self._exams, cache=self._cache, exam_builders=self.reward.exam_builders)
         self._drafts = DraftMaker(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from seal_lightning.core import Choice, GenerationRequest, SamplingSpec, SelfEdit, Task, fill_choices
+from seal_lightning.core import AdaptationPlan, Choice, GenerationRequest, SamplingSpec, SelfEdit, Task, fill_choices
 from seal_lightning.core.errors import ConfigError, MalformedEdit, require, shown
 from seal_lightning.core.interfaces import AnyDomain, Engine, Writer
 from seal_lightning.core.seeds import derive_seed
@@ -21,6 +21,7 @@ class PolicyWriter(Writer):
         sampling: settings for sampling edits.
         num_retries: ≥ 0, how often malformed edits are sampled again, all of them in one call; the last sample is kept.
             With 0 edits are not checked.
+        plan: plans an edit and raises for a malformed one; the domain's own method by default.
 
     Example:
         >>> from seal_lightning.domains.knowledge import KnowledgeDomain
@@ -30,8 +31,16 @@ class PolicyWriter(Writer):
         []
     """
 
-    def __init__(self, domain: AnyDomain, engine: Engine, sampling: SamplingSpec, num_retries: int = 0) -> None:
+    def __init__(
+        self,
+        domain: AnyDomain,
+        engine: Engine,
+        sampling: SamplingSpec,
+        num_retries: int = 0,
+        plan: Callable[[Task, SelfEdit], AdaptationPlan] | None = None,
+    ) -> None:
         self.domain = domain
+        self.plan = plan or domain.plan
         self.engine = engine
         self.sampling = sampling
         self.num_retries = num_retries
@@ -86,7 +95,7 @@ class PolicyWriter(Writer):
 
     def _malformed_kind(self, task: Task, edit: SelfEdit) -> str | None:
         try:
-            self.domain.plan(task, edit)
+            self.plan(task, edit)
         except MalformedEdit as error:
             return error.kind
         return None

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from seal_lightning.attempts import AttemptRunner
+from seal_lightning.attempts.exam_runner import DomainCache
 from seal_lightning.core import AdapterSpec, Attempt, OptimizerSpec, SamplingSpec
 from seal_lightning.core.configurable import Configurable
 from seal_lightning.core.errors import ConfigError, RunError
@@ -202,7 +203,8 @@ class SealModule(EvaluationSteps, Configurable):
         if learner_engine is not self.engine:
             learner_engine.bind(self.learner)
         self.inner_loop.bind(self.learner)
-        self.writer = PolicyWriter(self.domain, self.engine, self.sampling, self.edit_retries)
+        cache = DomainCache(self.domain)
+        self.writer = PolicyWriter(self.domain, self.engine, self.sampling, self.edit_retries, cache.plan)
         self.runner = AttemptRunner(
             domain=self.domain,
             writer=self.writer,
@@ -212,9 +214,10 @@ class SealModule(EvaluationSteps, Configurable):
             reward=self.reward,
             seed=self.seed,
             candidates_per_call=self.candidates_per_call,
+            cache=cache,
         )
         exploiting = replace(self.sampling, choice_temperature=None)
-        held_out_writer = PolicyWriter(self.domain, self.engine, exploiting, self.edit_retries)
+        held_out_writer = PolicyWriter(self.domain, self.engine, exploiting, self.edit_retries, cache.plan)
         self.held_out_runner = replace(self.runner, writer=held_out_writer)
         for writer in self.test_writers.values():
             writer.bind(self.domain, self.engine, exploiting)

@@ -143,11 +143,11 @@ class CountingDomain(ToyDomain):
 
     def __init__(self, **settings: object) -> None:
         super().__init__(**settings)  # type: ignore[arg-type]
-        self.plans: Counter[str] = Counter()
+        self.plans: Counter[tuple[str, int]] = Counter()
         self.exams: Counter[str] = Counter()
 
     def plan(self, task, edit):
-        self.plans[f"{task.task_id} {edit.edit_index}"] += 1
+        self.plans[task.task_id, edit.edit_index] += 1
         return super().plan(task, edit)
 
     def exam(self, task):
@@ -155,10 +155,19 @@ class CountingDomain(ToyDomain):
         return super().exam(task)
 
 
-def test_e_step_plans_each_edit_and_sets_each_exam_once(runner: AttemptRunner) -> None:
+def test_e_step_plans_each_edit_and_sets_each_exam_once(tiny_folder: Path) -> None:
+    """Whatever the repeats, the chunks, and the writer's own look for malformed edits."""
     domain = CountingDomain(optimizer=OptimizerSpec(num_epochs=1))
-    loop = SelfEditLoop(trainer(), replace(runner, domain=domain, candidates_per_call=2), num_edits=2, num_repeats=3)
+    module = SealModule(
+        domain=domain,
+        pretrained=Pretrained(source=str(tiny_folder), dtype="float64"),
+        sampling=SamplingSpec(max_new_tokens=5),
+        edit_retries=1,
+        candidates_per_call=2,
+    )
+    module.configure_model()
+    loop = SelfEditLoop(trainer(), module.runner, num_edits=2, num_repeats=3)
     loop.run(TaskBatch(ToyTasks(2).load()), 0, lambda attempt: None)
     assert len(loop.store.all()) == 12
-    assert domain.plans == {f"stone-{task} {edit}": 1 for task in (0, 1) for edit in (0, 1)}
+    assert domain.plans == {(f"stone-{task}", edit): 1 for task in (0, 1) for edit in (0, 1)}
     assert domain.exams == {"stone-0": 1, "stone-1": 1}
