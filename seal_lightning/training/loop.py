@@ -1,7 +1,7 @@
 """The E-step of one batch of tasks: write self-edits, try each in the inner loop, store every attempt.
 
 Only this file uses Lightning's private ``_Loop``: attached below the trainer's loops, its progress is saved and restored
-with every checkpoint. ``tests/training/test_loops.py`` checks what it relies on.
+with every checkpoint. ``tests/training/test_loop.py`` checks what it relies on.
 """
 
 from __future__ import annotations

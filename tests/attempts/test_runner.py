@@ -1,4 +1,4 @@
-"""What is done for a reward, and what is not: needs are honoured wherever an edit is tried."""
+"""AttemptRunner: only what the reward needs is computed, and auxiliary exams are reused."""
 
 from __future__ import annotations
 

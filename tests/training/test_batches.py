@@ -1,4 +1,4 @@
-"""What each rank iterates over: everything once over all ranks, equally often on each, and resumable."""
+"""Batches: each task and row once over all ranks, equally many batches per rank, and resumable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the M-step trains: the tokens the policy chose, and nothing of the prompt."""
+"""The M-step's loss: the tokens the policy chose, and nothing of the prompt."""
 
 from __future__ import annotations
 

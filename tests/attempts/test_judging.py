@@ -1,4 +1,4 @@
-"""Judges elsewhere are asked about one chunk while the next is adapted; what comes of it is the same."""
+"""Background judging: one chunk is judged while the next is adapted, and the attempts are the same."""
 
 from __future__ import annotations
 

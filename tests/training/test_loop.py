@@ -1,4 +1,4 @@
-"""What we rely on of Lightning's private loops, and the one counter we set back."""
+"""SelfEditLoop: its use of Lightning's private loops, skipping of stored attempts, and restarts."""
 
 from collections import Counter
 from dataclasses import replace

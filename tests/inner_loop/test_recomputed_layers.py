@@ -1,4 +1,4 @@
-"""Layers that are computed again in the backward pass: the same results, from less memory."""
+"""Gradient checkpointing: the same results from less memory."""
 
 from __future__ import annotations
 
