@@ -25,6 +25,7 @@ from seal_lightning.core import (
     Task,
     Trial,
 )
+from seal_lightning.core.errors import RunError
 from seal_lightning.core.interfaces import Reward
 from seal_lightning.models.pretrained import Pretrained
 from seal_lightning.scoring.rewards import (
@@ -37,6 +38,7 @@ from seal_lightning.scoring.rewards import (
     WeightedSum,
     WeightedTerm,
 )
+from seal_lightning.storage.attempt_store import AttemptStore
 from seal_lightning.storage.journal import from_plain, to_plain
 from seal_lightning.training.module import SealModule
 
@@ -229,3 +231,47 @@ def test_runner_does_not_rate_diverged_edits(make, monkeypatch: pytest.MonkeyPat
     assert judge.asked == [4]
     parts = made[0].reward_breakdown
     assert made[0].reward == pytest.approx(parts["LikelihoodReward"] + 0.1 * parts["RubricReward"])
+
+
+def test_run_skips_stored_attempts_and_keeps_the_order(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner, tasks = make(LikelihoodReward()), ToyTasks(2).load()
+    wanted = trials(runner, tasks, "one", "two")
+    store = AttemptStore(None)
+    first = runner.run(wanted, store)
+    assert [a.attempt_id for a in first] == [trial.attempt_id for trial in wanted]
+    counted, heard = Counted(runner, monkeypatch), []
+    assert runner.run(wanted[::-1], store, on_attempt=heard.append) == first[::-1]
+    assert (counted.calls, heard) == ({}, [])
+
+
+@pytest.mark.parametrize(("only_missing", "sizes"), [(False, [2]), (True, [1])])
+def test_run_recomputes_a_partial_chunk_by_default(
+    make, monkeypatch: pytest.MonkeyPatch, only_missing: bool, sizes: list[int]
+) -> None:
+    runner = make(LikelihoodReward())
+    wanted = trials(runner, ToyTasks(2).load(), "one", "two")
+    whole = runner.run(wanted, candidates_per_call=2)
+    store, heard, calls = AttemptStore(None), [], []
+    for attempt in (whole[0], *whole[2:]):
+        store.add(attempt)
+    adapt = runner.inner_loop.adapt
+    monkeypatch.setattr(runner.inner_loop, "adapt", lambda p, s: calls.append(len(p)) or adapt(p, s))
+    made = runner.run(wanted, store, candidates_per_call=2, only_missing=only_missing, on_attempt=heard.append)
+    assert calls == sizes
+    assert [a.attempt_id for a in heard] == [whole[1].attempt_id]
+    assert [a.reward for a in made] == pytest.approx([a.reward for a in whole], rel=1e-12)
+
+
+def test_run_refuses_a_stored_attempt_of_another_edit(make) -> None:
+    runner, tasks, store = make(LikelihoodReward()), ToyTasks(1).load(), AttemptStore(None)
+    runner.run(trials(runner, tasks, "one"), store)
+    with pytest.raises(RunError, match="another seed or edit"):
+        runner.run(trials(runner, tasks, "two"), store)
+
+
+def test_run_uses_a_trial_s_own_id_and_plan(make) -> None:
+    runner, (task,) = make(LikelihoodReward()), ToyTasks(1).load()
+    (trial,) = trials(runner, [task], "one")
+    plan = replace(runner.plan(task, trial.edit), optimizer=OptimizerSpec(num_epochs=3))
+    (made,) = runner.run([replace(trial, custom_id="sweep-1", plan=plan)])
+    assert (made.attempt_id, made.plan.num_steps) == ("sweep-1", plan.num_steps)
