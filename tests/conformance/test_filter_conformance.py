@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from implementations import implementations
 
-from seal_lightning.callbacks import AboveThreshold, BestOfK, Improves, RewardFilter, TopFraction
+from seal_lightning.callbacks import AboveThreshold, BestOfK, FunctionFilter, Improves, RewardFilter, TopFraction
 from seal_lightning.core import Attempt, AttemptStatus, Candidate, SelfEdit
 
 FILTERS: dict[str, Callable[[], RewardFilter]] = {
@@ -21,6 +21,7 @@ FILTERS: dict[str, Callable[[], RewardFilter]] = {
     "above a low threshold": lambda: AboveThreshold(threshold=-1e9),
     "improves": Improves,
     "improves, three": lambda: Improves(k=3, margin=0.1),
+    "a function": lambda: FunctionFilter(lambda ranked: ranked[:3]),
 }
 SCORED, UNSCORED = AttemptStatus.SCORED, AttemptStatus.UNSCORED
 MALFORMED, DIVERGED = AttemptStatus.MALFORMED, AttemptStatus.DIVERGED
