@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import logging
 import os
 import shutil
@@ -30,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class VllmAdapters:
-    """Adapters of one process on one server. Names are unique to their content and this process.
+    """Adapters of one process on one server. Names are random, so that no two processes ever meet.
 
     Args:
         folder: of the PEFT folders; None is a temporary one, deleted at the end.
@@ -47,8 +45,6 @@ class VllmAdapters:
         self._at_server = folder_at_server
         self._base_model = base_model
         self._half = dtype if dtype in (torch.bfloat16, torch.float16) else None
-        self._process = uuid.uuid4().hex[:8]
-        self._numbers = itertools.count()
         try:
             if folder is not None:
                 Path(folder).mkdir(parents=True, exist_ok=True)
@@ -110,7 +106,7 @@ class VllmAdapters:
         if self._half is not None:
             weights = {name: (a.to(self._half), b.to(self._half)) for name, (a, b) in adapter.weights.items()}
             adapter = replace(adapter, weights=weights)
-        folder = self.folder / f"seal-{_digest(adapter)[:16]}-{self._process}-{next(self._numbers)}"
+        folder = self.folder / f"seal-{uuid.uuid4().hex}"
         try:
             save_adapter(adapter, folder, self._base_model)
         except OSError as error:
@@ -153,10 +149,3 @@ def check_rank(rank: int, max_rank: int) -> None:
 def step_for(rank: int) -> int:
     """Return the smallest ``--max-lora-rank`` that holds a rank; the largest where none does."""
     return next((step for step in LORA_RANKS if step >= rank), LORA_RANKS[-1])
-
-
-def _digest(adapter: LoraAdapter) -> str:
-    digest = hashlib.sha256(repr((adapter.spec.rank, adapter.spec.alpha, list(adapter.weights))).encode())
-    for tensor in adapter.tensors():
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
