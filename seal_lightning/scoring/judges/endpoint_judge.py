@@ -183,7 +183,7 @@ class EndpointJudge(CachedJudge):
                 return await self._reply(client, question)
         except TimeoutError:
             status = client.last_status()
-            last = "" if status is None else f"HTTP {status}: "
+            last = f"HTTP {status}: " if status is not None and status >= 400 else ""
             reason = f"{last}no reply within {self.deadline_s:g} s, with all retries"
             return Judgement(option=None, reason=reason, outage=True)
         except RequestFailed as error:
