@@ -9,11 +9,11 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from seal_lightning.adapt.model_card import hub_name, model_card
 from seal_lightning.adapt.record import AdaptedFolder, AdaptedRecord, BaseModel, ExamRecord, MergedFrom, differing
@@ -25,8 +25,6 @@ from seal_lightning.storage.run_dir import RunLock
 
 if TYPE_CHECKING:
     from seal_lightning.models.pretrained import Pretrained
-
-T = TypeVar("T")
 
 _CONFIG = "adapter_config.json"
 _LM_EVAL_FILE = re.compile(r"lm_eval(-[0-9]+)?\.json")
@@ -99,10 +97,10 @@ def merge_adapters(
     kept = whole if max_rank is None else truncated_adapter(whole, max_rank)
     record = replace(
         records[0],
-        documents=_union(record.documents for record in records),
-        skipped=_union(record.skipped for record in records),
+        documents=tuple(dict.fromkeys(document for record in records for document in record.documents)),
+        skipped=tuple(dict.fromkeys(skipped for record in records for skipped in record.skipped)),
         exams=(),
-        earlier=_union((*record.earlier, folder.name) for folder, record in zip(folders, records, strict=True)),
+        earlier=tuple(dict.fromkeys(name for folder in folders for name in (*folder.record().earlier, folder.name))),
         merged=MergedFrom(
             weights={str(folder.path): weight for folder, weight in sources},
             rank=kept.spec.rank,
@@ -123,10 +121,6 @@ def merge_adapters(
             atomic_files.write_bytes(scratch.path / name, b"".join(line + b"\n" for line in lines))
         scratch.write_record(record)
     return target
-
-
-def _union(parts: Iterable[Iterable[T]]) -> tuple[T, ...]:
-    return tuple(dict.fromkeys(chain.from_iterable(parts)))
 
 
 def write_merged(folder: AdaptedFolder, *, overwrite: bool = False, trust_remote_code: bool = False) -> Path:

@@ -119,12 +119,13 @@ def _without_paths(value: Any, key: str = "") -> Any:
 
 def _forgotten(probe: ExamRecord) -> str:
     """Return a sentence on the probe before and after."""
-    before, adapted = probe.scores_of("before"), probe.scores_of("adapted")
+    scores = {one.condition: one for one in probe.scores}
+    before, adapted = scores.get("before"), scores.get("adapted")
     found = []
     if adapted is not None and adapted.gain is not None:
         change = shown_estimate(adapted.gain, signed=True)
         found.append(f"the log-probability of the right answers changed by {change} nats")
     if before is not None and adapted is not None and before.accuracy is not None:
-        accuracies = [shown_estimate(scores.accuracy) for scores in (before, adapted)]
+        accuracies = [shown_estimate(one.accuracy) for one in (before, adapted)]
         found.append(f"accuracy went from {accuracies[0]} to {accuracies[1]}")
     return ", ".join(found) or "nothing was measured"

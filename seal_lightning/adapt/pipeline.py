@@ -31,7 +31,7 @@ from seal_lightning.adapt.model_card import model_card
 from seal_lightning.adapt.record import AdaptedFolder, AdaptedRecord, Asking, BaseModel, ExamRecord
 from seal_lightning.adapt.starting_model import StartingModel
 from seal_lightning.adapt.workspace import Progress, Workspace
-from seal_lightning.core import Candidate, Measurement
+from seal_lightning.core import Measurement
 from seal_lightning.evaluation.reference_exams import EVERYTHING
 from seal_lightning.models.lora import LoraAdapter, save_adapter, scaled_adapter, sum_adapters, truncated_adapter
 from seal_lightning.models.pretrained import EMBEDDED
@@ -53,7 +53,7 @@ class EditRecord:
     text: str
     kept: bool
     reward: float | None
-    """By the questions that select; None if the edit is malformed, diverged or could not be scored."""
+    """By the questions that select; null in the file if the edit is malformed, diverged or could not be scored."""
     reward_of_passage_alone: float | None
     """In as many steps as the edit takes."""
     failure: str | None = None
@@ -211,15 +211,9 @@ def _edit_records(selected: SelectedEdit) -> list[EditRecord]:
             edit_index=candidate.edit_index,
             text=candidate.attempts[0].edit.text,
             kept=candidate.edit_index in kept,
-            reward=_finite_reward(candidate),
-            reward_of_passage_alone=_finite_reward(selected.alone.get(candidate.edit_index)),
+            reward=candidate.reward,
+            reward_of_passage_alone=alone.reward if (alone := selected.alone.get(candidate.edit_index)) else None,
             failure=candidate.attempts[0].failure,
         )
         for candidate in selected.candidates
     ]
-
-
-def _finite_reward(candidate: Candidate | None) -> float | None:
-    """Return the reward; None instead of the minus infinity of a malformed or diverged edit, which JSON has not."""
-    reward = None if candidate is None else candidate.reward
-    return reward if reward is not None and abs(reward) != float("inf") else None

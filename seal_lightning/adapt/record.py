@@ -117,10 +117,6 @@ class ExamRecord:
     questions_sha256: str = ""
     """:func:`questions_sha256`: exams with equal hashes are comparable. Empty: unknown."""
 
-    def scores_of(self, condition: str) -> ConditionScores | None:
-        """Return the scores under a condition; None if there are none."""
-        return next((scores for scores in self.scores if scores.condition == condition), None)
-
 
 def questions_sha256(questions: Iterable[tuple[str, str, str]]) -> str:
     """Hash an exam's (title, question, first gold answer) triples, independent of their order."""
