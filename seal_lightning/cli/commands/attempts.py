@@ -83,11 +83,9 @@ def _run(options: argparse.Namespace) -> None:
         for folder in (*folders, run.search, run.sweep):
             _repair(journals(folder))
         return
-    stored = [attempt for folder in folders for attempt in AttemptStore(folder).all()]
-    if not stored:
-        raise RunError(f"{options.run} has no attempts: its journals are empty")
+    stored = stored_attempts(run)
     if options.show is not None:
-        found = [_find(stored, options.show, options.run)]
+        found = [find_attempt(run, options.show)]
     else:
         found = ordered([a for a in stored if _fits(a, options)], options.sort, options.descending)
     if options.json:
@@ -104,11 +102,21 @@ def _run(options: argparse.Namespace) -> None:
         print_line(line)
 
 
-def _find(stored: list[Attempt], attempt_id: str, run: str) -> Attempt:
+def stored_attempts(run: RunDir) -> list[Attempt]:
+    """Return a run's attempts in the order of rounds, ranks and storing. Raises :class:`RunError` without any."""
+    stored = [attempt for _, folder in round_folders(run) for attempt in AttemptStore(folder).all()]
+    if not stored:
+        raise RunError(f"{run.path} has no attempts: its journals are empty")
+    return stored
+
+
+def find_attempt(run: RunDir, attempt_id: str) -> Attempt:
+    """Return the stored attempt of this id. Raises :class:`RunError` where there is none."""
+    stored = stored_attempts(run)
     found = next((attempt for attempt in stored if attempt.attempt_id == attempt_id), None)
     if found is None:
         known = ", ".join(escape_invisible(attempt.attempt_id, keep="") for attempt in stored[:3])
-        raise RunError(f"{run} has no attempt {shown(attempt_id)}; its first are {known}")
+        raise RunError(f"{run.path} has no attempt {shown(attempt_id)}; its first are {known}")
     return found
 
 

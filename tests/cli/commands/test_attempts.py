@@ -512,7 +512,7 @@ def test_attempts_json_alone_on_stdout(run: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [[], ["--json"], ["--json", "--descending", "--limit", "1"], ["--show", "r0-task-000-e0-s0"], ["--repair"]],
+    [["--json"], ["--show", "r0-task-000-e0-s0"]],
 )
 def test_attempts_survive_closed_pipe(tmp_path: Path, options: list[str]) -> None:
     """``| head``, which may go before anything is written, or between."""
