@@ -48,7 +48,7 @@ def replay(run: RunDir, stored: Attempt) -> Attempt:
             raise RunError(f"{run.checkpoints} has {len(merged)} merged rounds; the attempt is of round {stored.round}")
         module.loaded_policy.load_merged_states(merged[: stored.round])
     data.setup("fit")
-    tasks = {task.task_id: task for task in data.train_tasks()}
+    tasks = {task.task_id: task for task in data.tasks("train")}
     if stored.task_id not in tasks:
         raise RunError(f"the training data of {run.config} lacks the task {shown(stored.task_id)} of the attempt")
     task = tasks[stored.task_id]
