@@ -39,8 +39,9 @@ def _check_fit(trainer: Trainer, rounds: int) -> None:
         raise _refusal("max_steps", trainer.max_steps, -1, "rounds end a run, not optimiser steps")
     if trainer.num_sanity_val_steps != 0:
         raise _refusal("num_sanity_val_steps", trainer.num_sanity_val_steps, 0, "validation follows an M-step")
-    if trainer.enable_validation and trainer.check_val_every_n_epoch != 2:
-        raise _refusal("check_val_every_n_epoch", trainer.check_val_every_n_epoch, 2, "validation follows an M-step")
+    every = trainer.check_val_every_n_epoch
+    if trainer.enable_validation and (every is None or every % 2 != 0):
+        raise _refusal("check_val_every_n_epoch", every, "2 times a number of rounds", "validation follows an M-step")
     if not any(callback.fills_buffer for callback in seal_callbacks(trainer)):
         raise ConfigError(
             "trainer.callbacks: RestEmBuffer is missing, so M-steps would have no data; add it with a reward filter such as "

@@ -49,7 +49,7 @@ def fit(folder: Path, **settings: Any) -> None:
         ({"max_epochs": 3}, r"trainer\.max_epochs: 3 .* must be 2"),
         ({"max_steps": 10}, r"trainer\.max_steps: 10 .* must be -1"),
         ({"num_sanity_val_steps": 1}, r"trainer\.num_sanity_val_steps: 1 .* must be 0"),
-        ({"check_val_every_n_epoch": 1}, r"trainer\.check_val_every_n_epoch: 1 .* must be 2"),
+        ({"check_val_every_n_epoch": 1}, r"trainer\.check_val_every_n_epoch: 1 .* must be 2 times a number of rounds"),
         ({"inference_mode": True}, r"trainer\.inference_mode: True .* must be False"),
         ({"callbacks": []}, r"trainer\.callbacks: RestEmBuffer is missing"),
         ({"callbacks": [RestEmBuffer()]}, r"trainer\.callbacks has 0 reward filters"),
