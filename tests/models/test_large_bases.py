@@ -61,7 +61,7 @@ def test_gradient_checkpointing_changes_no_run(
         assert max(float((of_plain[k] - of_saving[k]).abs().max()) for k in of_plain) <= 1e-10
 
 
-@pytest.mark.parametrize("quantization", [None, "nf4"])
+@pytest.mark.parametrize("quantization", [None, pytest.param("nf4", marks=pytest.mark.slow)])
 def test_run_in_bfloat16(tiny_folder: Path, tmp_path: Path, quantization: str | None) -> None:
     """Two rounds: adapters and the policy's LoRA are float32, nothing diverges, both M-steps learn something."""
     if quantization is not None:
