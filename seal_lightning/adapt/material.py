@@ -15,7 +15,7 @@ from seal_lightning.core import Measurement
 from seal_lightning.core.errors import DataError, shown
 from seal_lightning.core.seeds import derive_seed
 from seal_lightning.domains.knowledge import Documents, Passage, Question
-from seal_lightning.domains.knowledge.question_file import MatchedQuestions, matched, read_questions
+from seal_lightning.domains.knowledge.question_file import MatchedQuestions, match_questions, read_questions
 from seal_lightning.models.pretrained import Pretrained
 from seal_lightning.scoring.rewards.own_questions_reward import OwnQuestions
 from seal_lightning.training.module import SealModule
@@ -55,7 +55,7 @@ def read_material(
     passages = source.load()
     skipped = [SkippedRecord(path=one.where, reason=one.problem) for one in source.skipped]
     if questions is not None:
-        found = matched(read_questions(questions), passages)
+        found = match_questions(read_questions(questions), passages)
         _check_matched(found, questions)
         passages = list(found.passages)
         for one, problem in [

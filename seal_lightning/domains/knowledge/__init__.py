@@ -1,5 +1,6 @@
 """Knowledge incorporation (§3.2): passages, prompt formats, plans and exams."""
 
+from seal_lightning.domains.json_records import InvalidRecord
 from seal_lightning.domains.knowledge.directed_edits import DirectedEdits
 from seal_lightning.domains.knowledge.documents import Documents
 from seal_lightning.domains.knowledge.domain import KnowledgeDomain
@@ -18,13 +19,16 @@ from seal_lightning.domains.knowledge.formats import (
     WorkedExample,
     load_examples,
 )
-from seal_lightning.domains.knowledge.hub import HubDataset
 from seal_lightning.domains.knowledge.own_questions import ExamWording, OwnQuestions
 from seal_lightning.domains.knowledge.passage import Passage, Question, passage_id
-from seal_lightning.domains.knowledge.passages_json import PassagesJson, PassagesJsonl
-from seal_lightning.domains.knowledge.records import InvalidRecord
-from seal_lightning.domains.knowledge.sources import PassageSource
-from seal_lightning.domains.knowledge.squad import BundledPassages, SquadJson
+from seal_lightning.domains.knowledge.passage_sources import (
+    BundledPassages,
+    HubDataset,
+    PassagesJson,
+    PassagesJsonl,
+    PassageSource,
+    SquadJson,
+)
 
 __all__ = [
     "BundledPassages",

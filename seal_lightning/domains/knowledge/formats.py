@@ -10,15 +10,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from seal_lightning.core import ChatMessage, TextSchema
 from seal_lightning.core.configurable import Configurable
 from seal_lightning.core.errors import ConfigError, DataError, MalformedEdit, shown
+from seal_lightning.domains.json_records import Record, RecordError, Text, json_kind, read_json, validated
 from seal_lightning.domains.knowledge import splitting
 from seal_lightning.domains.knowledge.passage import Passage
-from seal_lightning.domains.knowledge.records import ListOf, Record, RecordError, Text, json_kind, read_json, validated
-from seal_lightning.domains.knowledge.squad import PASSAGES_DIRECTORY
+from seal_lightning.domains.knowledge.passage_sources import PASSAGES_DIRECTORY
 
 BUNDLED_EXAMPLES = PASSAGES_DIRECTORY / "examples.json"
 
@@ -45,36 +47,34 @@ class _QuestionAnswer(Record):
 class _ExampleRow(Record):
     title: Text
     context: Text
-    implications: ListOf[Text]
-    rewrites: ListOf[Text]
-    self_qa: ListOf[_QuestionAnswer]
+    implications: Annotated[list[Text], Field(min_length=1)]
+    rewrites: Annotated[list[Text], Field(min_length=1)]
+    self_qa: Annotated[list[_QuestionAnswer], Field(min_length=1)]
     reasoning: Text
 
 
 def load_examples(path: str | Path = BUNDLED_EXAMPLES) -> tuple[WorkedExample, ...]:
-    """The worked examples of a JSON file, in its order. Raises :class:`DataError`."""
+    """Return the worked examples of a JSON file, in its order. Raises :class:`DataError`."""
     rows = read_json(Path(path).expanduser())
     if not isinstance(rows, list) or not rows:
         raise DataError(f"{path}: must hold a list of at least one worked example; it is {json_kind(rows)}")
-    return tuple(_example(f"{path}: record {index}", row) for index, row in enumerate(rows))
-
-
-def _example(where: str, value: object) -> WorkedExample:
-    try:
-        row = validated(_ExampleRow, value)
-    except RecordError as error:
-        raise DataError(f"{where}: {error}") from error
-    empty = [name for name in ("implications", "rewrites", "self_qa") if not getattr(row, name)]
-    if empty:
-        raise DataError(f"{where}: title {shown(row.title)}, field '{empty[0]}': must have at least one item")
-    return WorkedExample(
-        title=row.title,
-        context=row.context,
-        implications=tuple(row.implications),
-        rewrites=tuple(row.rewrites),
-        self_qa=tuple((pair.question, pair.answer) for pair in row.self_qa),
-        reasoning=row.reasoning,
-    )
+    examples = []
+    for index, value in enumerate(rows):
+        try:
+            row = validated(_ExampleRow, value)
+        except RecordError as error:
+            raise DataError(f"{path}: record {index}: {error}") from error
+        examples.append(
+            WorkedExample(
+                title=row.title,
+                context=row.context,
+                implications=tuple(row.implications),
+                rewrites=tuple(row.rewrites),
+                self_qa=tuple((pair.question, pair.answer) for pair in row.self_qa),
+                reasoning=row.reasoning,
+            )
+        )
+    return tuple(examples)
 
 
 Style = Literal["base", "chat"]

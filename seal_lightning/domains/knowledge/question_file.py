@@ -1,4 +1,4 @@
-"""Questions that come apart from their passages, in a file of their own, and which passage each is about."""
+"""Question files: a user's questions on documents, matched to the passages they are about."""
 
 from __future__ import annotations
 
@@ -11,29 +11,32 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydantic import AliasChoices, Field
+
 from seal_lightning.core.errors import DataError, shown
-from seal_lightning.domains.knowledge.passage import Passage, Question
-from seal_lightning.domains.knowledge.records import (
+from seal_lightning.domains.json_records import (
     Answers,
     Record,
     RecordError,
     Text,
     json_kind,
     parse_json,
+    parse_lines,
     read_bytes,
     validated,
 )
+from seal_lightning.domains.knowledge.passage import Passage, Question
 
-_WORD = re.compile(r"[^\W_]+")
+_WIDE = "\u2e80-\u303f\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff"
+"""Chinese and Japanese characters: there are no blanks between words, so each counts as one."""
+_WORD = re.compile(rf"[{_WIDE}]|[^\W_{_WIDE}]+")
 _LEAST_SHARE = 0.5
-"""Of a question's words, weighted by how rare they are, a passage must have that has no answer to it."""
+"""Share of a question's words, weighted by rarity, that a passage without its answer must have."""
 
 
 class _Row(Record):
-    """A question with its answers, and the title of what it is about, where the file says so."""
-
     question: Text
-    answer: Answers
+    answer: Answers = Field(validation_alias=AliasChoices("answer", "answers"))
     title: Text | None = None
 
 
@@ -42,7 +45,7 @@ class GivenQuestion:
     """A question of a file."""
 
     where: str
-    """The record's place in its file."""
+    """The record's position in its file."""
     question: str
     answers: tuple[str, ...]
     title: str | None = None
@@ -50,125 +53,64 @@ class GivenQuestion:
 
 @dataclass(frozen=True, kw_only=True)
 class MatchedQuestions:
-    """Passages with the questions that are about them."""
+    """Passages with their questions."""
 
     passages: tuple[Passage, ...]
-    """In their order; those that no question is about have none."""
+    """In their order; some have no question."""
     unmatched: tuple[GivenQuestion, ...]
     repeated: tuple[GivenQuestion, ...] = ()
-    """The same words, asked before: one question must not both choose and examine."""
+    """Repetitions of an earlier question: one question must not serve both selection and evaluation."""
 
 
 def read_questions(path: str | Path) -> list[GivenQuestion]:
-    """The questions of a file, in its order.
+    """Return the questions of a file, in its order.
 
-    JSON lines or a JSON list of ``{question, answer, title?}`` (an answer is a text or a list of texts), CSV with such
-    columns, or SQuAD. Raises :class:`DataError` for a file that cannot be read, or has no question or a record that is none.
+    The file holds JSON lines or a JSON list of ``{question, answer, title?}`` (an answer is a text or a list of texts), CSV
+    with these columns, or SQuAD. Raises :class:`DataError` for a file without questions or with an invalid record.
     """
     path = Path(path).expanduser()
     content = read_bytes(path)
     found: list[GivenQuestion] = []
+    where = "the file"
     try:
         for where, row in _rows(path, content):
-            try:
-                record = validated(_Row, row)
-            except RecordError as error:
-                raise RecordError(f"{where}: {error}") from error
+            if isinstance(row, RecordError):
+                raise row
+            record = validated(_Row, row)
             found.append(
                 GivenQuestion(where=where, question=record.question, answers=tuple(record.answer), title=record.title)
             )
     except RecordError as error:
         raise DataError(
-            f"--questions {path}: {error}. Allowed are JSON lines or a list of {{question, answer, title?}}, CSV with these "
-            "columns, and SQuAD's format. Nothing was computed"
+            f"--questions {path}: {where}: {error}. Give JSON lines or a list of {{question, answer, title?}}, CSV "
+            "with these columns, or SQuAD's format"
         ) from error
     if not found:
-        raise DataError(f"--questions {path}: there is no question in it. Nothing was computed")
+        raise DataError(f"--questions {path}: the file has no question")
     return found
-
-
-def matched(questions: Sequence[GivenQuestion], passages: Sequence[Passage]) -> MatchedQuestions:
-    """Each question with the passage that it is about, in place of the passages' own questions.
-
-    Of the passages of its title (where it names one) that have one of its answers word by word, or else at least half of its
-    words, rare ones counting more, it is the one that shares most of its words; the first of equals.
-    """
-    words = [Counter(_words(f"{passage.title} {passage.context}")) for passage in passages]
-    texts = [f" {' '.join(_words(passage.context))} " for passage in passages]
-    frequency = Counter(word for of_passage in words for word in of_passage)
-    rarity = {word: math.log(1 + len(passages) / count) for word, count in frequency.items()}
-    unseen = math.log(1 + len(passages))
-    found: list[list[Question]] = [[] for _ in passages]
-    unmatched = []
-    seen: set[tuple[str, tuple[str, ...]]] = set()
-    repeated = []
-    for number, given in enumerate(questions, start=1):
-        key = (given.title or "", tuple(_words(given.question)) or (given.question,))
-        if key in seen:
-            repeated.append(given)
-            continue
-        seen.add(key)
-        asked = set(_words(given.question))
-        total = sum(rarity.get(word, unseen) for word in asked)
-        answers = [f" {' '.join(_words(answer))} " for answer in given.answers]
-        best, best_rank = None, (False, 0.0)
-        for place, of_passage in enumerate(words):
-            if given.title is not None and not _is_titled(passages[place], given.title):
-                continue
-            has_answer = any(answer.strip() and answer in texts[place] for answer in answers)
-            share = sum(rarity[word] for word in asked if word in of_passage) / total if total else 0.0
-            if ((has_answer and share > 0) or share >= _LEAST_SHARE) and (has_answer, share) > best_rank:
-                best, best_rank = place, (has_answer, share)
-        if best is None:
-            unmatched.append(given)
-        else:
-            found[best].append(Question(question_id=f"given-{number}", question=given.question, answers=given.answers))
-    return MatchedQuestions(
-        passages=tuple(replace(p, questions=tuple(q)) for p, q in zip(passages, found, strict=True)),
-        unmatched=tuple(unmatched),
-        repeated=tuple(repeated),
-    )
-
-
-def _is_titled(passage: Passage, title: str) -> bool:
-    """Whether the title begins the passage's: documents' titles stand before their headings'."""
-    return " ".join(_words(passage.title)).startswith(" ".join(_words(title)))
 
 
 def _rows(path: Path, content: bytes) -> Iterator[tuple[str, object]]:
     if path.suffix.lower() == ".csv":
         yield from _csv_rows(content)
-    elif path.suffix.lower() == ".jsonl":
-        for number, line in enumerate(content.split(b"\n"), start=1):
-            if line.strip():
-                yield f"line {number}", _at(f"line {number}", line)
+    elif path.suffix.lower() in (".jsonl", ".ndjson"):
+        yield from ((f"line {number}", row) for number, row in parse_lines(content))
     else:
-        yield from _json_rows(_at("the file", content))
-
-
-def _at(where: str, content: bytes) -> object:
-    try:
-        return parse_json(content)
-    except RecordError as error:
-        raise RecordError(f"{where} {error}") from error
-
-
-def _json_rows(value: object) -> Iterator[tuple[str, object]]:
-    if isinstance(value, dict) and isinstance(value.get("data"), list):
-        yield from _squad_rows(value["data"])
-    elif isinstance(value, list):
-        yield from ((f"record {index}", row) for index, row in enumerate(value))
-    else:
-        raise RecordError(f"is {json_kind(value)}, neither a list nor SQuAD's object")
+        value = parse_json(content)
+        if isinstance(value, dict) and isinstance(value.get("data"), list):
+            yield from _squad_rows(value["data"])
+        elif isinstance(value, list):
+            yield from ((f"record {index}", row) for index, row in enumerate(value))
+        else:
+            raise RecordError(f"is {json_kind(value)}, neither a list nor SQuAD's object")
 
 
 def _squad_rows(articles: list[object]) -> Iterator[tuple[str, object]]:
-    """Questions that have an answer; the contexts are not looked at."""
+    """Yield the questions that have an answer; the contexts are ignored."""
     for number, article in enumerate(articles):
-        for row in _dicts(article, "paragraphs"):
-            for index, question in enumerate(_dicts(row, "qas")):
-                answers = [answer.get("text") for answer in _dicts(question, "answers")]
-                if answers:
+        for paragraph in _dicts(article, "paragraphs"):
+            for index, question in enumerate(_dicts(paragraph, "qas")):
+                if answers := [answer.get("text") for answer in _dicts(question, "answers")]:
                     yield f"data[{number}], question {index}", {"question": question.get("question"), "answer": answers}
 
 
@@ -184,7 +126,59 @@ def _csv_rows(content: bytes) -> Iterator[tuple[str, object]]:
             given = {name.strip().lower(): value for name, value in row.items() if isinstance(name, str) and value}
             yield f"line {reader.line_num}", given
     except (UnicodeDecodeError, csv.Error) as error:
-        raise RecordError(f"is no CSV in UTF-8 ({shown(str(error), 200)})") from error
+        raise RecordError(f"is not CSV in UTF-8 ({shown(str(error), 200)})") from error
+
+
+def match_questions(questions: Sequence[GivenQuestion], passages: Sequence[Passage]) -> MatchedQuestions:
+    """Give each question to the passage it is about, in place of the passages' own questions.
+
+    Candidates are the passages of its title (where it names one) that hold one of its answers word by word, or else at
+    least half of its words, weighted by rarity. Of these, passages with an answer come first, then those that share most
+    of its words, then the first.
+    """
+    words = [Counter(_words(f"{passage.title} {passage.context}")) for passage in passages]
+    texts = [f" {' '.join(_words(passage.context))} " for passage in passages]
+    frequency = Counter(word for of_passage in words for word in of_passage)
+    unseen = math.log(1 + len(passages))
+    rarity = {word: math.log(1 + len(passages) / count) for word, count in frequency.items()}
+
+    def rank(given: GivenQuestion, place: int) -> tuple[bool, float]:
+        """Return if the passage holds an answer, and its share of the question's words; (False, 0) rejects it."""
+        if given.title is not None and not _is_titled(passages[place], given.title):
+            return False, 0.0
+        asked = set(_words(given.question))
+        total = sum(rarity.get(word, unseen) for word in asked)
+        share = sum(rarity[word] for word in asked if word in words[place]) / total if total else 0.0
+        answers = [" ".join(_words(answer)) for answer in given.answers]
+        has_answer = any(answer and f" {answer} " in texts[place] for answer in answers)
+        return (has_answer, share) if (has_answer and share > 0) or share >= _LEAST_SHARE else (False, 0.0)
+
+    found: list[list[Question]] = [[] for _ in passages]
+    unmatched, repeated = [], []
+    seen: set[tuple[str, tuple[str, ...]]] = set()
+    for number, given in enumerate(questions, start=1):
+        key = (given.title or "", tuple(_words(given.question)) or (given.question,))
+        if key in seen:
+            repeated.append(given)
+            continue
+        seen.add(key)
+        ranks = [rank(given, place) for place in range(len(passages))]
+        best = max(ranks, default=(False, 0.0))
+        if best == (False, 0.0):
+            unmatched.append(given)
+        else:
+            question = Question(question_id=f"given-{number}", question=given.question, answers=given.answers)
+            found[ranks.index(best)].append(question)
+    return MatchedQuestions(
+        passages=tuple(replace(p, questions=tuple(q)) for p, q in zip(passages, found, strict=True)),
+        unmatched=tuple(unmatched),
+        repeated=tuple(repeated),
+    )
+
+
+def _is_titled(passage: Passage, title: str) -> bool:
+    """Return True if the title begins the passage's: a document's title stands before the heading."""
+    return " ".join(_words(passage.title)).startswith(" ".join(_words(title)))
 
 
 def _words(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Documents to passages: what is found, how it is read, and where it is cut (docs/documents.md)."""
+"""Documents to passages: finding, converting and cutting files (docs/documents.md)."""
 
 from seal_lightning.domains.knowledge.documents.source import Documents, Place, ReadDocument
 

@@ -1,6 +1,6 @@
-"""Reading in a process apart: what a hostile file does to a parser ends there, in bounded time and memory.
+"""Sandbox for readers: a process with bounded time and memory that parses documents, so that a hostile file ends there.
 
-The process gets a document's bytes and gives back its text; it opens no file and is started with the same interpreter.
+The process receives a document's bytes and returns its text. It opens no file.
 """
 
 from __future__ import annotations
@@ -8,37 +8,34 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import selectors
+import resource
 import signal
-import struct
 import subprocess
 import sys
-import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, Pipe
 from types import TracebackType
-from typing import IO, Any
 
 from pydantic import TypeAdapter
 
-from seal_lightning.core.errors import ConfigError, DataError
-from seal_lightning.domains.knowledge.documents.extract import Extract, Unreadable
-from seal_lightning.domains.knowledge.documents.kinds import Kind
-from seal_lightning.domains.knowledge.documents.reading import read_document
+from seal_lightning.core.errors import DataError
+from seal_lightning.domains.knowledge.documents.decoding import Kind, Unreadable
+from seal_lightning.domains.knowledge.documents.markdown import ParsedDocument
 
-_EXTRACT = TypeAdapter(Extract)
-_LENGTH = struct.Struct(">Q")
-_LOOK_EVERY_S = 0.5
+_PARSED = TypeAdapter(ParsedDocument)
+_START_S = 120.0
 
 
 @dataclass(kw_only=True)
 class ReaderSandbox:
-    """A process that reads documents, started at the first one and again where one ended it."""
+    """A process that reads documents, started for the first one and again after a document ended it."""
 
     max_seconds: float
-    """For one document."""
+    """Per document."""
     max_memory_bytes: int
-    """Of the process's address space, what it starts with included."""
+    """Of the process's address space."""
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    _pipe: Connection[bytes, bytes] | None = field(default=None, init=False)
 
     def __enter__(self) -> ReaderSandbox:
         return self
@@ -46,125 +43,81 @@ class ReaderSandbox:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._end()
 
-    def read(self, kind: Kind, content: bytes, max_chars: int) -> Extract:
-        """As :func:`read_document`; raises :class:`Unreadable` also where it takes too much time or memory."""
-        process = self._started()
-        head = json.dumps({"kind": kind, "max_chars": max_chars, "seconds": self.max_seconds}).encode()
+    def read(self, kind: Kind, content: bytes, max_chars: int) -> ParsedDocument:
+        """Read a document as ``converters.read_document`` does.
+
+        Raises :class:`Unreadable` also for a document that takes too much time or memory.
+        """
+        pipe = self._started()
         try:
-            _send(process.stdin, head)
-            _send(process.stdin, content)
-            reply = self._reply(process)
-        except (BrokenPipeError, EOFError) as error:
-            code = process.wait()
+            pipe.send_bytes(json.dumps({"kind": kind, "max_chars": max_chars, "seconds": self.max_seconds}).encode())
+            pipe.send_bytes(content)
+            if not pipe.poll(self.max_seconds):
+                raise Unreadable(f"took its reader more than {self.max_seconds:g} s (max_seconds)")
+            reply = pipe.recv_bytes()
+        except (OSError, EOFError) as error:
             self._end()
-            raise Unreadable(
-                f"made its reader fail (exit code {code}); it is damaged, or takes too much memory"
-            ) from error
+            raise Unreadable("ended its reader; it is damaged, or takes too much memory") from error
         except BaseException:
             self._end()
             raise
-        found = json.loads(reply)
-        if "needs" in found:
-            raise ConfigError(found["needs"])
-        if "reason" in found:
-            raise Unreadable(found["reason"])
-        return _EXTRACT.validate_python(found["extract"])
+        if reply.startswith(b"!"):
+            raise Unreadable(reply[1:].decode())
+        return _PARSED.validate_json(reply)
 
-    def _reply(self, process: subprocess.Popen[bytes]) -> bytes:
-        assert process.stdout is not None
-        deadline = time.monotonic() + self.max_seconds
-        with selectors.DefaultSelector() as selector:
-            selector.register(process.stdout, selectors.EVENT_READ)
-            while not selector.select(_LOOK_EVERY_S):
-                if time.monotonic() > deadline:
-                    raise Unreadable(f"took its reader more than {self.max_seconds:g} s (max_seconds)")
-        return _received(process.stdout)
-
-    def _started(self) -> subprocess.Popen[bytes]:
-        if self._process is None:
-            path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    def _started(self) -> Connection[bytes, bytes]:
+        if self._pipe is None:
+            self._pipe, child = Pipe()
+            program = f"from {__name__} import serve; serve({child.fileno()}, {self.max_memory_bytes})"
             self._process = subprocess.Popen(
-                # -P: else what lies in the working directory, by the documents, would be imported first
-                [sys.executable, "-P", "-c", f"from {__name__} import serve; serve({self.max_memory_bytes})"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                # -P: else modules in the working directory, beside the documents, would be imported first
+                [sys.executable, "-P", "-c", program],
+                pass_fds=[child.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "0"},
-                start_new_session=True,  # Ctrl-C is for this process, which ends that one
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)},
+                start_new_session=True,  # Ctrl-C is for this process, which then ends that one
             )
+            child.close()
             try:
-                ready = _received(self._process.stdout) == b"ready"
+                ready = self._pipe.poll(_START_S) and self._pipe.recv_bytes() == b"ready"
             except EOFError:
                 ready = False
             if not ready:
                 self._end()
                 raise DataError("documents: the process that reads them does not start")
-        return self._process
+        return self._pipe
 
     def _end(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
+        process, pipe, self._process, self._pipe = self._process, self._pipe, None, None
+        if process is not None and pipe is not None:
             process.kill()
             process.wait()
-            for pipe in (process.stdin, process.stdout):
-                with contextlib.suppress(OSError):
-                    pipe and pipe.close()
+            pipe.close()
 
 
-def serve(max_memory_bytes: int) -> None:
-    """What the process apart runs: documents come in at standard input, one after the other, until it closes."""
-    _limit_memory(max_memory_bytes)
+def serve(descriptor: int, max_memory_bytes: int) -> None:
+    """Answer requests until the pipe closes: the main function of the sandbox's process."""
+    from seal_lightning.domains.knowledge.documents.converters import read_document
+
+    with contextlib.suppress(ValueError, OSError):  # macOS has no such limit
+        resource.setrlimit(resource.RLIMIT_AS, (max_memory_bytes, max_memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.setrecursionlimit(5_000)
-    requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no reply
-    _send(replies, b"ready")
-    while True:
-        try:
-            head, content = json.loads(_received(requests)), _received(requests)
-        except EOFError:
-            return
-        _end_after(2 * head["seconds"] + 5)
-        _send(replies, json.dumps(_answer(head, content)).encode())
-        _end_after(None)
-
-
-def _answer(head: dict[str, Any], content: bytes) -> dict[str, Any]:
-    try:
-        return {"extract": asdict(read_document(head["kind"], content, head["max_chars"]))}
-    except Unreadable as error:
-        return {"reason": str(error)}
-    except ConfigError as error:
-        return {"needs": str(error)}
-    except (MemoryError, RecursionError):
-        return {"reason": "takes too much memory to read; it unpacks or nests without end"}
-    except Exception as error:  # noqa: BLE001 - a parser's own fault is the document's reason, and the rest goes on
-        return {"reason": f"cannot be read: it makes its parser fail ({type(error).__name__})"}
-
-
-def _limit_memory(max_bytes: int) -> None:
-    with contextlib.suppress(ImportError, ValueError, OSError):  # not on every system
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (max_bytes, max_bytes))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _end_after(seconds: float | None) -> None:
-    """Should the process that asked be killed, this one does not go on without it."""
-    if hasattr(signal, "alarm"):
-        signal.alarm(0 if seconds is None else int(seconds) + 1)
-
-
-def _send(pipe: IO[bytes] | None, content: bytes) -> None:
-    assert pipe is not None
-    pipe.write(_LENGTH.pack(len(content)))
-    pipe.write(content)
-    pipe.flush()
-
-
-def _received(pipe: IO[bytes] | None) -> bytes:
-    assert pipe is not None
-    head = pipe.read(_LENGTH.size)
-    if len(head) < _LENGTH.size:
-        raise EOFError
-    return pipe.read(_LENGTH.unpack(head)[0])
+    pipe: Connection[bytes, bytes] = Connection(descriptor)
+    pipe.send_bytes(b"ready")
+    with contextlib.suppress(EOFError):
+        while True:
+            request, content = json.loads(pipe.recv_bytes()), pipe.recv_bytes()
+            signal.alarm(int(2 * request["seconds"]) + 6)  # ends this process if its parent was killed
+            try:
+                reply = _PARSED.dump_json(read_document(request["kind"], content, request["max_chars"]))
+            except Unreadable as error:
+                reply = f"!{error}".encode()
+            except (MemoryError, RecursionError):
+                reply = b"!takes too much memory to read; it unpacks or nests without end"
+            except Exception as error:  # noqa: BLE001 - a parser's own failure is the document's, and the rest continues
+                reply = f"!cannot be read: its parser fails ({type(error).__name__})".encode()
+            pipe.send_bytes(reply)
+            signal.alarm(0)

@@ -4,28 +4,52 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from pydantic import AliasChoices, Field
+
 from seal_lightning.core.errors import ConfigError, DataError, shown
-from seal_lightning.domains.knowledge.documents.corpus import CorpusText, read_corpus
-from seal_lightning.domains.knowledge.documents.extract import Extract, Unreadable
-from seal_lightning.domains.knowledge.documents.files import FoundFile, found_files, named, read_file
-from seal_lightning.domains.knowledge.documents.kinds import Kind, kind_of
+from seal_lightning.domains.json_records import (
+    InvalidRecord,
+    Record,
+    RecordError,
+    Text,
+    json_kind,
+    parse_json,
+    parse_lines,
+    validated,
+)
+from seal_lightning.domains.knowledge.documents.converters import too_long
+from seal_lightning.domains.knowledge.documents.decoding import Kind, Unreadable, cleaned, kind_of
+from seal_lightning.domains.knowledge.documents.files import FoundFile, find_files, printable, read_file
+from seal_lightning.domains.knowledge.documents.markdown import ParsedDocument
 from seal_lightning.domains.knowledge.documents.packing import CountTokens, Packing, estimated_tokens, num_words
-from seal_lightning.domains.knowledge.documents.plain import read_plain
-from seal_lightning.domains.knowledge.documents.reading import read_document, too_long
 from seal_lightning.domains.knowledge.documents.sandbox import ReaderSandbox
 from seal_lightning.domains.knowledge.passage import Passage
-from seal_lightning.domains.knowledge.records import InvalidRecord, RecordError
-from seal_lightning.domains.knowledge.sources import Located, PassageSource, build_passage, located
+from seal_lightning.domains.knowledge.passage_sources import (
+    Located,
+    PassageSource,
+    build_passage,
+    located,
+    passage_of_row,
+    squad_paragraphs,
+)
 
-_MIB = 2**20
 _MEMORY_BYTES = 2 * 2**30
 _FEWEST_TOKENS = 16
 _MOST_NAMED = 3
+_TEXT_KEYS = ("text", "content", "body", "page_content")
+
+
+class _TextRow(Record):
+    """A record of a corpus of texts."""
+
+    text: Text = Field(validation_alias=AliasChoices(*_TEXT_KEYS))
+    title: Text | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,66 +57,72 @@ class ReadDocument:
     """A document that was read."""
 
     path: str
-    """As it was named, or below the folder as it was named; escaped where it cannot be printed."""
+    """As given, or below the folder as given; escaped where it cannot be printed."""
     sha256: str
     """Of the file's bytes."""
     kind: str
     """``text``, ``markdown``, ``html``, ``pdf``, ``squad``, ``json`` or ``jsonl``."""
     num_passages: int
-    """That were taken from it."""
+    """Passages that were taken from it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a passage comes from."""
+    """The origin of a passage."""
 
     path: str
     """Of its document, as in :class:`ReadDocument`."""
     headings: tuple[str, ...] = ()
-    """It stands under, outermost first; without the document's title."""
+    """Those it stands under, outermost first, without the document's title."""
     page: int | None = None
-    """≥ 1: where it begins, in a PDF."""
+    """≥ 1: the page of a PDF on which it begins."""
     order: int
-    """≥ 0: its place among its document's passages."""
+    """≥ 0: its index among its document's passages."""
 
 
 @dataclass(kw_only=True)
 class Documents(PassageSource):
-    """Text, Markdown, HTML, PDF and JSON files, split into passages at headings, paragraphs and sentences.
+    """Text, Markdown, HTML, PDF and JSON files, cut into passages at headings, paragraphs and sentences.
 
-    Text, Markdown, HTML and PDF become passages without questions; SQuAD's files and passages in JSON stay as they are,
-    with theirs. A file that cannot be used is left out and told in ``skipped``, and so is a passage that is there twice;
-    of a JSON file's records that cannot be used the first is told, and their number. With
-    ``skip_invalid: false`` the first ends the loading. Passages are in the order of their files' real paths.
+    Text, Markdown, HTML and PDF give passages without questions; SQuAD files and JSON passages keep their text and
+    questions. Unusable files and repeated passages are skipped and listed in ``skipped``, invalid records of a JSON file
+    as their number and the first one. With ``skip_invalid: false`` the first of these is an error. Passages are in the
+    order of their files' real paths.
+
+    Example:
+        >>> _ = Path("guide.md").write_text("# Guide\\n\\nThe old bridge over the river has nine arches of stone.")
+        >>> [(passage.title, passage.context[:14]) for passage in Documents(paths=["guide.md"]).load()]
+        [('Guide', 'The old bridge')]
+
     """
 
     paths: list[str]
-    """Files and folders; of folders all files, but for hidden ones, links that lead out and folders of ``seal adapt``."""
+    """Files and folders. Folders give all files below, except hidden ones, links that lead out and folders of ``seal
+    adapt``."""
     passage_tokens: int = 200
-    """≥ 16: tokens of a passage of a text, at most, its title apart."""
+    """≥ 16: most tokens of a text's passage, without its title."""
     min_words: int = 8
-    """≥ 1: a section with fewer words goes with its neighbour; a document with fewer is left out."""
-    max_file_bytes: int = 64 * _MIB
-    """≥ 1: a larger file is left out, unread."""
+    """≥ 1: a section with fewer words is joined to its neighbour; a document with fewer is skipped."""
+    max_file_bytes: int = 64 * 2**20
+    """≥ 1: a larger file is skipped unread."""
     max_chars: int = 5_000_000
-    """≥ 1: a document with a longer text (some 1,700 pages) is left out."""
+    """≥ 1: a document with more text (some 1,700 pages) is skipped."""
     max_seconds: float = 120.0
-    """> 0: a Markdown, HTML or PDF file that takes its parser longer is left out."""
+    """> 0: a file that takes its parser longer is skipped."""
     max_files: int = 10_000
-    """≥ 1: more are refused."""
+    """≥ 1: more files are an error."""
     max_passages: int = 50_000
-    """≥ 1: more are refused."""
+    """≥ 1: more passages are an error."""
     require_questions: bool = False
     skip_invalid: bool = True
     count_tokens: CountTokens = field(default_factory=lambda: estimated_tokens, init=False, repr=False, compare=False)
-    """How a text's tokens are counted; who has a tokenizer sets it before :meth:`load`. Else they are estimated."""
+    """Counts a text's tokens; set it before :meth:`load` to use a tokenizer instead of the estimate."""
     leave_out: tuple[Path, ...] = field(default=(), init=False, repr=False, compare=False)
-    """Files and folders that are not read below the folders in ``paths``, by their real paths; they need not be there.
-    Who writes somewhere while it learns sets it before :meth:`load`."""
+    """Files and folders to skip below the folders in ``paths``, by real path; set it before :meth:`load`."""
     documents: tuple[ReadDocument, ...] = field(default=(), init=False, repr=False, compare=False)
-    """What the last :meth:`load` read."""
+    """The documents that the last :meth:`load` read."""
     places: dict[str, Place] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """Where the passages of the last :meth:`load` come from, by ``task_id``."""
+    """The origins of the passages of the last :meth:`load`, by ``task_id``."""
 
     def __post_init__(self) -> None:
         """Check the settings. Raises :class:`ConfigError`."""
@@ -100,12 +130,10 @@ class Documents(PassageSource):
         if isinstance(self.paths, (str, Path)) or not self.paths:
             raise ConfigError(f"Documents: paths is {shown(self.paths)}; it must be a list of at least one path")
         self.paths = [str(path) for path in self.paths]
-        least = {"passage_tokens": _FEWEST_TOKENS}
-        for name in ("passage_tokens", "min_words", "max_file_bytes", "max_chars", "max_files", "max_passages"):
-            if getattr(self, name) < least.get(name, 1):
-                raise ConfigError(
-                    f"Documents: {name} is {shown(getattr(self, name))}; allowed is {least.get(name, 1)} or more"
-                )
+        names = ("min_words", "max_file_bytes", "max_chars", "max_files", "max_passages")
+        for name, least in (("passage_tokens", _FEWEST_TOKENS), *((name, 1) for name in names)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"Documents: {name} is {shown(getattr(self, name))}; allowed is {least} or more")
         if not self.max_seconds > 0:
             raise ConfigError(f"Documents: max_seconds is {shown(self.max_seconds)}; allowed is more than 0")
 
@@ -113,38 +141,34 @@ class Documents(PassageSource):
     def origin(self) -> str:
         """The first paths."""
         more = f" (and {len(self.paths) - _MOST_NAMED} more)" if len(self.paths) > _MOST_NAMED else ""
-        return ", ".join(named(Path(path)) for path in sorted(self.paths)[:_MOST_NAMED]) + more
+        return ", ".join(printable(Path(path)) for path in sorted(self.paths)[:_MOST_NAMED]) + more
 
     def load(self) -> list[Passage]:
-        """As :meth:`PassageSource.load`; ``documents`` and ``places`` are then of these passages.
+        """Return the passages as :meth:`PassageSource.load` does, and set ``documents`` and ``places`` accordingly.
 
-        Raises :class:`DataError` for paths that are not there or cannot be read, where no file gives a passage, and for more
-        than ``max_files`` or ``max_passages``; :class:`ConfigError` where what reads a file is not installed.
+        Raises :class:`DataError` for missing or unreadable paths, where no file gives a passage, and for more than
+        ``max_files`` or ``max_passages``.
         """
-        self._read: list[tuple[FoundFile, str, str]] = []
+        self._read: list[tuple[str, str, str]] = []  # path, digest, kind
         self.places = {}
         passages = super().load()
         taken = {passage.task_id for passage in passages}
         self.places = {task_id: place for task_id, place in self.places.items() if task_id in taken}
-        counts = dict.fromkeys((place.path for place in self.places.values()), 0)
-        for place in self.places.values():
-            counts[place.path] += 1
+        counts = Counter(place.path for place in self.places.values())
         self.documents = tuple(
-            ReadDocument(path=named(file.path), sha256=digest, kind=kind, num_passages=counts.get(named(file.path), 0))
-            for file, digest, kind in self._read
+            ReadDocument(path=path, sha256=digest, kind=kind, num_passages=counts[path])
+            for path, digest, kind in self._read
         )
         return passages
 
     def passages(self) -> Iterator[Located]:
-        """Every document's passages, and in their places what could not be used."""
-        files, beside = found_files(self.paths, self.max_files, self.leave_out)
-        yield from ((record.where, RecordError(record.problem)) for record in beside)
-        if not files:
-            return
+        """Yield every document's passages and, in their places, what is skipped."""
+        files, skipped = find_files(self.paths, self.max_files, self.leave_out)
+        yield from ((record.where, RecordError(record.problem)) for record in skipped)
         number = 0
-        with ReaderSandbox(max_seconds=self.max_seconds, max_memory_bytes=_MEMORY_BYTES) as apart:
+        with ReaderSandbox(max_seconds=self.max_seconds, max_memory_bytes=_MEMORY_BYTES) as sandbox:
             for file in files:
-                for where, item in self._of_file(file, apart):
+                for where, item in self._of_file(file, sandbox):
                     number += isinstance(item, Passage)
                     if number > self.max_passages:
                         raise DataError(
@@ -154,89 +178,108 @@ class Documents(PassageSource):
                     yield where, item
 
     def _none_left(self, invalid: Sequence[InvalidRecord]) -> DataError:
-        told = "; ".join(f"{record.where}: {record.problem}" for record in invalid[:_MOST_NAMED])
+        listed = "; ".join(map(str, invalid[:_MOST_NAMED]))
         more = f" (and {len(invalid) - _MOST_NAMED} more)" if len(invalid) > _MOST_NAMED else ""
-        found = f": {told}{more}" if invalid else ", since there is no file"
+        found = f": {listed}{more}" if invalid else ", since there is no file"
         return DataError(
             f"{self.origin}: no document gives a passage{found}. Name a text, Markdown, HTML, PDF or JSON file"
         )
 
-    def _of_file(self, file: FoundFile, apart: ReaderSandbox) -> Iterator[Located]:
-        path = named(file.path)
+    def _of_file(self, file: FoundFile, sandbox: ReaderSandbox) -> Iterator[Located]:
+        path = printable(file.path)
         try:
             content = read_file(file.path, self.max_file_bytes)
             kind = kind_of(file.path, content)
             digest = hashlib.sha256(content).hexdigest()
             if kind in ("json", "jsonl"):
-                told, rows = read_corpus(kind, content, path, self.require_questions)
-                self._read.append((file, digest, told))
-                yield from self._counted(path, self._of_rows(file, rows))
+                name, rows = _rows(kind, content, path)
+                self._read.append((path, digest, name))
+                yield from self._summarised(path, self._of_rows(file, rows, sandbox))
                 return
-            extract = self._extract(kind, content, apart)
+            parsed = sandbox.read(kind, content, self.max_chars)
         except Unreadable as error:
             yield path, RecordError(str(error))
             return
-        self._read.append((file, digest, kind))
-        yield from ((path, RecordError(problem)) for problem in extract.left_out)
-        yield from self._of_extract(path, path, extract.title or readable_name(file.path), extract, 0)
+        self._read.append((path, digest, kind))
+        yield from ((path, RecordError(note)) for note in parsed.notes)
+        yield from self._of_document(path, path, parsed.title or readable_name(file.path), parsed, 0)
 
-    def _extract(self, kind: Kind, content: bytes, apart: ReaderSandbox) -> Extract:
-        read = read_document if kind == "text" else apart.read
-        return read(kind, content, self.max_chars)
-
-    def _counted(self, path: str, rows: Iterator[Located]) -> Iterator[Located]:
-        """A file's rows; those that cannot be used are one at its end: a file may have a great many."""
-        first: Located | None = None
-        number = 0
+    def _summarised(self, path: str, rows: Iterator[Located]) -> Iterator[Located]:
+        """Yield a file's rows, and its invalid ones as one at the end: a file may have a great many."""
+        invalid: list[Located] = []
         for where, item in rows:
             if isinstance(item, RecordError) and self.skip_invalid:
-                first = first or (where, item)
-                number += 1
+                invalid.append((where, item))
             else:
                 yield where, item
-        if first is not None and number == 1:
-            yield first
-        elif first is not None:
-            place = first[0].removeprefix(f"{path}: ")
-            yield path, RecordError(f"{number} records cannot be used, the first: {place}: {first[1]}")
+        if len(invalid) == 1:
+            yield invalid[0]
+        elif invalid:
+            where, problem = invalid[0]
+            first = f"{where.removeprefix(f'{path}: ')}: {problem}"
+            yield path, RecordError(f"{len(invalid)} records cannot be used, the first: {first}")
 
     def _of_rows(
-        self, file: FoundFile, rows: Iterator[tuple[str, Passage | CorpusText | RecordError]]
+        self, file: FoundFile, rows: Iterator[tuple[str, object]], sandbox: ReaderSandbox
     ) -> Iterator[Located]:
-        path, order = named(file.path), 0
+        path, order = printable(file.path), 0
         for place, row in rows:
             where = f"{path}: {place}"
-            if isinstance(row, CorpusText):
-                if len(row.text) > self.max_chars:
-                    yield where, RecordError(too_long(len(row.text), self.max_chars))
-                    continue
-                for item in self._of_extract(
-                    path, where, row.title or readable_name(file.path), read_plain(row.text), order
-                ):
-                    order += isinstance(item[1], Passage)
-                    yield item
-                continue
-            if isinstance(row, Passage):
-                self.places.setdefault(row.task_id, Place(path=path, order=order))
-                order += 1
-            yield where, row
+            try:
+                if isinstance(row, dict) and "context" not in row and any(key in row for key in _TEXT_KEYS):
+                    record = validated(_TextRow, row)
+                    text = cleaned(record.text)
+                    if len(text) > self.max_chars:
+                        raise RecordError(too_long(len(text), self.max_chars))
+                    parsed = sandbox.read("text", text.encode(), self.max_chars)
+                    title = record.title or readable_name(file.path)
+                    found = list(self._of_document(path, where, title, parsed, order))
+                else:
+                    passage = row if isinstance(row, Passage) else passage_of_row(row, self.require_questions)
+                    self.places.setdefault(passage.task_id, Place(path=path, order=order))
+                    found = [(where, passage)]
+            except (RecordError, Unreadable) as error:
+                found = [(where, RecordError(str(error)))]
+            order += sum(isinstance(item, Passage) for _, item in found)
+            yield from found
 
-    def _of_extract(self, path: str, where: str, title: str, extract: Extract, order: int) -> Iterator[Located]:
-        if sum(num_words(p.text) for section in extract.sections for p in section.paragraphs) < self.min_words:
+    def _of_document(self, path: str, where: str, title: str, parsed: ParsedDocument, order: int) -> Iterator[Located]:
+        if sum(num_words(p.text) for section in parsed.sections for p in section.paragraphs) < self.min_words:
             yield where, RecordError(f"has fewer than {self.min_words} words (min_words)")
             return
         packing = Packing(budget=self.passage_tokens, count=self.count_tokens, min_words=self.min_words)
-        for piece in packing.pieces(extract.sections):
+        for number, piece in enumerate(packing.pieces(parsed.sections), start=order):
             full_title = " › ".join(dict.fromkeys((title, *piece.headings[-1:])))
-            found = located(f"{where}, passage {order}", partial(build_passage, full_title, piece.text, ()))
+            found = located(f"{where}, passage {number}", partial(build_passage, full_title, piece.text, ()))
             if isinstance(found[1], Passage):
-                place = Place(path=path, headings=piece.headings, page=piece.page, order=order)
+                place = Place(path=path, headings=piece.headings, page=piece.page, order=number)
                 self.places.setdefault(found[1].task_id, place)
-            order += 1
             yield found
 
 
+def _rows(kind: Kind, content: bytes, path: str) -> tuple[str, Iterator[tuple[str, object]]]:
+    """Return the name of a JSON file's format (``squad``, ``json`` or ``jsonl``) and its records.
+
+    A record is a passage, a JSON value or :class:`RecordError`. Raises :class:`Unreadable` for another format.
+    """
+    if kind == "jsonl":
+        lines = enumerate(parse_lines(content))
+        return "jsonl", ((f"line {number} (record {index})", row) for index, (number, row) in lines)
+    try:
+        value = parse_json(content)
+    except RecordError as error:
+        raise Unreadable(str(error)) from error
+    if isinstance(value, dict) and isinstance(value.get("data"), list):
+        return "squad", squad_paragraphs(value, path)
+    if isinstance(value, dict) and {"context", *_TEXT_KEYS} & value.keys():
+        value = [value]
+    if not isinstance(value, list):
+        allowed = "SQuAD's object with a list 'data', a list of passages or a list of texts"
+        raise Unreadable(f"must hold {allowed}; it is {json_kind(value)}")
+    return "json", ((f"record {index}", row) for index, row in enumerate(value))
+
+
 def readable_name(path: Path) -> str:
-    """A file's name as a title: without its ending, ``_`` and ``-`` blanks, nothing that cannot be printed."""
+    """Return a file's name as a title: without its suffix, ``_`` and ``-`` as blanks, printable."""
     stem = "".join(c if c.isprintable() else " " for c in path.stem)
     return " ".join(re.sub(r"[_-]+", " ", stem).split())[:100] or "Document"
