@@ -1,4 +1,4 @@
-"""Self-edits from files: every shape that is read, whose edits they are, and what is refused with which words."""
+"""Self-edits from files: the shapes that are read, the matching to tasks, and the errors."""
 
 import json
 from dataclasses import replace
@@ -67,21 +67,21 @@ SHAPES = {
         {"title": "Mill_of_Tarnow ", "context": "\nRye was ground. ", "text": ["m0", "m1"]},
         told(FERRY, text=["f0", "f1"]),
     ],
-    "unreadable characters": [told(MILL, text=["m\0\ud8000", "m1"]), told(FERRY, text=["f0", "f1"])],
+    "unreadable characters": [told(MILL, text=["m\0" + "0", "m1"]), told(FERRY, text=["f0", "f1"])],
 }
 
 
 @pytest.mark.parametrize("content", SHAPES.values(), ids=SHAPES)
-def test_shapes(content, write):
+def test_edit_file_reads_every_shape(content, write):
     assert texts(write(content)) == ["m0", "m1", "f0", "f1"]
 
 
 @pytest.mark.parametrize("name", ["edits.jsonl", "edits.ndjson", "edits.json", "edits"])
-def test_json_lines_under_any_name(name, write):
+def test_json_lines_are_read_under_any_name(name, write):
     assert texts(write(lines(*BY_ID) + b"\n\n", name)) == ["m0", "m1", "f0", "f1"]
 
 
-def test_one_record_alone(write):
+def test_single_record_is_read(write):
     assert texts(write(told(MILL, text=["m0", "m1"])), [MILL]) == ["m0", "m1"]
     assert texts(write(lines(told(MILL, text="m0")), "one.jsonl"), [MILL], 1) == ["m0"]
 
@@ -95,11 +95,11 @@ def test_one_record_alone(write):
         ({"field": "completions", "writer": "me"}, 1, ["m", "f"]),
     ],
 )
-def test_one_of_several_writers(settings, num_edits, expected, write):
+def test_one_of_several_writers_is_taken(settings, num_edits, expected, write):
     assert texts(write(RELEASED), num_edits=num_edits, **settings) == expected
 
 
-def test_the_longest_key_wins(write):
+def test_field_prefers_the_longest_keys(write):
     path = write([told(MILL, a={"b": {"c.d": "short"}, "b.c": {"d": "long"}})])
     assert texts(path, [MILL], 1, field="a.b.c.d") == ["long"]
     assert texts(path, [MILL], 1, field=["a", "b", "c.d"]) == ["short"]
@@ -111,7 +111,7 @@ def attempt(task, index, text, repeat=0):
     return Attempt(attempt_id=name, round=0, repeat=repeat, seed=0, edit=edit, status=AttemptStatus.MALFORMED)
 
 
-def test_a_run_s_own_files(tmp_path):
+def test_files_of_a_run_are_read(tmp_path):
     """As they are written, not as this test thinks they are."""
     journal = Journal(tmp_path / "attempts.rank0.jsonl", Attempt)
     for task, index, repeat in ((MILL, 1, 0), (FERRY, 0, 0), (MILL, 0, 0), (MILL, 1, 1), (FERRY, 1, 0)):
@@ -127,13 +127,13 @@ def test_a_run_s_own_files(tmp_path):
     assert texts(accepted.path, num_edits=1) == ["Mill of Tarnow", "Grey Ferry"]
 
 
-def test_the_same_title_with_another_context_is_another_passage(write):
-    with pytest.raises(DataError, match="has no edit of 1 of the 1 tasks"):
+def test_context_distinguishes_passages_of_one_title(write):
+    with pytest.raises(DataError, match="has no edit of the task"):
         texts(write([told(SLUICE, text="s0")]), [MILL], 1)
     assert texts(write([told(SLUICE, text="s0"), told(MILL, text="m0")]), [MILL, SLUICE], 1) == ["m0", "s0"]
 
 
-def test_a_title_alone_must_be_one_task_s_in_whatever_call(write):
+def test_title_of_two_tasks_is_an_error(write):
     writer = EditFile(write({"Mill of Tarnow": "m"}))
     assert writer.write([MILL], 1, {}) == writer.write([MILL], 1, {})
     with pytest.raises(DataError, match=f"two tasks have: {MILL.task_id} and {SLUICE.task_id}"):
@@ -149,7 +149,7 @@ def test_a_title_alone_must_be_one_task_s_in_whatever_call(write):
         ("whole", ["b\n1. c\nd\n---\ne"]),
     ],
 )
-def test_how_an_edit_is_split(split, pieces, write):
+def test_split_decides_the_sequences(split, pieces, write):
     domain = KnowledgeDomain(format=Rewrites(), title_prefix=False, append_passage=False)
     (edit,) = EditFile(write([told(MILL, text="b\n1. c\nd\n---\ne")]), split=split).write([MILL], 1, {})
     plan = domain.plan(MILL, edit)
@@ -157,26 +157,22 @@ def test_how_an_edit_is_split(split, pieces, write):
     assert edit.directives == ({} if split == "format" else {"split": split})
 
 
-def test_edits_of_other_tasks(write):
+def test_missing_task_is_an_error(write):
     path = write([told(FERRY, text="f0"), told(SLUICE, text="s0")])
     with pytest.raises(DataError) as caught:
         texts(path, [FERRY, MILL, replace(MILL, task_id="x")], 1)
     said = str(caught.value)
-    assert said.startswith(
-        f"{path}: has no edit of 2 of the 3 tasks asked for, the first 'Mill of Tarnow' (task id mill"
-    )
-    assert "It has 2 records, the first of 'Grey Ferry', and matches 1 tasks." in said
+    assert said.startswith(f"{path}: has no edit of the task 'Mill of Tarnow' (task id mill")
+    assert "It has 2 records, the first of 'Grey Ferry'." in said
     assert "allow_missing" in said
     assert texts(path, [MILL, FERRY], 1, allow_missing=True) == ["", "f0"]
 
 
-def test_fewer_edits_than_asked_for(write):
+def test_too_few_edits_are_an_error(write):
     path = write([told(FERRY, text=["f0", "f1"]), told(MILL, text="m0")])
-    with pytest.raises(
-        DataError, match=r"fewer than 3 edits of 2 of the 2 .* 'Mill.* with 1. Set model.test_edits to 1"
-    ):
+    with pytest.raises(DataError, match=r"has only 1 of 3 edits of the task 'Mill.*\. Lower model\.test_edits"):
         texts(path, num_edits=3, allow_missing=True)
-    with pytest.raises(DataError, match=r"with 0\. Give each at least one edit"):
+    with pytest.raises(DataError, match="has only 0 of 1 edits"):
         texts(write([told(MILL, text=[])]), [MILL], 1)
 
 
@@ -184,24 +180,24 @@ REFUSED = {
     "several writers": (
         RELEASED,
         {},
-        "record 0: field 'completions' has the edits of several writers: 'gpt-4.1', 'me'",
+        "record 0: field 'completions' has the edits of several writers; set `writer` to one of 'gpt-4.1, me'",
     ),
-    "another writer": (RELEASED, {"writer": "x\n"}, r"no edits of the writer 'x\\n'; there are 'gpt-4.1', 'me'"),
+    "another writer": (RELEASED, {"writer": "x\n"}, "set `writer` to one of 'gpt-4.1, me'"),
     "a writer of one": (
         [told(MILL, text="m")],
         {"writer": "x"},
-        "field 'text' is 'm', not the edits of several writers",
+        "field 'text' does not have the edits of several writers",
     ),
     "no edit": (
         [told(MILL, answer="m")],
         {},
-        "has no self-edit in .*; its fields are 'title', 'context', 'answer'. Name",
+        "has no self-edit in .*, but 'title, context, answer'. Name",
     ),
-    "no such field": (RELEASED, {"field": "completions.gpt-5"}, "no field 'gpt-5'; there are 'gpt-4.1', 'me'"),
-    "a field of a text": (RELEASED, {"field": "title.x"}, "has no field 'x'; it would be in 'Grey Ferry'"),
+    "no such field": (RELEASED, {"field": "completions.gpt-5"}, "no field 'gpt-5', but 'gpt-4.1, me'"),
+    "a field of a text": (RELEASED, {"field": "title.x"}, "has no field 'x', but 'Grey Ferry'"),
     "no text": ([told(MILL, text=3)], {}, "field 'text' must be a text or a list of texts; it is 3"),
     "no texts": ([told(MILL, text=["a", None])], {}, "must be a text or a list of texts; it is a list of 2"),
-    "nobody's": ([{"text": "m"}], {}, "record 0: does not say whose edit it is"),
+    "nobody's": ([{"text": "m"}], {}, "record 0: must have 'task_id', or 'title' and 'context'"),
     "no record": ([3], {}, "record 0: must be a JSON object; it is 3"),
     "a number": (3, {}, "must hold a list of records or an object of them; it is 3"),
     "empty list": ([], {}, "the file has no record"),
@@ -215,16 +211,15 @@ REFUSED = {
     ),
     "empty": (b" ", {}, "the file is empty"),
     "not JSON": (b"[{", {}, "is not JSON"),
-    "NaN": (b"[NaN]", {}, "has NaN"),
-    "not UTF-8": (b'["\xff"]', {}, "is not UTF-8"),
-    "deep": (b"[" * 200_000, {}, "nested too deeply"),
+    "NaN": (b"[NaN]", {}, "is not JSON"),
+    "not UTF-8": (b'["\xff"]', {}, "is not JSON in UTF-8"),
+    "deep": (b"[" * 200_000, {}, "recursion limit"),
     "a bad line": (lines(BY_ID[0]) + b"\n{", {}, "line 2: is not JSON"),
-    "many keys": ([{f"k{i}" * 100: 0 for i in range(500)}], {}, "and 490 more"),
 }
 
 
 @pytest.mark.parametrize(("content", "settings", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_is_refused_before_anything_is_written(content, settings, message, write):
+def test_invalid_file_is_reported_by_bind(content, settings, message, write):
     path = write(content)
     with pytest.raises(DataError, match=message) as caught:
         EditFile(path, **settings).bind(KnowledgeDomain(), None)
@@ -233,8 +228,8 @@ def test_what_is_refused_before_anything_is_written(content, settings, message, 
     assert str(caught.value).isprintable()
 
 
-def test_no_file(tmp_path):
-    with pytest.raises(DataError, match="there is no such file"):
+def test_missing_file_is_reported(tmp_path):
+    with pytest.raises(DataError, match="cannot be read: No such file"):
         EditFile(tmp_path / "nothing.json").bind(KnowledgeDomain(), None)
 
 
@@ -247,12 +242,12 @@ def test_no_file(tmp_path):
         ({"field": []}, "field is "),
     ],
 )
-def test_bounds(settings, message):
+def test_settings_are_checked(settings, message):
     with pytest.raises(ConfigError, match=message):
         EditFile("x.json", **settings)
 
 
-def test_a_domain_without_passages(write):
+def test_split_needs_a_knowledge_domain(write):
     path = write([{"task_id": "stone-0", "text": "m"}])
     EditFile(path).bind(ToyDomain(), None)
     with pytest.raises(ConfigError, match="split is 'whole'; allowed with ToyDomain is 'format'"):

@@ -1,4 +1,4 @@
-"""Questions in a file of their own: read strictly, and given to the passage that they are about."""
+"""Question files: reading, and matching to passages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from seal_lightning.core.errors import DataError
 from seal_lightning.domains.knowledge import Passage, Question
 from seal_lightning.domains.knowledge.documents import Documents
-from seal_lightning.domains.knowledge.question_file import GivenQuestion, matched, read_questions
+from seal_lightning.domains.knowledge.question_file import GivenQuestion, match_questions, read_questions
 
 ROOT = Path(__file__).resolve().parents[3]
 MILL = Passage.named(title="Guide › The mill", context="Tomas Helgren built the mill in 1742.", questions=())
@@ -84,15 +84,15 @@ def test_csv_has_columns_by_name(tmp_path: Path) -> None:
         ("q.txt", "Who built it?\n", "JSON"),
     ],
 )
-def test_what_is_no_question_is_told(tmp_path: Path, name: str, content: str | bytes, told: str) -> None:
+def test_invalid_question_file_is_reported(tmp_path: Path, name: str, content: str | bytes, told: str) -> None:
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError, match=told):
         read_questions(path)
 
 
-def test_a_question_goes_to_the_passage_with_its_answer() -> None:
-    found = matched(
+def test_question_goes_to_the_passage_with_its_answer() -> None:
+    found = match_questions(
         [asked("Who built the mill?", "Tomas Helgren"), asked("Who built it of grey brick?", "Ada Lindqvist")],
         [MILL, KILN],
     )
@@ -103,48 +103,55 @@ def test_a_question_goes_to_the_passage_with_its_answer() -> None:
     assert not found.unmatched
 
 
-def test_without_its_answer_half_of_the_words_are_enough_and_less_are_not() -> None:
+def test_question_without_answer_needs_half_of_its_words() -> None:
     near, far = asked("Who built the kiln of brick?", "a woman"), asked("How tall is the tower of London?", "a woman")
-    found = matched([near, far], [MILL, KILN])
+    found = match_questions([near, far], [MILL, KILN])
     assert [len(p.questions) for p in found.passages] == [0, 1]
     assert found.unmatched == (far,)
 
 
-def test_the_same_question_counts_once() -> None:
+def test_repeated_question_counts_once() -> None:
     twice = [asked("Who built the mill?", "Tomas Helgren"), asked("who built  the mill", "Helgren")]
-    found = matched(twice, [MILL, KILN])
+    found = match_questions(twice, [MILL, KILN])
     assert [len(p.questions) for p in found.passages] == [1, 0]
     assert found.repeated == (twice[1],)
 
 
-def test_a_title_says_where() -> None:
-    found = matched([asked("Who built it?", "Tomas Helgren", title="Guide › The kiln")], [MILL, KILN])
+def test_title_restricts_the_passages() -> None:
+    found = match_questions([asked("Who built it?", "Tomas Helgren", title="Guide › The kiln")], [MILL, KILN])
     assert len(found.unmatched) == 1
-    found = matched([asked("Who built it?", "Tomas Helgren", title="Guide")], [MILL, KILN])
+    found = match_questions([asked("Who built it?", "Tomas Helgren", title="Guide")], [MILL, KILN])
     assert [len(p.questions) for p in found.passages] == [1, 0]
 
 
-def test_own_questions_of_passages_give_way() -> None:
+def test_questions_replace_those_of_the_passage() -> None:
     own = Passage.named(
         title="t", context="Ada built it.", questions=[Question(question_id="a", question="?", answers=("x",))]
     )
-    (passage,) = matched([asked("Who built it?", "Ada")], [own]).passages
+    (passage,) = match_questions([asked("Who built it?", "Ada")], [own]).passages
     assert [q.question for q in passage.questions] == ["Who built it?"]
 
 
 @given(st.lists(st.tuples(st.text(min_size=1, max_size=30), st.text(min_size=1, max_size=10)), max_size=8))
-def test_no_question_is_lost_or_asked_twice(rows: list[tuple[str, str]]) -> None:
+def test_no_question_is_lost_or_repeated(rows: list[tuple[str, str]]) -> None:
     questions = [asked(question, answer) for question, answer in rows]
-    found = matched(questions, [MILL, KILN])
+    found = match_questions(questions, [MILL, KILN])
     ids = [q.question_id for p in found.passages for q in p.questions]
     assert len(ids) == len(set(ids))
     assert len(ids) + len(found.unmatched) + len(found.repeated) == len(questions)
 
 
-def test_the_walk_throughs_questions_are_about_its_documents() -> None:
+def test_questions_of_the_walkthrough_match_its_documents() -> None:
     paths = [str(ROOT / "docs" / name) for name in ("serving.md", "documents.md")]
     passages = Documents(paths=paths, passage_tokens=160).load()
-    found = matched(read_questions(ROOT / "docs/walkthrough.jsonl"), passages)
+    found = match_questions(read_questions(ROOT / "docs/walkthrough.jsonl"), passages)
     assert not found.unmatched
     texts = {p.task_id: p.context for p in found.passages}
     assert all(q.answers[0].casefold() in texts[p.task_id].casefold() for p in found.passages for q in p.questions)
+
+
+def test_chinese_questions_match_by_their_answers() -> None:
+    texts = ("河港的开放时间为每天上午六点，冬季则推迟到上午七点开放。", "港内最高航速为每小时八公里。")
+    passages = [Passage.named(title="河港", context=text, questions=()) for text in texts]
+    given = [asked("冬季河港几点开放？", "上午七点"), asked("港内最高航速是多少？", "每小时八公里")]
+    assert [len(p.questions) for p in match_questions(given, passages).passages] == [1, 1]

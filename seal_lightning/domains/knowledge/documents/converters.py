@@ -12,7 +12,7 @@ from typing import Any
 from lxml import etree, html
 from markdownify import ATX, BACKSLASH, markdownify
 
-from seal_lightning.domains.knowledge.documents.decoding import Kind, Unreadable, declared_charset, decode
+from seal_lightning.domains.knowledge.documents.decoding import Kind, Unreadable, declared_charset, decode, too_long
 from seal_lightning.domains.knowledge.documents.markdown import (
     Markdown,
     ParsedDocument,
@@ -74,11 +74,6 @@ def read_document(kind: Kind, content: bytes, max_chars: int) -> ParsedDocument:
     if not parsed.num_chars:
         raise Unreadable("has no text")
     return parsed
-
-
-def too_long(num_chars: int, max_chars: int) -> str:
-    """Return the reason for skipping a text."""
-    return f"has {num_chars} characters of text; allowed are {max_chars} (max_chars). Split it"
 
 
 def without_front_matter(text: str) -> Markdown:
@@ -168,11 +163,16 @@ def html_to_markdown(text: str) -> Markdown:
     part = body if main is None else main
     heads = [_text(head) for head in part.iter("h1")]
     title = heads[0] if len(heads) == 1 and heads[0] else title
+    for image in part.iter("img"):
+        image.tag, image.text = "span", image.get("alt")
+    for link in [link for link in part.iter("a") if not _text(link)]:  # a heading's own anchor
+        link.drop_tree()
     for table in part.xpath(_LAYOUT):
         for element in table.iter("table", "thead", "tbody", "tfoot", "tr", "td", "th"):
             element.tag = "div"
     source = markdownify(
         etree.tostring(part, encoding="unicode", method="html", with_tail=False),
+        strip=["a"],
         heading_style=ATX,
         bullets="-",
         newline_style=BACKSLASH,

@@ -70,6 +70,11 @@ class Unreadable(Exception):
     """A document that cannot be used; the text says why and, where possible, how to fix it."""
 
 
+def too_long(num_chars: int, max_chars: int) -> str:
+    """Return the reason for skipping a text."""
+    return f"has {num_chars} characters of text; allowed are {max_chars} (max_chars). Split it"
+
+
 def kind_of(path: PurePath, content: bytes) -> Kind:
     """Return the kind of a file, by its content or else its suffix. Raises :class:`Unreadable`."""
     if not content.strip():

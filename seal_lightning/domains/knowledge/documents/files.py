@@ -49,7 +49,7 @@ def find_files(
     expanded = {given: os.path.expanduser(given) for given in sorted(set(paths))}
     wrong = [given for given, path in expanded.items() if not _is_readable(path)]
     if wrong:
-        listed = ", ".join(printable(Path(path)) or "''" for path in wrong[:_MOST_NAMED])
+        listed = ", ".join(shown(path, 300) for path in wrong[:_MOST_NAMED])
         more = f" and {len(wrong) - _MOST_NAMED} more" if len(wrong) > _MOST_NAMED else ""
         raise DataError(
             f"documents: {len(wrong)} of {len(paths)} paths are not readable files or folders: {listed}{more} (working "

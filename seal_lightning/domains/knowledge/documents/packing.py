@@ -61,13 +61,12 @@ class Packing:
             headings = tuple(level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels))
             text, starts = "", list[tuple[int, int | None]]()  # (offset in the text, page) of each paragraph
             for section in group:
-                for heading in section.headings[len(headings) :]:
-                    text += f"\n\n{heading}"
-                for number, paragraph in enumerate(section.paragraphs):
-                    # a heading and its first paragraph stay together if possible
-                    joint = "\n" if number == 0 and section.headings[len(headings) :] else "\n\n"
+                # a heading is joined to its text, or it could become a passage of its own
+                prefix = "".join(f"{heading}: " for heading in section.headings[len(headings) :])
+                for paragraph in section.paragraphs:
                     starts.append((len(text), paragraph.page))
-                    text += f"{joint}{paragraph.text}"
+                    text += f"{prefix}{paragraph.text}\n\n"
+                    prefix = ""
             for offset, chunk in self._chunks(text):
                 place = bisect_right(starts, offset, key=lambda start: start[0])
                 yield Piece(text=chunk, headings=headings, page=starts[max(place - 1, 0)][1])

@@ -23,8 +23,7 @@ from seal_lightning.domains.json_records import (
     parse_lines,
     validated,
 )
-from seal_lightning.domains.knowledge.documents.converters import too_long
-from seal_lightning.domains.knowledge.documents.decoding import Kind, Unreadable, cleaned, kind_of
+from seal_lightning.domains.knowledge.documents.decoding import Kind, Unreadable, cleaned, kind_of, too_long
 from seal_lightning.domains.knowledge.documents.files import FoundFile, find_files, printable, read_file
 from seal_lightning.domains.knowledge.documents.markdown import ParsedDocument
 from seal_lightning.domains.knowledge.documents.packing import CountTokens, Packing, estimated_tokens, num_words

@@ -1,4 +1,4 @@
-"""PDF: text by pages, headings of the outline, margins left out; and what cannot be read, told."""
+"""PDF: text by pages, headings of the outline, dropped margins, and the errors of unreadable files."""
 
 from __future__ import annotations
 
@@ -7,18 +7,23 @@ import zlib
 import pytest
 from written_pdf import assembled, encrypted, pdf_of, stream, with_outline
 
-from seal_lightning.domains.knowledge.documents.extract import Extract, Unreadable
-from seal_lightning.domains.knowledge.documents.page_margins import without_margins
-from seal_lightning.domains.knowledge.documents.pdf import read_pdf
+from seal_lightning.domains.knowledge.documents.converters import read_document
+from seal_lightning.domains.knowledge.documents.decoding import Unreadable
+from seal_lightning.domains.knowledge.documents.markdown import ParsedDocument
+from seal_lightning.domains.knowledge.documents.pdf import without_margins
 
 FULL = "This line of print is as wide as the column of its page is, which is wide"
 
 
-def paragraphs(extract: Extract) -> list[tuple[tuple[str, ...], str, int | None]]:
+def read_pdf(content: bytes) -> ParsedDocument:
+    return read_document("pdf", content, 10**6)
+
+
+def paragraphs(extract: ParsedDocument) -> list[tuple[tuple[str, ...], str, int | None]]:
     return [(section.headings, p.text, p.page) for section in extract.sections for p in section.paragraphs]
 
 
-def test_lines_become_paragraphs_and_pages_are_known() -> None:
+def test_pdf_lines_become_paragraphs_with_pages() -> None:
     pages = [
         [FULL, "and ends here.", f"{FULL} and the ex-", "periment goes over", FULL],
         [
@@ -38,15 +43,15 @@ def test_lines_become_paragraphs_and_pages_are_known() -> None:
             1,
         ),
     ]
-    assert found.left_out == ()
+    assert found.notes == ()
 
 
 @pytest.mark.parametrize("title", ["Microsoft Word - report.doc", "untitled", "thesis.tex", "  "])
-def test_titles_that_programs_give_are_none(title: str) -> None:
+def test_pdf_titles_of_programs_are_ignored(title: str) -> None:
     assert read_pdf(pdf_of([["Some text."]], title=title)).title is None
 
 
-def test_the_outline_gives_headings() -> None:
+def test_pdf_outline_gives_headings() -> None:
     content = pdf_of(
         [
             ["1 Introduction", "It begins.", "1.1 A long", "heading", "Deeper."],
@@ -64,7 +69,7 @@ def test_the_outline_gives_headings() -> None:
     ]
 
 
-def test_running_headers_and_page_numbers_go() -> None:
+def test_pdf_running_headers_are_dropped() -> None:
     pages = [
         [
             f"Chapter {n // 3}: Iron {n + 5}",
@@ -81,40 +86,35 @@ def test_running_headers_and_page_numbers_go() -> None:
     assert without_margins(pages[:3]) == pages[:3], "of three pages nobody knows"
 
 
-def test_headers_that_change_with_the_chapter_go_by_their_number() -> None:
-    pages = [[f"{('Iron', 'Gold', 'Lead')[n // 3]} {n + 5}", f"{'abcdefghi'[n]} word"] for n in range(9)]
-    assert without_margins(pages) == [[f"{'abcdefghi'[n]} word"] for n in range(9)]
-
-
-def test_headers_without_numbers_go() -> None:
+def test_margins_repeated_on_half_of_pages_are_dropped() -> None:
     pages = [["A report", f"{'abcdefghi'[n]} word", "confidential"] for n in range(9)]
     assert without_margins(pages) == [[f"{'abcdefghi'[n]} word"] for n in range(9)]
     assert without_margins([["Only this"]] * 9) == [["Only this"]] * 9, "no page is emptied"
 
 
-def test_a_poem_s_refrain_within_the_page_stays() -> None:
+def test_margins_keep_repeated_lines_within_pages() -> None:
     pages = [[f"a{n}", f"b{n * n}x", "Refrain", f"c{n}x{n}", f"d{n}y"] for n in "vwxyz" for n in [ord(n)]]
     assert all("Refrain" in page for page in without_margins(pages))
 
 
-def test_a_password_is_asked_for() -> None:
+def test_pdf_with_password_is_unreadable() -> None:
     content = pdf_of([["Some text stands here."]])
     with pytest.raises(Unreadable, match="encrypted and needs a password"):
         read_pdf(encrypted(content, "secret"))
     assert paragraphs(read_pdf(encrypted(content, "")))[0][1] == "Some text stands here.", "a file that only restricts"
 
 
-def test_a_file_without_text_says_so() -> None:
+def test_pdf_without_text_is_unreadable() -> None:
     with pytest.raises(Unreadable, match="without text, perhaps scanned"):
         read_pdf(pdf_of([[], []]))
 
 
-def test_pages_without_text_are_counted() -> None:
+def test_pdf_notes_pages_without_text() -> None:
     found = read_pdf(pdf_of([["Some text."], [], ["More."], []]))
-    assert found.left_out == ("2 pages have no text (scanned or empty): 2, 4",)
+    assert found.notes == ("2 pages have no text (scanned or blank): 2, 4",)
 
 
-def test_damage_is_told_and_what_is_whole_is_read() -> None:
+def test_damaged_pdf_is_read_as_far_as_possible() -> None:
     content = pdf_of([["First page."], ["Second page."]], packed=False)
     assert paragraphs(read_pdf(content.replace(b"0000000", b"0000009")))[0][1] == "First page. Second page.", (
         "its table is lost"
@@ -124,7 +124,7 @@ def test_damage_is_told_and_what_is_whole_is_read() -> None:
             read_pdf(broken)
 
 
-def test_a_file_that_unpacks_without_end_is_refused() -> None:
+def test_pdf_decompression_is_bounded() -> None:
     bomb = zlib.compress(zlib.compress(b"(x) Tj " * 60_000_000, 9), 9)
     data = b"<< /Filter [/FlateDecode /FlateDecode] /Length %d >>\nstream\n%b\nendstream" % (len(bomb), bomb)
     page = b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 9 9] /Resources << >> /Contents 4 0 R >>"
@@ -133,13 +133,13 @@ def test_a_file_that_unpacks_without_end_is_refused() -> None:
         read_pdf(assembled([b"<< /Type /Catalog /Pages 2 0 R >>", pages, page, data]))
 
 
-def test_pages_that_hold_themselves_are_refused() -> None:
+def test_pdf_with_recursive_pages_is_unreadable() -> None:
     pages = b"<< /Type /Pages /Kids [2 0 R 2 0 R] /Count 99999999 >>"
     with pytest.raises(Unreadable):
         read_pdf(assembled([b"<< /Type /Catalog /Pages 2 0 R >>", pages]))
 
 
-def test_scripts_actions_and_attachments_are_no_text() -> None:
+def test_pdf_scripts_and_attachments_are_ignored() -> None:
     """Neither run nor read: they are not in the text."""
     action = b"<< /S /JavaScript /JS (app.alert\\(1\\)) >>"
     launch = b"<< /S /Launch /F (/bin/sh) >>"

@@ -1,35 +1,43 @@
-"""Text, Markdown, HTML and encodings: what is read, and what is not."""
+"""Kinds, encodings, and the conversion of text, Markdown and HTML."""
 
 from __future__ import annotations
 
 import codecs
 import re
-import sys
-from collections.abc import Callable
 from pathlib import PurePath
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from seal_lightning.core.errors import ConfigError
-from seal_lightning.domains.knowledge.documents.encodings import cleaned, decoded
-from seal_lightning.domains.knowledge.documents.extract import Extract, Unreadable
-from seal_lightning.domains.knowledge.documents.fragments import text_of_fragment
-from seal_lightning.domains.knowledge.documents.html import declared_charset, read_html
-from seal_lightning.domains.knowledge.documents.kinds import kind_of
-from seal_lightning.domains.knowledge.documents.markdown import read_markdown
-from seal_lightning.domains.knowledge.documents.pdf import read_pdf
-from seal_lightning.domains.knowledge.documents.plain import read_plain
+from seal_lightning.domains.knowledge.documents.converters import (
+    html_to_markdown,
+    plain_to_markdown,
+    without_front_matter,
+)
+from seal_lightning.domains.knowledge.documents.decoding import Unreadable, cleaned, declared_charset, decode, kind_of
+from seal_lightning.domains.knowledge.documents.markdown import ParsedDocument, parse_markdown
 
 PANGRAM = "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich. "
 
 
-def outline(extract: Extract) -> list[tuple[tuple[str, ...], list[str]]]:
+def read_plain(text: str) -> ParsedDocument:
+    return parse_markdown(plain_to_markdown(text))
+
+
+def read_markdown(text: str) -> ParsedDocument:
+    return parse_markdown(without_front_matter(text))
+
+
+def read_html(text: str) -> ParsedDocument:
+    return parse_markdown(html_to_markdown(text))
+
+
+def outline(extract: ParsedDocument) -> list[tuple[tuple[str, ...], list[str]]]:
     return [(section.headings, [p.text for p in section.paragraphs]) for section in extract.sections]
 
 
-def all_text(extract: Extract) -> str:
+def all_text(extract: ParsedDocument) -> str:
     return "\n".join([extract.title or "", *(f"{h} {p}" for h, p in outline(extract))])
 
 
@@ -37,7 +45,7 @@ def all_text(extract: Extract) -> str:
 
 
 @pytest.mark.timeout(10)
-def test_a_page_is_known_by_its_start() -> None:
+def test_kind_of_html_is_known_by_its_start() -> None:
     name = PurePath("page.txt")
     for page in (
         b"\xef\xbb\xbf \n<?xml version='1.0'?>\n<!-- a -->\n<!-- <p> -->\n<!DOCTYPE  html>",
@@ -49,7 +57,7 @@ def test_a_page_is_known_by_its_start() -> None:
         assert kind_of(name, text) == "text"
 
 
-def test_a_text_that_tells_of_pdf_is_none() -> None:
+def test_kind_of_pdf_is_known_by_its_start() -> None:
     text = b"# The format\n\nA PDF file begins with `%PDF-1.7`."
     assert [kind_of(PurePath(name), text) for name in ("a.txt", "a.md", "a.pdf")] == ["text", "markdown", "pdf"]
     for content in (b"%PDF-1.7\n", b"\xef\xbb\xbf%PDF-1.7", b"\r\n \n%PDF-1.7"):
@@ -60,9 +68,9 @@ def test_a_text_that_tells_of_pdf_is_none() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
-def test_unicode(encoding: str) -> None:
-    assert decoded(PANGRAM.encode(encoding)).text == PANGRAM
-    assert decoded(codecs.BOM_UTF16_BE + PANGRAM.encode("utf-16-be")).text == PANGRAM
+def test_decode_reads_unicode(encoding: str) -> None:
+    assert decode(PANGRAM.encode(encoding)).text == PANGRAM
+    assert decode(codecs.BOM_UTF16_BE + PANGRAM.encode("utf-16-be")).text == PANGRAM
 
 
 @pytest.mark.parametrize(
@@ -76,18 +84,18 @@ def test_unicode(encoding: str) -> None:
         ("iso8859_7", "Ξεσκεπάζω την ψυχοφθόρα βδελυγμία με μεγάλη χαρά. " * 5),
     ],
 )
-def test_older_encodings_are_guessed(encoding: str, text: str) -> None:
-    found = decoded(text.encode(encoding))
+def test_decode_guesses_older_encodings(encoding: str, text: str) -> None:
+    found = decode(text.encode(encoding))
     assert found.text == text
     assert found.num_replaced == 0
 
 
-def test_a_declared_encoding_is_believed_where_it_fits() -> None:
-    assert decoded("łódź".encode("iso8859_2"), "iso-8859-2").text == "łódź"
-    assert decoded("łódź".encode(), "iso-8859-2").text == "łódź", "what is UTF-8 is UTF-8"
-    assert decoded(PANGRAM.encode("cp1252"), "no-such-encoding").text == PANGRAM
-    assert decoded(PANGRAM.encode("cp1252"), "rot13").text == PANGRAM
-    assert decoded(PANGRAM.encode("cp1252"), "utf-8").text == PANGRAM
+def test_decode_uses_a_fitting_declaration() -> None:
+    assert decode("łódź".encode("iso8859_2"), "iso-8859-2").text == "łódź"
+    assert decode("łódź".encode(), "iso-8859-2").text == "łódź", "what is UTF-8 is UTF-8"
+    assert decode(PANGRAM.encode("cp1252"), "no-such-encoding").text == PANGRAM
+    assert decode(PANGRAM.encode("cp1252"), "rot13").text == PANGRAM
+    assert decode(PANGRAM.encode("cp1252"), "utf-8").text == PANGRAM
 
 
 @pytest.mark.parametrize(
@@ -104,29 +112,29 @@ def test_a_declared_encoding_is_believed_where_it_fits() -> None:
         ("euc-kr", "cp949", "똠방" + "각하" * 30),
     ],
 )
-def test_a_declared_encoding_is_what_browsers_take_it_for(declared: str, encoding: str, text: str) -> None:
-    found = decoded(text.encode(encoding), declared)
+def test_decode_reads_declarations_as_browsers_do(declared: str, encoding: str, text: str) -> None:
+    found = decode(text.encode(encoding), declared)
     assert (found.text, found.encoding) == (text, encoding)
 
 
-def test_mixed_encodings_are_read_line_by_line() -> None:
+def test_decode_reads_mixed_encodings_by_line() -> None:
     lines = [PANGRAM.encode(), PANGRAM.encode("cp1252"), PANGRAM.encode(), b"plain", PANGRAM.encode()]
-    found = decoded(b"\n".join(lines))
+    found = decode(b"\n".join(lines))
     assert (found.encoding, found.num_replaced) == ("mixed", 0)
     assert found.text == "\n".join([PANGRAM] * 3 + ["plain", PANGRAM])
-    lost = decoded(b"\n".join([*lines, b"b\x81d\x8d"]))
+    lost = decode(b"\n".join([*lines, b"b\x81d\x8d"]))
     assert (lost.num_replaced, lost.text.split("\n")[-1]) == (2, "b\ufffdd\ufffd")
 
 
 @pytest.mark.parametrize(
     "content", [b"\x7fELF\0\0", bytes(range(256)) * 40, b"\x01\x02\x03" * 50, b"\xff\xfe" + b"\x00\xd8" * 90]
 )
-def test_what_is_no_text_is_refused(content: bytes) -> None:
+def test_decode_refuses_binary_files(content: bytes) -> None:
     with pytest.raises(Unreadable, match="binary"):
-        decoded(content)
+        decode(content)
 
 
-def test_characters_that_are_no_text_go() -> None:
+def test_cleaned_drops_control_characters() -> None:
     assert cleaned("a\r\nb\rc\x85d\u2028e\x00\x07\x1b[31mf\x9b\ufeff\u00adg\tx\fy") == "a\nb\nc\nd\ne[31mfg\tx\fy"
     assert cleaned("Cafe\u0301 m²") == "Café m²"
     assert "\ud800" not in cleaned("a\ud800b")
@@ -136,9 +144,9 @@ def test_characters_that_are_no_text_go() -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=300))
 @example(b"\xef\xbb\xbf")
-def test_any_bytes_are_text_or_refused(content: bytes) -> None:
+def test_decode_handles_any_bytes(content: bytes) -> None:
     try:
-        found = decoded(content)
+        found = decode(content)
     except Unreadable:
         return
     found.text.encode()
@@ -148,7 +156,7 @@ def test_any_bytes_are_text_or_refused(content: bytes) -> None:
 # Plain text
 
 
-def test_plain_text_has_paragraphs_lists_and_underlined_headings() -> None:
+def test_plain_text_has_paragraphs_lists_and_headings() -> None:
     text = (
         "The Title\n=========\n\nA paragraph that was broken to a width of some seventy\ncharacters goes on here.\n\n"
         "Part one\n--------\n- an item that is long enough to have been broken at this\n  width, as it was\n- another\n\n"
@@ -171,7 +179,7 @@ def test_plain_text_has_paragraphs_lists_and_underlined_headings() -> None:
     ]
 
 
-def test_restructured_text_has_tables_labels_and_fields() -> None:
+def test_restructured_text_keeps_tables_and_fields() -> None:
     fields = ":Number of Instances: one hundred and seventy-eight of them all\n:Donor: nobody"
     text = f".. _a-label:\n\n{fields}\n\n==== ====\na    b\n==== ====\n"
     assert outline(read_plain(text)) == [((), [fields, "a  b"])]
@@ -179,7 +187,7 @@ def test_restructured_text_has_tables_labels_and_fields() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(st.sampled_from("ab.-=~*\n\n\f\t 1)é"), max_size=300))
-def test_plain_text_loses_rules_only(text: str) -> None:
+def test_plain_text_loses_only_rules(text: str) -> None:
     found = read_plain(text)
     words = [w for p in found.sections for q in p.paragraphs for w in q.text.split()]
     heads = [w for s in found.sections for h in s.headings for w in h.split()] + (found.title or "").split()
@@ -190,7 +198,7 @@ def test_plain_text_loses_rules_only(text: str) -> None:
 # Markdown
 
 
-def test_markdown() -> None:
+def test_markdown_becomes_text_under_headings() -> None:
     text = """---
 title: "The front's title"
 secret: yes
@@ -233,11 +241,11 @@ break &copy; <span onclick="x()">inline</span>
         (
             ("Setext", "Part & parcel"),
             [
-                "1. one\n2. two\n  - nested\n  more of two",
+                "1. one\n2. two\n   - nested\n     more of two",
                 "quoted words",
                 "a | b\n1 | 2",
                 "# no heading\nx = 1",
-                "In HTML\nlogo",
+                "In HTML",
                 "Hard\nbreak © inline",
             ],
         ),
@@ -247,23 +255,9 @@ break &copy; <span onclick="x()">inline</span>
 @pytest.mark.parametrize(
     "text", ["> " * 5_000 + "deep", "- " * 2_000 + "x", "[" * 20_000, "*a " * 20_000, "`" * 20_000, "<" * 20_000]
 )
-def test_hostile_markdown_ends(text: str) -> None:
+def test_hostile_markdown_is_parsed(text: str) -> None:
     assert read_markdown(text).num_chars >= 0
 
-
-def test_markdown_keeps_no_code_between_inline_tags() -> None:
-    text = "One <script>alert(*1*)</script>two <STYLE type='a'>p {}\n</STYLE >three <b>four</b>, the tag <script> and five."
-    assert outline(read_markdown(text)) == [((), ["One two three four, the tag  and five."])]
-    assert outline(read_markdown("y " + "<style> " * 20_000 + "x")) == [((), ["y  x"])]
-
-
-def test_fragments_keep_no_code() -> None:
-    html = "<style>a{}</style>a<script>b<p></script>c<!-- d --><br>e &lt;f&gt; <svg><text>g</text></svg>"
-    assert text_of_fragment(html) == "ac\ne <f>"
-    assert text_of_fragment("<") in ("", "<")
-
-
-# HTML
 
 PAGE = """<!DOCTYPE html><html><head><title>The page - site</title><style>p{}</style><script>evil()</script></head>
 <body onload="evil()"><header>Site header</header><nav><a href="/">Home</a></nav>
@@ -283,7 +277,7 @@ Loose text
 <textarea>form</textarea><footer>Footer</footer></body></html>"""
 
 
-def test_html() -> None:
+def test_html_becomes_text_under_headings() -> None:
     found = read_html(PAGE)
     assert found.title == "Main heading"
     assert outline(found) == [
@@ -294,10 +288,10 @@ def test_html() -> None:
         ),
         (("Second", "Third"), ["In a layout table."]),
     ]
-    assert found.left_out == ("about 9 words of menus were left out",)
+    assert found.notes == ("about 9 words of menus were left out",)
 
 
-def test_a_main_part_is_the_page() -> None:
+def test_html_main_part_is_the_page() -> None:
     page = f"<body><div>Log in or register</div><main><aside>A note.</aside><p>{PANGRAM * 3}</p></main></body>"
     assert outline(read_html(page)) == [((), ["A note.", (PANGRAM * 3).strip()])]
     tiny = f"<body><p>{PANGRAM * 9}</p><main>x</main></body>"
@@ -315,38 +309,33 @@ def test_a_main_part_is_the_page() -> None:
         "text",
     ],
 )
-def test_hostile_html_is_text(page: str) -> None:
+def test_hostile_html_is_only_text(page: str) -> None:
     found = all_text(read_html(page))
     assert "text" in found
     assert not any(word in found for word in ("root", "yyy", "hostname"))
 
 
-def test_endless_nesting_is_refused() -> None:
-    with pytest.raises(Unreadable, match="256 deep"):
+def test_html_nested_too_deeply_is_unreadable() -> None:
+    with pytest.raises(Unreadable, match="too deeply"):
         read_html("<p>" + "<b>" * 5_000 + "text")
 
 
 @pytest.mark.parametrize(
     "huge", ["<script>{}</script>", "<p title='{}'>p</p>", "<!--{}-->", "<img src='data:{}'>", "<p hidden>{}</p>"]
 )
-def test_a_huge_part_does_not_end_the_page(huge: str) -> None:
+def test_html_after_a_huge_part_is_read(huge: str) -> None:
     page = "<p>before</p>" + huge.format("x" * 11_000_000) + "<p>behind</p>"
     found = all_text(read_html(page))
     assert "before" in found
     assert "behind" in found
 
 
-def test_a_huge_page_that_nests_without_end_is_refused() -> None:
-    with pytest.raises(Unreadable, match="2048 deep"):
-        read_html("<p>" + "<b>" * 5_000 + "text" + "x" * 6_000_000)
-
-
-def test_pages_without_text_have_none() -> None:
+def test_html_without_text_is_empty() -> None:
     for page in ("<html></html>", "<script>x</script>", "<p hidden>x</p>"):
         assert read_html(page).num_chars == 0
 
 
-def test_declared_charsets() -> None:
+def test_declared_charset_is_found() -> None:
     assert declared_charset(b'<meta http-equiv="Content-Type" content="text/html; charset=iso-8859-2">') == "iso-8859-2"
     assert declared_charset(b"<meta charset='windows-1251'>") == "windows-1251"
     assert declared_charset(b'<?xml version="1.0" encoding="latin1"?>') == "latin1"
@@ -382,19 +371,7 @@ def test_declared_charsets() -> None:
         max_size=40,
     )
 )
-def test_no_word_of_a_page_is_lost(parts: list[str]) -> None:
+def test_html_loses_no_word(parts: list[str]) -> None:
     page = "".join(f"{part}{number} " if part == "w" else part for number, part in enumerate(parts))
     seen = re.findall(r"w\d+", all_text(read_html(f"<body><main>{page}</main></body>")))
     assert set(seen) == set(re.findall(r"w\d+", page))
-
-
-# Extras
-
-
-@pytest.mark.parametrize(
-    ("package", "read"), [("lxml", lambda: read_html("<p>x")), ("pypdf", lambda: read_pdf(b"%PDF-"))]
-)
-def test_a_missing_extra_is_named(package: str, read: Callable[[], Extract], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ConfigError, match=rf'needs the package {package}: `pip install "seal-lightning\[documents\]"`'):
-        read()
