@@ -1,4 +1,4 @@
-"""JSON that a model wrote, strictly read: an edit that says something else than it means is malformed."""
+"""Strict parser for JSON written by a model: an ambiguous edit is malformed."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _KINDS = {
 
 
 class StrictModel(BaseModel):
-    """What an edit's JSON must be, to the letter: no other keys, no value of another type."""
+    """Base of the models of an edit's JSON: no other keys, no values of another type."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
 
 def read_json_edit(text: str, max_bytes: int) -> Any:
-    """The JSON of a text that is nothing else, in a Markdown fence or not.
+    """Return the JSON of a text that is nothing else, in a Markdown fence or not.
 
     Raises :class:`MalformedEdit`: ``too long``, ``not JSON`` or ``duplicate key``.
     """
@@ -44,9 +44,9 @@ def read_json_edit(text: str, max_bytes: int) -> Any:
 
 
 def leading_json(text: str, max_bytes: int) -> tuple[Any, str]:
-    """The JSON object that a text begins with, and the text behind it, stripped.
+    """Return the JSON object that a text begins with, and the stripped text behind it.
 
-    What models put around it is passed over: a line before the object, a Markdown fence.
+    A line before the object and a Markdown fence around it are ignored.
 
     Raises :class:`MalformedEdit` as :func:`read_json_edit` does; so does an object that ends after ``max_bytes``.
     """
@@ -64,7 +64,7 @@ def leading_json(text: str, max_bytes: int) -> tuple[Any, str]:
 
 
 def malformed(error: ValidationError) -> MalformedEdit:
-    """The first thing that is wrong: ``missing key``, ``extra key``, ``out of bounds`` or ``wrong value``."""
+    """Return the first error: ``missing key``, ``extra key``, ``out of bounds`` or ``wrong value``."""
     first = error.errors(include_url=False, include_context=False)[0]
     where = ".".join(shown(part, 40).strip("'") for part in first["loc"]) or "the edit"
     message = "Input should be an object" if first["type"] == "model_type" else first["msg"][:120]
@@ -86,7 +86,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _shown(value: object) -> str:
-    """Never what is inside: that may be nested deeper than the stack allows to write it."""
+    """Describe a value without the content of lists and objects, which may be nested beyond the stack."""
     if isinstance(value, dict):
         return "an object"
     return "a list" if isinstance(value, list) else shown(value, 60)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from seal_lightning.adapt.record import Asking
 from seal_lightning.core import Prompt
 from seal_lightning.core.errors import DataError, shown
-from seal_lightning.domains.knowledge.own_questions import ExamWording, exam_prompts
+from seal_lightning.domains.knowledge.exam_questions import ExamWording, exam_prompts
 from seal_lightning.domains.knowledge.passage import Passage, Question
 
 

@@ -26,7 +26,13 @@ class InvalidGrid(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Demonstration:
-    """An input grid and the output grid that the task's rule makes of it."""
+    """An input grid and the output grid that the task's rule makes of it.
+
+    Example:
+        >>> Demonstration(input=((0, 1),), output=((1, 0),)).output
+        ((1, 0),)
+
+    """
 
     input: Grid
     output: Grid
@@ -34,7 +40,13 @@ class Demonstration:
 
 @dataclass(frozen=True, kw_only=True)
 class TestPair:
-    """An input grid to which the rule is to be applied."""
+    """An input grid to which the rule is to be applied.
+
+    Example:
+        >>> TestPair(input=((0, 1),), output=None).input
+        ((0, 1),)
+
+    """
 
     __test__ = False  # pytest: not a test case
 
@@ -45,7 +57,15 @@ class TestPair:
 
 @dataclass(frozen=True, kw_only=True)
 class ArcTask(Task):
-    """A puzzle of ARC-AGI: the demonstrations are the context C of §3.1, the test pairs are τ."""
+    """A puzzle of ARC-AGI: the demonstrations are the context C of §3.1, the test pairs are τ.
+
+    Example:
+        >>> pair = Demonstration(input=((0, 1),), output=((1, 0),))
+        >>> test = TestPair(input=((2, 3),), output=None)
+        >>> len(ArcTask(task_id="swap", demonstrations=(pair,), tests=(test,)).grids)
+        3
+
+    """
 
     demonstrations: tuple[Demonstration, ...]
     """≥ 1."""

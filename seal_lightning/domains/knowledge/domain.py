@@ -1,4 +1,4 @@
-"""Knowledge incorporation (§3.2): a self-edit is text about a passage, and the exam asks for it without the passage."""
+"""Knowledge incorporation (§3.2): a self-edit is text about a passage, and the exam asks questions without the passage."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from seal_lightning.core import (
 )
 from seal_lightning.core.errors import ConfigError, MalformedEdit, shown
 from seal_lightning.core.interfaces import Domain
+from seal_lightning.domains.knowledge.exam_questions import ExamWording, OwnQuestions, exam_prompts, examined_by
 from seal_lightning.domains.knowledge.formats import (
     BUNDLED_EXAMPLES,
     Implications,
@@ -31,7 +32,6 @@ from seal_lightning.domains.knowledge.formats import (
     WorkedExample,
     load_examples,
 )
-from seal_lightning.domains.knowledge.own_questions import ExamWording, OwnQuestions, exam_prompts, examined_by
 from seal_lightning.domains.knowledge.passage import Passage
 from seal_lightning.domains.knowledge.splitting import WAYS, readable
 
@@ -43,26 +43,32 @@ _STYLES = ("base", "chat")
 
 
 class KnowledgeDomain(Domain[Passage]):
-    """Passages, what is written about them, and what is asked about them.
+    """Passages, self-edits about them, and exams on them.
 
     Args:
-        format: What the policy is asked to write, and how that falls into sequences; None is :class:`Implications`.
-        style: Whether the policy is asked as a base model or in a chat.
-        max_sequences: ≥ 1; an edit's further sequences are dropped and counted. The paper's second version has 30.
-        append_passage: Train on the passage too, as one more sequence beyond ``max_sequences``.
+        format: The prompt for an edit, and its split into sequences; None is :class:`Implications`.
+        style: Prompts for a base model or a chat.
+        max_sequences: ≥ 1; an edit's further sequences are dropped and counted. The paper's v2 has 30.
+        append_passage: Also train on the passage, as one more sequence beyond ``max_sequences``.
         title_prefix: Start every sequence with the title and a line end.
         adapter: The inner loop's adapter; the default is the paper's.
         optimizer: The inner loop's optimiser; the default is the paper's.
         max_answer_tokens: ≥ 1; the longest answer in the exam.
-        exam_style: Whether questions are asked as of a base model or in a chat; None is as ``style``.
+        exam_style: Exam prompts for a base model or a chat; None is ``style``.
         exam_wording: The words around a question.
         max_edit_chars: ≥ 1; a longer edit is malformed. 8192 tokens of English are about 40,000.
-        examples_path: The worked examples for a format with ``num_examples``; None is those of the package.
-        own_questions: How the policy is asked for questions of its own, for a reward that asks them; None is the default.
+        examples_path: The worked examples for a format with ``num_examples``; None takes those of the package.
+        own_questions: The prompt for the policy's own questions, for a reward that uses them; None is the default.
 
     Raises:
-        ConfigError: A setting is out of bounds, or the format wants more worked examples than there are.
+        ConfigError: A setting is out of bounds, or the format needs more worked examples than there are.
         DataError: The worked examples cannot be read.
+
+    Example:
+        >>> passage = Passage.named(title="Bridge", context="It has nine arches.", questions=())
+        >>> edit = SelfEdit(task_id=passage.task_id, edit_index=0, text="1. Nine arches\\n2. One bridge")
+        >>> len(KnowledgeDomain().plan(passage, edit).sequences)
+        3
 
     """
 
@@ -108,24 +114,24 @@ class KnowledgeDomain(Domain[Passage]):
         self.own_questions = own_questions or OwnQuestions()
 
     def edit_prompt(self, task: Passage) -> Prompt:
-        """Instruction, title, passage and the heading the model continues; in a chat, all but the heading."""
+        """Return instruction, title, passage and the heading the model continues; in a chat, all but the heading."""
         if self.style == "base":
             return self.format.base_prompt(task, self.examples)
         return self.format.chat_prompt(task, self.examples)
 
     def edit_schema(self, task: Passage) -> TextSchema | None:
-        """The format's: :class:`DirectedEdits` begin with choices."""
+        """Return the format's schema: :class:`DirectedEdits` begin with choices."""
         return self.format.schema()
 
     def edit_stop(self) -> tuple[str, ...]:
-        """The format's stop strings; with worked examples in a base prompt, also the line between them."""
+        """Return the format's stop strings; with worked examples in a base prompt, also the line between them."""
         return self.format.stops(self.style)
 
     def plan(self, task: Passage, edit: SelfEdit) -> AdaptationPlan:
-        """One sequence a piece of the edit, and the passage.
+        """Return one sequence per piece of the edit, and the passage.
 
-        The format says what a piece is, unless the edit's directive ``split`` does: edits of other writers than the
-        policy have a form of their own, see :data:`~seal_lightning.domains.knowledge.splitting.WAYS`.
+        The format splits the edit, unless its directive ``split`` names another way: edits of other writers than the
+        policy have their own form, see :data:`~seal_lightning.domains.knowledge.splitting.WAYS`.
 
         Raises :class:`MalformedEdit`: ``too long``, ``empty``, ``unknown split``, or what the format's ``split`` raises.
         """
@@ -141,19 +147,19 @@ class KnowledgeDomain(Domain[Passage]):
         return _directed(self._plan(sequences, dropped=len(pieces) - len(kept)), said)
 
     def plan_without_edit(self, task: Passage) -> AdaptationPlan:
-        """The passage as the only sequence, whatever ``append_passage`` says."""
+        """Return the passage as the only sequence, whatever ``append_passage`` is."""
         return self._plan([self._sequence(task, task.context)])
 
     def exam(self, task: Passage) -> Sequence[ExamPrompt]:
-        """One prompt a question, without the passage."""
+        """Return one prompt per question, without the passage."""
         return self._exam(task, with_passage=False)
 
     def in_context_exam(self, task: Passage) -> Sequence[ExamPrompt]:
-        """One prompt a question, with the passage before it."""
+        """Return one prompt per question, with the passage before it."""
         return self._exam(task, with_passage=True)
 
     def answered_questions(self, task: Passage, answers: Mapping[tuple[str, str], str]) -> Sequence[AnsweredQuestion]:
-        """What is graded: the answers, stripped. Raises :class:`KeyError` for an answer not given."""
+        """Return the stripped answers for grading. Raises :class:`KeyError` for a missing answer."""
         return tuple(
             AnsweredQuestion(
                 question_id=question.question_id,
@@ -165,27 +171,27 @@ class KnowledgeDomain(Domain[Passage]):
         )
 
     def adapter_specs(self) -> Sequence[AdapterSpec]:
-        """The domain's, and those that edits may ask for."""
+        """Return the domain's adapter and those that edits may choose."""
         return [self.adapter, *(replace(self.adapter, layers=layers) for layers in self.format.layer_options())]
 
     def context_text(self, task: Passage) -> str:
-        """Title and passage."""
+        """Return title and passage."""
         return f"{task.title}\n{task.context}"
 
     def question_prompt(self, task: Passage, num_questions: int) -> Prompt:
-        """As the prompt for an edit, but for questions with their answers."""
+        """Return the prompt for questions with their answers."""
         return self.own_questions.prompt(task, self.style, num_questions, self._question_examples)
 
     def question_stop(self) -> tuple[str, ...]:
-        """As for an edit."""
+        """Return the stop strings of :meth:`question_prompt`."""
         return self.own_questions.stops(self.style)
 
     def parse_questions(self, task: Passage, text: str) -> Sequence[tuple[str, str]]:
-        """Those that :class:`OwnQuestions` lets pass."""
+        """Return the questions that pass the filter of :class:`OwnQuestions`."""
         return self.own_questions.written(task, text)
 
     def with_questions(self, task: Passage, questions: Sequence[tuple[str, str]]) -> Passage:
-        """The passage with these questions."""
+        """Return the passage with these questions."""
         return examined_by(task, questions)
 
     @cached_property
@@ -194,7 +200,7 @@ class KnowledgeDomain(Domain[Passage]):
 
     @property
     def condition_names(self) -> ConditionNames:
-        """In terms of passages."""
+        """Name the conditions in terms of passages."""
         return ConditionNames(
             in_context="passage in context (a reference)",
             without_edit="passage only",
@@ -203,12 +209,12 @@ class KnowledgeDomain(Domain[Passage]):
         )
 
     def _most_sequences(self, edit: SelfEdit) -> int:
-        """Another writer may give more than the policy: its directive ``max_sequences``."""
+        """Return the limit, which the directive ``max_sequences`` of another writer can raise."""
         most = edit.directives.get("max_sequences")
         return most if isinstance(most, int) and most >= 1 else self.max_sequences
 
     def _directives(self, edit: SelfEdit) -> UpdateDirectives:
-        """What the edit says about its learning; edits of other writers, which say how they split, say nothing of it."""
+        """Return the edit's own directives; edits of other writers, which have a ``split``, have none."""
         if "split" in edit.directives:
             return UpdateDirectives(format=self.format, text=edit.text)
         return self.format.directives(edit.text)
@@ -235,7 +241,7 @@ class KnowledgeDomain(Domain[Passage]):
 
 
 def _directed(plan: AdaptationPlan, said: UpdateDirectives) -> AdaptationPlan:
-    """The plan with what the edit says instead of the domain's settings."""
+    """Return the plan with the edit's directives in place of the domain's settings."""
     adapter, optimizer = plan.adapter, plan.optimizer
     if said.layers is not None:
         adapter = replace(adapter, layers=said.layers)

@@ -1,6 +1,6 @@
-"""EntiGraph (Yang et al., arXiv 2409.07431) as a writer of self-edits: a passage's entities, and texts that connect them.
+"""EntiGraph (Yang et al., arXiv 2409.07431) as a writer of self-edits: a passage's entities, and texts on their relations.
 
-The wording is ours, and texts are written on pairs and triples only: no summary of the passage is among the sequences.
+The wording is ours. Texts are on pairs and triples only: no summary of the passage is among the sequences.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ _DESCRIPTION = re.compile(r":\s|\s[-–—]\s|\s\(")
 
 
 def read_entities(text: str, max_entities: int, max_chars: int) -> list[str]:
-    """The different names in an answer, in its order.
+    """Return the different names in an answer, in order.
 
     Tried in turn: the whole answer as JSON; the first array in it that is JSON and has a name; the quoted texts after a
     bracket that is no array (cut off, or with a mistake); the items of a list, one a line; a line with commas.
 
     Args:
-        text: a model's, so anything.
-        max_entities: names beyond so many are left out.
-        max_chars: of a name; a longer one is no name and is left out.
+        text: a model's answer, possibly anything.
+        max_entities: further names are dropped.
+        max_chars: longer names are dropped.
     """
     text = readable(text)[:_MOST_CHARS].strip()
     names: dict[str, str] = {}
@@ -97,7 +97,7 @@ def _of_lines(text: str) -> list[str]:
 
 
 def _names(value: object) -> Iterator[str]:
-    """The texts of a list; of an object, its lists'; of objects in a list, what they call their name."""
+    """Yield the texts of a list, of an object's lists, and the names of objects in a list."""
     if isinstance(value, dict):
         for item in _first(value.values()):
             yield from _names(item) if isinstance(item, list) else ()
@@ -118,19 +118,25 @@ _SIZES: dict[str, tuple[int, ...]] = {"pairs": (2,), "pairs_and_triples": (2, 3)
 _MOST_ENTITIES = 50
 _PLACE = "{entities}"
 _LIST_START = '["'
-"""Ends a base prompt for entities, so that a base model goes on with a list; nothing else would tell it the form."""
+"""Ends a base prompt for entities, so that a base model continues with a list."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EntiGraphWording:
-    """What the model is asked. ``{entities}`` stands for the names a text is to connect: "A and B", "A, B and C"."""
+    """The prompts' texts. ``{entities}`` stands for the names that a text is to connect: "A and B", "A, B and C".
+
+    Example:
+        >>> EntiGraphWording(relation_heading="{entities}:").relation_heading
+        '{entities}:'
+
+    """
 
     entities_instruction: str = (
         "Study the passage below and find what it is about: the people, places, groups, things, events and ideas that "
         "matter in it. Give their names as a JSON list of texts, each name once, and write nothing else."
     )
     entities_heading: str = "Names as a JSON list:"
-    """Ends a base prompt; a chat prompt has none."""
+    """Ends a base prompt; chat prompts lack it."""
     relation_instruction: str = (
         "Study the passage below. Then explain in a few sentences how {entities} are connected: what the passage says of "
         "each, what one has to do with the other, and what follows from it. The explanation must make sense to someone "
@@ -152,26 +158,29 @@ _ENTITY_SAMPLING = SamplingSpec(temperature=0.3, max_new_tokens=256)
 
 
 class EntiGraph(Writer):
-    """Asks the model for a passage's entities, then for a text on every pair (or pair and triple) of them.
+    """Generates a passage's entities, then a text on every pair (or pair and triple) of them.
 
-    An edit is these texts with lines of dashes between, each of them one sequence whatever the run's format is. An edit
-    for which fewer than two entities could be read is empty, so malformed and counted. All edits of a call take two
-    calls of the engine.
+    An edit is these texts with lines of dashes between, each one sequence whatever the run's format is. An edit with fewer
+    than two entities is empty, hence malformed and counted. All edits of a call take two calls of the engine.
 
     Args:
         relations: ``pairs`` or ``pairs_and_triples``.
         max_entities: 2 to 50, those named first; all pairs of n are n(n−1)/2 texts, all triples n(n−1)(n−2)/6.
-        max_relations: ≥ 1, texts an edit, drawn by its seed among all pairs and triples, each as likely. None is all
-            there are, whatever the domain's ``max_sequences``.
-        num_edits: ≥ 1, edits a task; one has all the texts.
-        max_entity_chars: ≥ 1; a longer name is no name and left out.
-        sampling: How the texts are sampled.
-        entity_sampling: How the list of entities is sampled.
-        base_stop: Strings at which a text ends when the model is asked as a base model, which would go on for ever.
-        wording: What is asked.
+        max_relations: ≥ 1, texts per edit, sampled uniformly by its seed from all pairs and triples. None takes all,
+            whatever the domain's ``max_sequences``.
+        num_edits: ≥ 1, edits per task; each has all the texts.
+        max_entity_chars: ≥ 1; a longer name is dropped.
+        sampling: Samples the texts.
+        entity_sampling: Samples the list of entities.
+        base_stop: Stop strings of a base model's texts, which would not end.
+        wording: The prompts' texts.
 
     Raises:
         ConfigError: A setting is out of bounds.
+
+    Example:
+        >>> EntiGraph(relations="pairs_and_triples", max_entities=4).sizes
+        (2, 3)
 
     """
 
@@ -205,7 +214,7 @@ class EntiGraph(Writer):
         self.wording = wording
 
     def bind(self, domain: AnyDomain, engine: Engine, sampling: SamplingSpec | None = None) -> None:
-        """Ask in this domain's style.
+        """Take the domain's prompt style.
 
         Raises :class:`ConfigError` for a domain that has no passages.
         """
@@ -217,7 +226,7 @@ class EntiGraph(Writer):
         self.engine = engine
 
     def write(self, tasks: Sequence[Task], num_edits: int, seeds: Mapping[tuple[str, int], int]) -> Sequence[SelfEdit]:
-        """``num_edits`` edits for each task, task by task; ``seeds`` are by (task id, edit index)."""
+        """Return ``num_edits`` edits per task, task by task; ``seeds`` are by (task id, edit index)."""
         slots = [(_passage(task), index) for task in tasks for index in range(num_edits)]
         slot_seeds = [seeds[task.task_id, index] for task, index in slots]
         entities = self._entities([task for task, _ in slots], slot_seeds)
@@ -258,7 +267,7 @@ class EntiGraph(Writer):
         return [read_entities(text, self.max_entities, self.max_entity_chars) for text in texts]
 
     def _chosen(self, names: Sequence[str], seed: int) -> list[tuple[str, ...]]:
-        """The pairs and triples to be written about: pairs first, and in the order of the entities."""
+        """Return the pairs, then the triples to write about, in the order of the entities."""
         relations = [relation for size in self.sizes for relation in combinations(names, size)]
         if self.max_relations is None or len(relations) <= self.max_relations:
             return relations

@@ -1,6 +1,6 @@
-"""The prompt formats of §3.2 and Appendix B: what is asked of the policy, and how its answer falls into sequences.
+"""The prompt formats of §3.2 and Appendix B: the request to the policy, and the split of its answer into sequences.
 
-All wording is ours and every piece of it is a setting. A new format is a subclass of :class:`PromptFormat`, named by
+All wording is ours, and every part of it is a setting. A new format is a subclass of :class:`PromptFormat`, named by
 ``class_path`` in YAML.
 """
 
@@ -27,7 +27,13 @@ BUNDLED_EXAMPLES = PASSAGES_DIRECTORY / "examples.json"
 
 @dataclass(frozen=True, kw_only=True)
 class WorkedExample:
-    """A passage and what a good self-edit of it looks like."""
+    """A passage with a good self-edit in every format.
+
+    Example:
+        >>> load_examples()[0].self_qa[0][0].endswith("?")
+        True
+
+    """
 
     title: str
     context: str
@@ -36,7 +42,7 @@ class WorkedExample:
     self_qa: tuple[tuple[str, str], ...]
     """Pairs of question and answer."""
     reasoning: str
-    """Thoughts on the passage, as they come before the implications of a chain of thought."""
+    """Thoughts on the passage, which precede the implications of a chain of thought."""
 
 
 class _QuestionAnswer(Record):
@@ -83,26 +89,34 @@ Style = Literal["base", "chat"]
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateDirectives:
-    """How an edit is to be learned; None leaves it to the domain."""
+    """An edit's own choices of its training; None leaves a choice to the domain."""
 
     format: PromptFormat | None
-    """How its text falls into sequences; None: the edit has no text, and only the passage is learned."""
+    """Splits the text into sequences; None: the edit has no text, and only the passage is learned."""
     text: str = ""
-    """What is written to be learned."""
+    """The text to be learned."""
     learning_rate: float | None = None
     num_epochs: int | None = None
     passage_weight: int | None = None
-    """How many times the passage is among the sequences."""
+    """Copies of the passage among the sequences."""
     layers: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptFormat(Configurable, ABC):
-    """What the policy is asked to write about a passage.
+    """Base of the prompt formats: the request for an edit of a passage, and the split of the edit.
 
     A base prompt is the instruction, the passage with its title, and a heading that the model continues. Worked
-    examples stand before it in the same form, each closed by a line that also ends the edit. A chat prompt is one user
-    turn of instruction and passage; worked examples are earlier pairs of turns.
+    examples precede it in the same form, each closed by a line that also ends the edit. A chat prompt is one user turn
+    of instruction and passage; worked examples are earlier pairs of turns.
+
+    Example:
+        >>> class Summary(PromptFormat):
+        ...     def demonstration(self, example):
+        ...         return example.implications[0]
+        >>> Summary(instruction="Summarise the passage.", heading="Summary:").split("One.\\nTwo.")
+        ['One.', 'Two.']
+
     """
 
     instruction: str
@@ -110,13 +124,13 @@ class PromptFormat(Configurable, ABC):
     """Ends a base prompt, for example ``Implications:``; a chat prompt has none."""
     passage_heading: str = "Passage:"
     num_examples: int = 0
-    """≥ 0: worked examples in the prompt, the first of the file. Small models need them."""
+    """≥ 0: worked examples in the prompt, from the start of the file. Small models need them."""
     example_separator: str = "==="
-    """The line between worked examples of a base prompt. It must not be a line of dashes: those separate sequences."""
+    """The line between worked examples of a base prompt. It must not be a line of dashes, which separates sequences."""
     stop: tuple[str, ...] = ()
     """Strings at which an edit ends, besides the separator of worked examples."""
     one_sequence: bool = False
-    """An edit is one sequence and only lines of dashes split it (continued pretraining in v2 of the paper)."""
+    """Split an edit only at lines of dashes (continued pretraining in v2 of the paper)."""
     strip_numbering: bool = False
     """Drop a leading "1. " or "- " of every sequence. The paper keeps them."""
 
@@ -136,39 +150,39 @@ class PromptFormat(Configurable, ABC):
 
     @property
     def told(self) -> str:
-        """What a prompt says before the passage."""
+        """The text of a prompt before the passage."""
         return self.instruction
 
     @abstractmethod
     def demonstration(self, example: WorkedExample) -> str:
-        """The edit of a worked example in this format."""
+        """Return the edit of a worked example in this format."""
 
     def demonstrations(self, examples: Sequence[WorkedExample]) -> list[str]:
-        """The edits of the prompt's worked examples."""
+        """Return the edits of the prompt's worked examples."""
         return [self.demonstration(example) for example in examples]
 
     def schema(self) -> TextSchema | None:
-        """What every edit's text is, its choices and its free end; None: all of it is free."""
+        """Return the schema of every edit, its choices and its free end; None: all of it is free."""
         return None
 
     def directives(self, text: str) -> UpdateDirectives:
-        """What an edit says about its own learning; by default nothing. Raises :class:`MalformedEdit`."""
+        """Return an edit's own choices of its training; by default none. Raises :class:`MalformedEdit`."""
         return UpdateDirectives(format=self, text=text)
 
     def layer_options(self) -> Sequence[tuple[int, ...]]:
-        """The layers that an edit may ask for."""
+        """Return the sets of layers that an edit may choose from."""
         return ()
 
     def pieces(self, text: str) -> list[str]:
-        """The trained text in its pieces; by default its lines."""
+        """Split the trained text into pieces; by default its lines."""
         return splitting.lines(text)
 
     def trained_part(self, text: str) -> str:
-        """The part of an edit that is trained on; by default all of it. Raises :class:`MalformedEdit`."""
+        """Return the trained part of an edit; by default all of it. Raises :class:`MalformedEdit`."""
         return text
 
     def split(self, text: str) -> list[str]:
-        """The texts of an edit's sequences, in order, none blank. Raises :class:`MalformedEdit`."""
+        """Return the texts of an edit's sequences, in order, none blank. Raises :class:`MalformedEdit`."""
         trained = self.trained_part(splitting.readable(text))
         if self.one_sequence:
             found = splitting.blocks(trained)
@@ -179,7 +193,7 @@ class PromptFormat(Configurable, ABC):
         return [piece for piece in found if piece]
 
     def base_prompt(self, passage: Passage, examples: Sequence[WorkedExample] = ()) -> str:
-        """The text that a base model continues; it ends with the heading and a line end."""
+        """Return the text that a base model continues; it ends with the heading and a line end."""
         written = self.demonstrations(examples[: self.num_examples])
         shown_edits = [f"{self.heading}\n{edit}".lstrip() for edit in written]
         shots = [
@@ -190,7 +204,7 @@ class PromptFormat(Configurable, ABC):
         return self._joined(self.told, "".join([*shots, last])) + "\n"
 
     def chat_prompt(self, passage: Passage, examples: Sequence[WorkedExample] = ()) -> tuple[ChatMessage, ...]:
-        """The turns of a chat; the last is the user's."""
+        """Return the turns of a chat; the last is the user's."""
         turns: list[ChatMessage] = []
         demonstrated = examples[: self.num_examples]
         for example, edit in zip(demonstrated, self.demonstrations(demonstrated), strict=True):
@@ -199,7 +213,7 @@ class PromptFormat(Configurable, ABC):
         return (*turns, self._asked(passage.title, passage.context))
 
     def stops(self, style: Style) -> tuple[str, ...]:
-        """Strings at which an edit ends."""
+        """Return the stop strings of an edit."""
         if style == "base" and self.num_examples:
             return (*self.stop, f"\n{self.example_separator}")
         return self.stop
@@ -217,7 +231,13 @@ class PromptFormat(Configurable, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Implications(PromptFormat):
-    """A list of what follows from the passage: the format of the paper's main results."""
+    """List of statements that follow from the passage: the format of the paper's main results.
+
+    Example:
+        >>> Implications(strip_numbering=True).split("Sure!\\n1. Nine arches.\\n2. One bridge.")
+        ['Nine arches.', 'One bridge.']
+
+    """
 
     instruction: str = (
         "Study the passage below and list what follows from it, whether it is said outright or can be inferred. "
@@ -226,13 +246,19 @@ class Implications(PromptFormat):
     heading: str = "Implications:"
 
     def demonstration(self, example: WorkedExample) -> str:
-        """The example's implications as a numbered list."""
+        """Return the example's implications as a numbered list."""
         return _numbered(example.implications)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImplicationsLong(Implications):
-    """As :class:`Implications`, with a long list asked for."""
+    """As :class:`Implications`, with a request for a long list.
+
+    Example:
+        >>> ImplicationsLong().heading
+        'Implications:'
+
+    """
 
     instruction: str = (
         "Study the passage below and make a long list of what follows from it, whether it is said outright or can be "
@@ -243,7 +269,13 @@ class ImplicationsLong(Implications):
 
 @dataclass(frozen=True, kw_only=True)
 class ImplicationsVeryLong(Implications):
-    """As :class:`Implications`, with as long a list asked for as can be made."""
+    """As :class:`Implications`, with a request for as long a list as possible.
+
+    Example:
+        >>> ImplicationsVeryLong(num_examples=1).num_examples
+        1
+
+    """
 
     instruction: str = (
         "Study the passage below and make an exhaustive list of what follows from it, as long as you can: every fact, "
@@ -255,7 +287,13 @@ class ImplicationsVeryLong(Implications):
 
 @dataclass(frozen=True, kw_only=True)
 class Rewrites(PromptFormat):
-    """The passage told anew several times."""
+    """Several rewrites of the passage.
+
+    Example:
+        >>> Rewrites().split("It has nine arches.\\n---\\nNine arches carry it.")
+        ['It has nine arches.', 'Nine arches carry it.']
+
+    """
 
     instruction: str = (
         "Study the passage below and tell it anew several times. Let each version use other words, another order or "
@@ -264,17 +302,23 @@ class Rewrites(PromptFormat):
     heading: str = "Versions:"
 
     def demonstration(self, example: WorkedExample) -> str:
-        """The example's versions, with lines of dashes between."""
+        """Return the example's versions, with lines of dashes between."""
         return "\n---\n".join(example.rewrites)
 
     def pieces(self, text: str) -> list[str]:
-        """The versions."""
+        """Split the text into versions."""
         return splitting.versions(text)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelfQA(PromptFormat):
-    """Questions on the passage with their answers."""
+    """Questions on the passage with their answers.
+
+    Example:
+        >>> SelfQA().split("Question 1: How many?\\nAnswer: Nine.\\nQuestion 2: Of what?\\nAnswer: Stone.")[1]
+        'Question 2: Of what?\\nAnswer: Stone.'
+
+    """
 
     instruction: str = (
         "Study the passage below and write questions on it with their answers, so that all of its facts are asked for. "
@@ -283,18 +327,24 @@ class SelfQA(PromptFormat):
     heading: str = "Questions and answers:"
 
     def demonstration(self, example: WorkedExample) -> str:
-        """The example's questions and answers."""
+        """Return the example's questions and answers."""
         pairs = enumerate(example.self_qa, start=1)
         return "\n\n".join(f"Question {number}: {question}\nAnswer: {answer}" for number, (question, answer) in pairs)
 
     def pieces(self, text: str) -> list[str]:
-        """The questions, each with its answer."""
+        """Split the text into questions, each with its answer."""
         return splitting.question_answer_pairs(text)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChainOfThought(PromptFormat):
-    """Thoughts first, then the implications; only the implications are trained on."""
+    """Thoughts first, then the implications; only the implications are trained on.
+
+    Example:
+        >>> ChainOfThought().split("It is about arches.\\n\\nImplications:\\n1. Nine arches.")
+        ['1. Nine arches.']
+
+    """
 
     instruction: str = (
         "Study the passage below. First think aloud: what is it about, what matters in it, and what can be inferred "
@@ -303,7 +353,7 @@ class ChainOfThought(PromptFormat):
     )
     heading: str = "Thoughts:"
     conclusion_heading: str = "Implications:"
-    """The line after which the trained part starts; the instruction must ask for the same."""
+    """The line before the trained part; the instruction must request the same line."""
 
     def __post_init__(self) -> None:
         """Check the settings. Raises :class:`ConfigError`."""
@@ -314,11 +364,11 @@ class ChainOfThought(PromptFormat):
             )
 
     def demonstration(self, example: WorkedExample) -> str:
-        """The example's thoughts and implications."""
+        """Return the example's thoughts and implications."""
         return f"{example.reasoning}\n\n{self.conclusion_heading}\n{_numbered(example.implications)}"
 
     def trained_part(self, text: str) -> str:
-        """What follows the conclusion heading. Raises :class:`MalformedEdit` when there is none."""
+        """Return the text after the conclusion heading. Raises :class:`MalformedEdit` if it is missing."""
         conclusion = splitting.after_heading(text, self.conclusion_heading)
         if conclusion is None:
             raise MalformedEdit("no conclusion", f"no line starts with {shown(self.conclusion_heading)}")
@@ -327,7 +377,14 @@ class ChainOfThought(PromptFormat):
 
 @dataclass(frozen=True, kw_only=True)
 class NoInstruction(PromptFormat):
-    """The passage alone, without any request: what a model writes of its own accord."""
+    """The passage alone, without any request.
+
+    Example:
+        >>> passage = Passage.named(title="Bridge", context="It has nine arches.", questions=())
+        >>> NoInstruction().base_prompt(passage)
+        'Bridge\\nIt has nine arches.\\n'
+
+    """
 
     instruction: str = ""
     heading: str = ""
@@ -340,7 +397,7 @@ class NoInstruction(PromptFormat):
             raise ConfigError(f"NoInstruction: num_examples is {self.num_examples}; this format has none, allowed is 0")
 
     def demonstration(self, example: WorkedExample) -> str:
-        """There is none: raises :class:`ConfigError`."""
+        """Raise :class:`ConfigError`: this format has no worked examples."""
         raise ConfigError("NoInstruction has no worked examples")
 
 

@@ -12,12 +12,18 @@ from seal_lightning.core import Task
 
 _SLUG_LENGTH = 60
 _MOST_TITLE_CHARS = 1000
-"""More of a title makes no slug: Unicode's normal form takes time quadratic in a run of accents."""
+"""Of a title in a slug: Unicode's normal form takes time quadratic in a run of accents."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """One question about a passage."""
+    """One question about a passage.
+
+    Example:
+        >>> Question(question_id="q0", question="How many arches?", answers=("nine", "9")).answers[0]
+        'nine'
+
+    """
 
     question_id: str
     """Unique within its passage."""
@@ -28,25 +34,31 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Passage(Task):
-    """A passage and the questions on it: the pair (C, τ) of §3.2."""
+    """A passage and the questions on it: the pair (C, τ) of §3.2.
+
+    Example:
+        >>> Passage.named(title="The Bridge", context="It has nine arches.", questions=()).task_id
+        'the-bridge-a1eff0'
+
+    """
 
     title: str
     context: str
     """The passage's text, without its title."""
     questions: tuple[Question, ...]
-    """Of a source that samples questions or does not require them, there may be none: nothing is then measured."""
+    """May be empty, where a source samples questions or does not require them: nothing is then measured."""
 
     @classmethod
     def named(cls, *, title: str, context: str, questions: Iterable[Question]) -> Passage:
-        """A passage whose ``task_id`` is made from its title and context."""
+        """Return a passage with the ``task_id`` of its title and context."""
         return cls(task_id=passage_id(title, context), title=title, context=context, questions=tuple(questions))
 
 
 def passage_id(title: str, context: str) -> str:
-    """The title as a slug, ``-``, and six hex digits of a hash of title and context (sixteen where the title has no slug).
+    """Return the title as a slug, ``-``, and six hex digits of a hash of title and context (sixteen without a slug).
 
-    It depends on nothing else, so it is the same whatever file the passage came from and in whatever order; it holds
-    only ``a-z``, ``0-9`` and ``-``, so it is safe as a file name.
+    It depends on nothing else, in particular not on the file or the order. It holds only ``a-z``, ``0-9`` and ``-``, so it
+    is safe as a file name.
     """
     digest = hashlib.sha256(f"{title}\n{context}".encode(errors="surrogatepass")).hexdigest()
     slug = _slug(title)

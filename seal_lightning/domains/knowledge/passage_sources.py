@@ -82,7 +82,18 @@ class _FlatRow(Record):
 
 @dataclass(kw_only=True)
 class PassageSource(TaskSource):
-    """Base of all passage sources; a subclass says where its records are."""
+    """Base of all passage sources; a subclass says where its records are.
+
+    Example:
+        >>> class Fixed(PassageSource):
+        ...     origin = "two passages"
+        ...     def passages(self):
+        ...         for name in ("One", "Two"):
+        ...             yield name, build_passage(name, f"{name} fact.", [])
+        >>> [passage.title for passage in Fixed(require_questions=False, limit=1).load()]
+        ['One']
+
+    """
 
     limit: int | None = None
     """≥ 1: only the first so many passages, and an error if there are fewer; None takes all."""
@@ -185,7 +196,15 @@ class PassageSource(TaskSource):
 
 @dataclass
 class SquadJson(PassageSource):
-    """File in SQuAD's format, v1.1 or v2; each paragraph is a passage. Questions marked impossible are dropped."""
+    """File in SQuAD's format, v1.1 or v2; each paragraph is a passage. Questions marked impossible are dropped.
+
+    Example:
+        >>> rows = '{"data": [{"title": "A_Bridge", "paragraphs": [{"context": "Nine arches.", "qas": []}]}]}'
+        >>> _ = Path("squad.json").write_text(rows)
+        >>> SquadJson("squad.json", require_questions=False).load()[0].title
+        'A Bridge'
+
+    """
 
     path: str | Path
 
@@ -236,9 +255,8 @@ class PassagesJson(PassageSource):
     An answer is a text or a list of texts. Without ``require_questions``, ``questions`` may be missing.
 
     Example:
-        >>> questions = [{"question": "How many arches are there?", "answer": "nine"}]
-        >>> rows = [{"title": "Bridge", "context": "It has nine arches.", "questions": questions}]
-        >>> _ = Path("bridge.json").write_text(__import__("json").dumps(rows))
+        >>> row = '{"title": "Bridge", "context": "Nine arches.", "questions": [{"question": "How many?", "answer": "nine"}]}'
+        >>> _ = Path("bridge.json").write_text(f"[{row}]")
         >>> PassagesJson("bridge.json").load()[0].questions[0].answers
         ('nine',)
 
@@ -262,7 +280,14 @@ class PassagesJson(PassageSource):
 
 @dataclass
 class PassagesJsonl(PassagesJson):
-    """As :class:`PassagesJson`, with one passage per line; blank lines are ignored."""
+    """As :class:`PassagesJson`, with one passage per line; blank lines are ignored.
+
+    Example:
+        >>> _ = Path("bridge.jsonl").write_text('{"title": "Bridge", "context": "It has nine arches."}')
+        >>> PassagesJsonl("bridge.jsonl", require_questions=False).load()[0].title
+        'Bridge'
+
+    """
 
     def passages(self) -> Iterator[Located]:
         """Yield the lines' passages."""

@@ -1,7 +1,6 @@
-"""How the text of a self-edit falls into pieces; every piece becomes one training sequence.
+"""Splits of a self-edit's text into pieces; every piece becomes one training sequence.
 
-All functions take text with ``\\n`` line ends (see :func:`readable`) and take time linear in its length: the text is a
-model's, so it can be anything.
+All functions expect ``\\n`` line ends (see :func:`readable`) and take time linear in the text, which can be anything.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 SplitName = Literal["format", "lines", "blocks", "whole"]
-"""How an edit falls into sequences: as the run's format says, or in a way of :data:`WAYS`."""
+"""The split of an edit into sequences: that of the run's format, or one of :data:`WAYS`."""
 
 _UNREADABLE = re.compile("[\0\ud800-\udfff]")
 _LIST_MARKER = re.compile(r"(?:\d{1,3}[.)]|[-*•])(?:\s+|\Z)")
@@ -23,12 +22,12 @@ _QUESTION = re.compile(rf"^(?={_QUESTION_START})", re.MULTILINE | re.IGNORECASE)
 
 
 def readable(text: str) -> str:
-    """The text without NUL characters and lone surrogates, which no tokenizer takes, and with ``\\n`` line ends."""
+    """Return the text without NUL characters and lone surrogates, which break tokenizers, and with ``\\n`` line ends."""
     return _UNREADABLE.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def blocks(text: str) -> list[str]:
-    """The pieces between lines of three or more dashes."""
+    """Split at lines of three or more dashes."""
     pieces: list[list[str]] = [[]]
     for line in text.split("\n"):
         if _is_separator(line):
@@ -39,20 +38,20 @@ def blocks(text: str) -> list[str]:
 
 
 def lines(text: str) -> list[str]:
-    """The lines; lines of dashes only are none."""
+    """Split into lines, without those of dashes only."""
     return _filled(line for line in text.split("\n") if not _is_separator(line))
 
 
 def versions(text: str) -> list[str]:
-    """The pieces between lines of dashes; in a text without one, its paragraphs and the items of its numbered list."""
+    """Split at lines of dashes, or without any into paragraphs and items of numbered lists."""
     found = blocks(text)
     return found if len(found) > 1 else _filled(p for block in found for p in _NEW_PARAGRAPH.split(block))
 
 
 def question_answer_pairs(text: str) -> list[str]:
-    """The pieces that start at a line "Question n:"; a piece is a question and its answer.
+    """Split at lines "Question n:"; a piece is a question and its answer.
 
-    What comes before the first question is dropped when it is a single line, and is a piece of its own otherwise.
+    A single line before the first question is dropped; several lines are a piece of their own.
     """
     pairs: list[str] = []
     for block in blocks(text):
@@ -64,7 +63,7 @@ def question_answer_pairs(text: str) -> list[str]:
 
 
 def without_chatty_opening(text: str) -> str:
-    """The text without a first line such as "Sure, here is the list:".
+    """Drop a first line such as "Sure, here is the list:".
 
     Our reading of "a chatty first line before '1.' is dropped": the text's second filled line starts with "1." (or
     "1)") and its first does not. Two or more lines before "1.", and a line before a list of dashes, are content and
@@ -81,25 +80,25 @@ def without_chatty_opening(text: str) -> str:
 
 
 def whole(text: str) -> list[str]:
-    """The text as one piece, lines of dashes and all."""
+    """Return the text as one piece, with its lines of dashes."""
     return _filled([text])
 
 
 def as_one_block(text: str) -> str:
-    """The text without its lines of dashes: joined with others by such lines, :func:`blocks` finds it again as it is."""
+    """Drop lines of dashes, so that :func:`blocks` restores texts joined by such lines."""
     return "\n".join(blocks(text))
 
 
 def without_list_marker(piece: str) -> str:
-    """The piece without a leading "1. ", "1) ", "- ", "* " or "• "."""
+    """Drop a leading "1. ", "1) ", "- ", "* " or "• "."""
     marker = _LIST_MARKER.match(piece)
     return piece[marker.end() :] if marker else piece
 
 
 def after_heading(text: str, heading: str) -> str | None:
-    """What follows the first line that starts with the heading; None when no line does.
+    """Return the text after the first line that starts with the heading; None if no line does.
 
-    Case, Markdown's ``#`` and ``*`` and, where the heading stands alone, its colon do not matter.
+    Case, Markdown's ``#`` and ``*`` and, for a heading on its own line, its colon are ignored.
     """
     words = re.escape(heading.strip().rstrip(":").rstrip())
     pattern = rf"^[ \t#*]*{words}[ \t*]*(?::[ \t*]*|$)"
@@ -121,4 +120,4 @@ WAYS: Mapping[str, Callable[[str], list[str]]] = {
     "blocks": blocks,
     "whole": whole,
 }
-"""Ways to split an edit that are not the format's, by the names that ``SelfEdit.directives["split"]`` may have."""
+"""Splits other than the format's, by the values of ``SelfEdit.directives["split"]``."""

@@ -14,7 +14,7 @@ from seal_lightning.adapt.record import Asking
 from seal_lightning.core import SamplingSpec
 from seal_lightning.core.errors import DataError
 from seal_lightning.domains.knowledge import KnowledgeDomain
-from seal_lightning.domains.knowledge.own_questions import ExamWording
+from seal_lightning.domains.knowledge.exam_questions import ExamWording
 from seal_lightning.domains.knowledge.passage import Passage, Question
 
 

@@ -99,9 +99,7 @@ def test_limit_cuts_in_order(write):
 
 def test_limit_over_the_number_is_an_error(write):
     path = write([row("A"), row("B"), row("")])
-    with pytest.raises(
-        DataError, match=r"limit is 3, but there are only 2 passages \(1 records were skipped\)"
-    ):
+    with pytest.raises(DataError, match=r"limit is 3, but there are only 2 passages \(1 records were skipped\)"):
         PassagesJson(path, limit=3, skip_invalid=True).load()
 
 

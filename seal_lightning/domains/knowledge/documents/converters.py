@@ -167,6 +167,11 @@ def html_to_markdown(text: str) -> Markdown:
         image.tag, image.text = "span", image.get("alt")
     for link in [link for link in part.iter("a") if not _text(link)]:  # a heading's own anchor
         link.drop_tree()
+    for element in part.iter("dt", "dd"):
+        element.tag = "p"
+    for caption in part.xpath(".//table/caption"):
+        caption.getparent().addprevious(caption)
+        caption.tag = "p"
     for table in part.xpath(_LAYOUT):
         for element in table.iter("table", "thead", "tbody", "tfoot", "tr", "td", "th"):
             element.tag = "div"

@@ -284,7 +284,7 @@ def test_html_becomes_text_under_headings() -> None:
         ((), ["Short para with bold, a link and a picture.\nNew line", "Loose text"]),
         (
             ("Second",),
-            ["1. one\n2. two\n   - nested", "Term\n  what it means", "Sizes\na | b\n1 | 2 x", "code  line\n  more"],
+            ["1. one\n2. two\n   - nested", "Term", "what it means", "Sizes", "a | b\n1 | 2 x", "code  line\n  more"],
         ),
         (("Second", "Third"), ["In a layout table."]),
     ]

@@ -160,7 +160,7 @@ UNUSABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "secret.pdf": (lambda p: p.write_bytes(encrypted(pdf_of([["Text."]]), "x")), "needs a password"),
     "scan.pdf": (lambda p: p.write_bytes(pdf_of([[]])), "perhaps scanned"),
     "broken.pdf": (lambda p: p.write_bytes(pdf_of([["Text."]])[:99]), "damaged PDF"),
-    "text.pdf": (lambda p: p.write_text("Just text."), "does not begin as one"),
+    "text.pdf": (lambda p: p.write_text("Just text."), "its start is missing"),
     "void.html": (lambda p: p.write_text("<html><script>x</script></html>"), "has no text"),
     "deep.html": (lambda p: p.write_text("<b>" * 9999 + "text"), "too deeply"),
     "bad.json": (lambda p: p.write_text("{"), "is not JSON"),

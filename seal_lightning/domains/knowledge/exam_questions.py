@@ -1,4 +1,4 @@
-"""Questions that the policy writes about a passage itself, and which of them can be asked: an exam without labels."""
+"""Questions on passages: the prompts of exams, and questions that the policy writes itself, for exams without labels."""
 
 from __future__ import annotations
 
@@ -15,58 +15,52 @@ from seal_lightning.domains.knowledge.passage import Passage, Question
 
 @dataclass(frozen=True, kw_only=True)
 class ExamWording:
-    """The words around a question."""
+    """The words around a question.
+
+    Example:
+        >>> ExamWording(topic="Subject:").answer
+        'Answer:'
+
+    """
 
     topic: str = "Topic:"
-    """Stands before the passage's title; blank leaves the title out."""
+    """Precedes the passage's title; an empty text omits the title."""
     question: str = "Question:"
     answer: str = "Answer:"
     """Ends a base prompt."""
     passage: str = "Passage:"
-    """Stands before the passage, where it is shown."""
+    """Precedes the passage, where it is shown."""
     chat_instruction: str = "Answer in as few words as you can, without an explanation."
-    """Ends the user's turn of a chat prompt; blank: nothing does."""
+    """Ends the user turn of a chat prompt; may be empty."""
 
 
 def exam_prompts(
     passage: Passage, style: Style, wording: ExamWording, max_answer_tokens: int, *, with_passage: bool
 ) -> tuple[ExamPrompt, ...]:
-    """One prompt a question, in order.
+    """Return one prompt per question, in order.
 
     A base prompt ends with the answer's heading; its target is a blank and the first gold answer, and the answer ends
     with the line. A chat prompt is one user turn; its target is the first gold answer.
     """
-    return tuple(
-        _exam_prompt(q, _asked(passage, q, wording, with_passage=with_passage), style, wording, max_answer_tokens)
-        for q in passage.questions
-    )
-
-
-def _exam_prompt(
-    question: Question, asked: str, style: Style, wording: ExamWording, max_answer_tokens: int
-) -> ExamPrompt:
-    gold = question.answers[0]
-    if style == "base":
-        return ExamPrompt(
-            question_id=question.question_id,
-            prompt=f"{asked}\n{wording.answer}",
-            target=f" {gold}",
-            max_new_tokens=max_answer_tokens,
-            stop=("\n",),
-        )
-    content = "\n\n".join(part for part in (asked, wording.chat_instruction) if part)
-    return ExamPrompt(
-        question_id=question.question_id,
-        prompt=(ChatMessage(role="user", content=content),),
-        target=gold,
-        max_new_tokens=max_answer_tokens,
-    )
-
-
-def _asked(passage: Passage, question: Question, wording: ExamWording, *, with_passage: bool) -> str:
     shown_passage = f"{wording.passage}\n{passage.title}\n{passage.context}\n\n" if with_passage else ""
     topic = f"{wording.topic} {passage.title}\n" if wording.topic else ""
-    return f"{shown_passage}{topic}{wording.question} {question.question}"
+    prompts = []
+    for question in passage.questions:
+        text = f"{shown_passage}{topic}{wording.question} {question.question}"
+        gold = question.answers[0]
+        prompt: Prompt = f"{text}\n{wording.answer}"
+        if style == "chat":
+            prompt = (ChatMessage(role="user", content=f"{text}\n\n{wording.chat_instruction}".rstrip("\n")),)
+        prompts.append(
+            ExamPrompt(
+                question_id=question.question_id,
+                prompt=prompt,
+                target=f" {gold}" if style == "base" else gold,
+                max_new_tokens=max_answer_tokens,
+                stop=("\n",) if style == "base" else (),
+            )
+        )
+    return tuple(prompts)
 
 
 _QUESTION = re.compile(r"[ \t]*+(?:\d{1,3}[.)])?[ \t#*]*+Question[ \t]*+\d*+[ \t]*+:[ \t*]*+", re.IGNORECASE)
@@ -77,9 +71,15 @@ _WORD = re.compile(r"[^\W_]+")
 
 @dataclass(frozen=True, kw_only=True)
 class OwnQuestions(SelfQA):
-    """Asks for questions with short answers, and keeps those that can be asked.
+    """Prompt for questions with short answers, and the filter for usable ones.
 
-    In a base prompt worked examples stand before the passage, as in the edits' formats; small models need them.
+    In a base prompt, worked examples precede the passage, as in the edits' formats; small models need them.
+
+    Example:
+        >>> passage = Passage.named(title="Bridge", context="The bridge has nine arches.", questions=())
+        >>> OwnQuestions().written(passage, "Question 1: How many arches are there?\\nAnswer: nine")
+        (('How many arches are there?', 'nine'),)
+
     """
 
     instruction: str = (
@@ -90,9 +90,9 @@ class OwnQuestions(SelfQA):
     """``{num_questions}`` becomes the number."""
     num_examples: int = 2
     extractive: bool = True
-    """Drop questions whose answer is not in the passage, word by word: the only check there is without labels."""
+    """Drop questions whose answer is not word by word in the passage: the only check without labels."""
     grounded: bool = True
-    """Drop questions with a name or a number (a capital within, a digit) that neither title nor passage has: invented."""
+    """Drop questions with an invented name or number (a capital inside, a digit): not in title or passage."""
     max_question_chars: int = 300
     """≥ 1; longer ones are dropped."""
     max_answer_chars: int = 100
@@ -106,15 +106,15 @@ class OwnQuestions(SelfQA):
                 raise ConfigError(f"OwnQuestions: {name} is {shown(getattr(self, name))}; allowed is 1 or more")
 
     def prompt(self, passage: Passage, style: Style, num_questions: int, examples: Sequence[WorkedExample]) -> Prompt:
-        """What asks for ``num_questions`` questions."""
+        """Return the prompt for ``num_questions`` questions."""
         asking = replace(self, instruction=self.instruction.replace("{num_questions}", str(num_questions)))
         return asking.base_prompt(passage, examples) if style == "base" else asking.chat_prompt(passage, examples)
 
     def written(self, passage: Passage, text: str) -> tuple[tuple[str, str], ...]:
-        """The (question, answer) pairs of a text, each question once.
+        """Return the (question, answer) pairs of a text, each question once.
 
-        Dropped is what has no question or no answer, is too long, holds its answer in the question or the title (which the
-        exam shows), or, where that is checked, has an answer that is not in the passage or asks about somebody who is not.
+        Dropped are pairs without a question or an answer, that are too long, whose answer is in the question or the title
+        (which the exam shows), and those that fail ``extractive`` or ``grounded``.
         """
         context, title = _words(passage.context), _words(passage.title)
         found: dict[tuple[str, ...], tuple[str, str]] = {}
@@ -136,7 +136,7 @@ class OwnQuestions(SelfQA):
 
 
 def examined_by(passage: Passage, questions: Sequence[tuple[str, str]]) -> Passage:
-    """The passage with these questions instead of its own."""
+    """Return the passage with these questions instead of its own."""
     asked = [
         Question(question_id=f"own-{number}", question=question, answers=(answer,))
         for number, (question, answer) in enumerate(questions, start=1)
@@ -145,7 +145,7 @@ def examined_by(passage: Passage, questions: Sequence[tuple[str, str]]) -> Passa
 
 
 def _pair(piece: str) -> tuple[str, str] | None:
-    """The question and the answer of a piece; an answer is one line and loses the full stop at its end."""
+    """Return a piece's question and answer; the answer is one line, without its full stop."""
     start, answer = _QUESTION.match(piece), _ANSWER.search(piece)
     if start is None or answer is None or answer.start() < start.end():
         return None
@@ -155,7 +155,7 @@ def _pair(piece: str) -> tuple[str, str] | None:
 
 
 def _names(question: str) -> list[str]:
-    """The question's words, but for the first, that begin with a capital or a digit."""
+    """Return the question's words, except the first, that begin with a capital or a digit."""
     return [word for word in _WORD.findall(question)[1:] if not word[0].islower() and word != "I"]
 
 
@@ -164,5 +164,5 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _within(words: tuple[str, ...], text: tuple[str, ...]) -> bool:
-    """Whether the words stand in the text, side by side."""
+    """Return True if the words stand side by side in the text."""
     return f" {' '.join(words)} " in f" {' '.join(text)} "
