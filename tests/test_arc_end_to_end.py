@@ -143,9 +143,7 @@ def test_test_writes_table_pictures_and_submission(run: Path, capsys: pytest.Cap
     assert len(list((run / "results" / "arc").glob("*.png"))) == len(TEST)
 
 
-def test_search_reports_every_configuration_and_goes_on_where_it_ended(
-    run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_search_reports_every_configuration_and_resumes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     only = ["strategy=train_using_all_outputs", "learning_rate=0.001", "num_train_epochs=1"]
     command = ["search", str(run), "--limit", "3", "--only", *only]
     assert main(command) == 0
@@ -163,7 +161,7 @@ def test_search_reports_every_configuration_and_goes_on_where_it_ended(
     assert "after round 1" in capsys.readouterr().out
 
 
-def test_search_names_what_it_does_not_know(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_search_names_unknown_choices(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["search", str(run), "--only", "rate=1"]) == 1
     assert "'rate' is no choice" in capsys.readouterr().err
     assert main(["search", str(run), "--only", "learning_rate=7"]) == 1
@@ -180,9 +178,7 @@ def test_a_search_needs_a_schema(folder: Path, run: Path, tmp_path: Path, capsys
     assert "has no schema of edits to search" in capsys.readouterr().err
 
 
-def test_free_edits_of_a_tiny_model_are_malformed_and_the_run_says_so(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_run_counts_malformed_free_edits(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--model.edit_retries", "1", "--model.sampling.max_new_tokens", "8"]
     assert main(["fit", "-c", str(config(folder, tmp_path / "run", constrained=False)), *options]) == 1
     printed = capsys.readouterr()
@@ -193,9 +189,7 @@ def test_free_edits_of_a_tiny_model_are_malformed_and_the_run_says_so(
     assert [a.edit.rejected for a in stored] == [("not JSON",)] * 4
 
 
-def test_a_task_that_gives_no_sequence_is_said(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_task_without_sequence_is_reported(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = {"train": [{"input": [[1]], "output": [[2]]}], "test": [{"input": [[1]], "output": [[2]]}]}
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "single.json").write_text(json.dumps(one))

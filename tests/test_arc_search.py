@@ -65,7 +65,7 @@ def copy_of(run: Path, folder: Path) -> Path:
     return folder / "run"
 
 
-def test_what_solves_is_kept_and_gets_likelier(run: Path) -> None:
+def test_solving_edits_are_kept_and_get_likelier(run: Path) -> None:
     attempts = AttemptStore(RunDir(run).round(0)).all()
     solved = {a.attempt_id for a in attempts if a.reward == 1.0}
     assert 0 < len(solved) < len(attempts) == 24
@@ -92,7 +92,7 @@ def test_the_oracle_solves_and_is_held_against_the_policies(run: Path, capsys: p
         assert attempt.seed == inner_seed(1, attempt.task_id)
 
 
-def test_a_search_that_was_cut_short_goes_on(
+def test_interrupted_search_resumes(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = copy_of(run, tmp_path)
@@ -118,9 +118,7 @@ def test_a_search_that_was_cut_short_goes_on(
     assert len(AttemptStore(run / "search").all()) == 8
 
 
-def test_what_was_tried_under_other_settings_is_refused(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_search_refuses_other_settings(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = copy_of(run, tmp_path)
     shutil.rmtree(run / "search", ignore_errors=True)
     assert main(["search", str(run), "--limit", "2"]) == 0
@@ -163,7 +161,7 @@ def test_only_names_each_choice_once(run: Path, only: list[str], capsys: pytest.
     assert "CHOICE=OPTION" in capsys.readouterr().err
 
 
-def test_a_task_over_the_context_is_told_before_anything_is_computed(
+def test_task_over_the_context_fails_at_the_start(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     big = [{"input": [[1] * 30] * 30, "output": [[0]]}] * 5

@@ -110,7 +110,7 @@ class DirectedEdits(PromptFormat):
         }
 
     @property
-    def told(self) -> str:
+    def request(self) -> str:
         """The instruction, those of the formats, and the JSON with its options."""
         formats = {name: one.instruction for name, one in self.formats.items()}
         formats |= {PASSAGE_ONLY: self.passage_only_instruction} if self.passage_only else {}

@@ -130,9 +130,12 @@ class EditFile(Writer):
         found = [self._edits_of(task) for task in tasks]
         for task, texts in zip(tasks, found, strict=True):
             if texts is None and not self.allow_missing:
-                raise self._too_few(task, "no edit", f"It has {len(self._records)} records, the first of "
-                    f"{shown(self._records[0].called)}. A record needs a task's 'task_id', or its 'title' and 'context'. "
-                    "Give a file on these tasks, other tasks, or set allow_missing")  # fmt: skip
+                first = shown(self._records[0].called)
+                remedy = (
+                    f"Its {len(self._records)} records begin with {first}. Give a file on these tasks, whose records "
+                )
+                remedy += "have 'task_id', or 'title' and 'context', or set allow_missing"
+                raise self._too_few(task, "no edit", remedy)
             if texts is not None and len(texts) < num_edits:
                 raise self._too_few(task, f"only {len(texts)} of {num_edits} edits", "Lower model.test_edits")
         directives: dict[str, JSON] = {} if self.split == "format" else {"split": self.split}

@@ -120,11 +120,11 @@ class OwnQuestions(SelfQA):
         found: dict[tuple[str, ...], tuple[str, str]] = {}
         for piece in splitting.question_answer_pairs(splitting.readable(text)):
             pair = _pair(piece)
-            if pair is not None and self._can_be_asked(*pair, context, title):
+            if pair is not None and self._is_usable(*pair, context, title):
                 found.setdefault(_words(pair[0]), pair)
         return tuple(found.values())
 
-    def _can_be_asked(self, question: str, answer: str, context: tuple[str, ...], title: tuple[str, ...]) -> bool:
+    def _is_usable(self, question: str, answer: str, context: tuple[str, ...], title: tuple[str, ...]) -> bool:
         if len(question) > self.max_question_chars or len(answer) > self.max_answer_chars:
             return False
         asked, wanted = _words(question), _words(answer)

@@ -149,7 +149,7 @@ class PromptFormat(Configurable, ABC):
             raise ConfigError(f"{name}: stop is {shown(self.stop)}; a stop string must not be empty")
 
     @property
-    def told(self) -> str:
+    def request(self) -> str:
         """The text of a prompt before the passage."""
         return self.instruction
 
@@ -197,20 +197,20 @@ class PromptFormat(Configurable, ABC):
         written = self.demonstrations(examples[: self.num_examples])
         shown_edits = [f"{self.heading}\n{edit}".lstrip() for edit in written]
         shots = [
-            f"{self._joined(self._passage(e.title, e.context), edit)}\n\n{self.example_separator}\n\n"
+            f"{_join(self._passage(e.title, e.context), edit)}\n\n{self.example_separator}\n\n"
             for e, edit in zip(examples, shown_edits, strict=False)
         ]
-        last = self._joined(self._passage(passage.title, passage.context), self.heading)
-        return self._joined(self.told, "".join([*shots, last])) + "\n"
+        last = _join(self._passage(passage.title, passage.context), self.heading)
+        return _join(self.request, "".join([*shots, last])) + "\n"
 
     def chat_prompt(self, passage: Passage, examples: Sequence[WorkedExample] = ()) -> tuple[ChatMessage, ...]:
         """Return the turns of a chat; the last is the user's."""
         turns: list[ChatMessage] = []
         demonstrated = examples[: self.num_examples]
         for example, edit in zip(demonstrated, self.demonstrations(demonstrated), strict=True):
-            turns += [self._asked(example.title, example.context)]
+            turns += [self._user_turn(example.title, example.context)]
             turns += [ChatMessage(role="assistant", content=edit)]
-        return (*turns, self._asked(passage.title, passage.context))
+        return (*turns, self._user_turn(passage.title, passage.context))
 
     def stops(self, style: Style) -> tuple[str, ...]:
         """Return the stop strings of an edit."""
@@ -218,15 +218,12 @@ class PromptFormat(Configurable, ABC):
             return (*self.stop, f"\n{self.example_separator}")
         return self.stop
 
-    def _asked(self, title: str, context: str) -> ChatMessage:
-        return ChatMessage(role="user", content=self._joined(self.told, self._passage(title, context)))
+    def _user_turn(self, title: str, context: str) -> ChatMessage:
+        return ChatMessage(role="user", content=_join(self.request, self._passage(title, context)))
 
     def _passage(self, title: str, context: str) -> str:
         body = f"{title}\n{context}"
         return f"{self.passage_heading}\n{body}" if self.passage_heading else body
-
-    def _joined(self, *parts: str) -> str:
-        return "\n\n".join(part for part in parts if part)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -399,6 +396,10 @@ class NoInstruction(PromptFormat):
     def demonstration(self, example: WorkedExample) -> str:
         """Raise :class:`ConfigError`: this format has no worked examples."""
         raise ConfigError("NoInstruction has no worked examples")
+
+
+def _join(*parts: str) -> str:
+    return "\n\n".join(part for part in parts if part)
 
 
 def _numbered(statements: Iterable[str]) -> str:

@@ -54,7 +54,7 @@ def turns(prompt):
 # --- plans
 
 
-def test_the_edits_numbers_are_in_the_plan():
+def test_plan_has_the_numbers_of_the_edit():
     domain = ArcDomain()
     plan = domain.plan(TASK, edit(learning_rate=5e-5, num_epochs=3, loss="all_tokens"))
     assert (plan.optimizer.learning_rate, plan.optimizer.num_epochs) == (5e-5, 3)
@@ -79,7 +79,7 @@ def test_defaults_are_the_papers():
     )
 
 
-def test_the_fixed_configuration_is_what_an_edit_could_say():
+def test_fixed_configuration_equals_a_possible_edit():
     domain = ArcDomain()
     assert domain.plan(TASK, edit(**dataclasses.asdict(domain.without_edit))) == domain.plan_without_edit(TASK)
     other = ArcDomain(without_edit=ArcDirectives(augmentations=("size",), learning_rate=1e-3, num_epochs=1))
@@ -102,7 +102,7 @@ def test_more_augmentations_make_more_sequences():
 
 @pytest.mark.parametrize("instruction", ["Find.", ""])
 @pytest.mark.parametrize("text", [GridText(), LETTERS], ids=["digits", "letters"])
-def test_what_is_trained_has_the_exams_form(instruction, text):
+def test_training_sequences_have_the_form_of_the_exam(instruction, text):
     """Each leave-one-out puzzle is, turn by turn, the exam of the task that lacks what was held out."""
     domain = ArcDomain(instruction=instruction, grid_text=text, leave_two_out=False)
     trained = [[(s.role, s.text) for s in one.segments] for one in domain.plan(TASK, edit()).sequences]
@@ -157,7 +157,7 @@ def test_two_left_out_need_three():
 
 
 @pytest.mark.parametrize("schema", ["paper", "extended"])
-def test_one_demonstration_gives_nothing_to_train_on(schema):
+def test_one_demonstration_is_malformed(schema):
     domain, task = ArcDomain(schema=schema), arc_task(1)
     assert refusal(domain, task, edit(schema, augmentations=("basic", "size"))).kind == "no sequence"
     with pytest.raises(MalformedEdit) as caught:
@@ -166,7 +166,7 @@ def test_one_demonstration_gives_nothing_to_train_on(schema):
     assert "1 demonstrations" in str(caught.value)
 
 
-def test_puzzles_that_are_too_large_are_left_out():
+def test_puzzles_over_max_puzzle_size_are_dropped():
     whole = ArcDomain(leave_two_out=False).plan(TASK, edit())
     smaller = ArcDomain(leave_two_out=False, max_puzzle_size=60).plan(TASK, edit(augmentations=("size",)))
     assert {*smaller.sequences} & {*whole.sequences}
@@ -174,7 +174,7 @@ def test_puzzles_that_are_too_large_are_left_out():
     assert refusal(ArcDomain(max_puzzle_size=3), TASK, edit(augmentations=("size",))).kind == "no sequence"
 
 
-def test_what_is_over_the_number_of_puzzles_is_counted():
+def test_puzzles_over_max_puzzles_are_counted():
     whole = ArcDomain(max_puzzles=10_000, max_steps=10_000).plan(TASK, edit(augmentations=("basic",)))
     cut = ArcDomain(max_puzzles=7).plan(TASK, edit(augmentations=("basic",)))
     assert (len(cut.sequences), whole.dropped_sequences) == (7, 0)
@@ -197,7 +197,7 @@ def test_too_many_steps_are_malformed():
         ArcDomain(max_steps=1).plan_without_edit(TASK)
 
 
-def test_a_bad_text_is_refused_by_its_kind():
+def test_invalid_edit_is_malformed_by_kind():
     wrong = dataclasses.replace(edit(), text="{}")
     assert refusal(ArcDomain(), TASK, wrong).kind == "missing key"
     assert refusal(ArcDomain(), TASK, edit("extended")).kind == "extra key"
@@ -230,7 +230,7 @@ def test_test_pairs_are_never_trained_on():
 
 @pytest.mark.parametrize("schema", ["paper", "extended"])
 @pytest.mark.parametrize("constrained", [False, True])
-def test_the_edit_prompt_shows_the_examples_and_every_tool(schema, constrained):
+def test_edit_prompt_shows_examples_and_tools(schema, constrained):
     domain = ArcDomain(schema=schema, constrained=constrained)
     (turn,) = domain.edit_prompt(TASK)
     assert turn.role == "user"

@@ -92,7 +92,7 @@ def test_the_menu_is_the_papers_and_geometric():
 
 
 @pytest.mark.parametrize("group", BY_HAND)
-def test_augmenters_do_what_their_names_say(group):
+def test_augmenters_match_their_names(group):
     grid = from_text("12\n45")
     for augmenter in MENU[group]:
         expected = BY_HAND[group][augmenter.name]
@@ -103,7 +103,7 @@ def test_augmenters_do_what_their_names_say(group):
 
 @quick
 @given(puzzle=PUZZLES, seed=SEEDS)
-def test_one_map_for_inputs_and_outputs_demonstrations_and_query(puzzle, seed):
+def test_augmenters_map_all_grids_alike(puzzle, seed):
     """And a grid or none where one would be too large."""
     grids = list(puzzle.grids)
     for augmenter in AUGMENTERS.values():
@@ -132,7 +132,7 @@ def test_augmenters_are_pure(puzzle, array, seed):
 
 @quick
 @given(puzzle=PUZZLES)
-def test_geometric_ones_keep_the_cells(puzzle):
+def test_geometric_augmenters_keep_the_cells(puzzle):
     for augmenter in MENU["geometric"]:
         for before, after in zip(puzzle.grids, augmenter(puzzle, rng()).grids, strict=True):
             assert sorted(sum(before, ())) == sorted(sum(after, ()))
@@ -141,7 +141,7 @@ def test_geometric_ones_keep_the_cells(puzzle):
 
 @quick
 @given(puzzle=PUZZLES, seed=SEEDS)
-def test_a_name_that_two_groups_share_means_the_same(puzzle, seed):
+def test_shared_augmenter_names_are_the_same_map(puzzle, seed):
     by_name = {}
     for augmenter in (a for group in MENU.values() for a in group):
         result = augmenter(puzzle, rng(seed))
@@ -150,7 +150,7 @@ def test_a_name_that_two_groups_share_means_the_same(puzzle, seed):
 
 
 @pytest.mark.parametrize(("side", "allowed"), [(15, True), (16, False)])
-def test_thirty_is_the_most(side, allowed):
+def test_augmenters_refuse_over_30_a_side(side, allowed):
     small, other = from_text("1"), as_grid(np.ones((1, side), np.int8))
     (widened,) = [a for a in MENU["size"] if a.name == "width_x2"]
     for place in range(4):
@@ -174,7 +174,7 @@ def test_a_shift_by_hand():
 
 @quick
 @given(puzzle=PUZZLES, seed=SEEDS)
-def test_translation_is_one_shift_by_at_most_half_of_the_smallest_grid(puzzle, seed):
+def test_translation_is_one_shift_of_at_most_half(puzzle, seed):
     most_down = min(len(grid) for grid in puzzle.grids) // 2
     most_right = min(len(grid[0]) for grid in puzzle.grids) // 2
     large = as_grid(np.full((61, 61), 7, np.int8))
@@ -189,7 +189,7 @@ def test_translation_is_one_shift_by_at_most_half_of_the_smallest_grid(puzzle, s
     assert list(result.grids) == [moved(grid, down, right) for grid in puzzle.grids]
 
 
-def test_every_shift_comes_up_but_none_at_all():
+def test_translation_draws_every_shift_but_zero():
     puzzle = puzzle_of(*[from_text("1234\n5678\n1234")] * 4)
     possible = [moved(puzzle.query.input, *s) for s in product((-1, 0, 1), (-2, -1, 0, 1, 2)) if s != (0, 0)]
     drawn = [AUGMENTERS["translate"](puzzle, rng(seed)).query.input for seed in range(700)]

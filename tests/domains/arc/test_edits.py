@@ -2,7 +2,6 @@
 
 import json
 import time
-from bisect import bisect_left
 from itertools import pairwise
 
 import pytest
@@ -101,7 +100,7 @@ def test_the_schemas_names_are_the_papers():
 
 
 @pytest.mark.parametrize(("schema", "number"), [("paper", 2**4 * 2 * 4), ("extended", 2**5 * 3 * 4)])
-def test_every_text_of_the_schema_is_valid_and_says_what_was_chosen(schema, number):
+def test_every_text_of_the_schema_is_parsed(schema, number):
     found = menu(schema)
     assert len(found) == number
     losses = {"train_using_all_tokens": "all_tokens", "train_using_output_tokens": "last_output"}
@@ -146,13 +145,6 @@ def test_learning_rates_as_models_write_them(rate):
     assert read_edit(with_rate(rate), "paper").learning_rate == float(rate)
 
 
-def test_learning_rates_that_differ_late_are_two_options():
-    (choice,) = [
-        p for p in edit_schema("paper", (1e-4, 1.0000001e-4), (1, 2)) if getattr(p, "name", "") == "learning_rate"
-    ]
-    assert [float(option) for option in choice.options] == [1e-4, 1.0000001e-4]
-
-
 @pytest.mark.parametrize(
     "text",
     [f"```json\n{PAPER}\n```", f"```\n{PAPER}\n```", f" \n\t{PAPER}\r\n", f"\n```json \n\n{PAPER}\n\n```\n\n"],
@@ -191,39 +183,27 @@ BAD = {
     "text before": ("Sure!\n" + PAPER, "not JSON"),
     "text before a fence": (f"Sure!\n```json\n{PAPER}\n```", "not JSON"),
     "open fence": (f"```json\n{PAPER}", "not JSON"),
-    "two fences": (f"```json\n{PAPER}\n```\n```json\n{PAPER}\n```", "not JSON"),
     "two objects": (PAPER + PAPER, "not JSON"),
     "comment": ("// an edit\n" + PAPER, "not JSON"),
-    "comment inside": (PAPER.replace("{\n", "{ /* here */\n", 1), "not JSON"),
     "trailing comma": (PAPER.replace(": 3}", ": 3,}"), "not JSON"),
-    "single quotes": (PAPER.replace('"', "'"), "not JSON"),
     "Python's True": (PAPER.replace("true", "True"), "not JSON"),
     "byte order mark": ("\ufeff" + PAPER, "not JSON"),
     "cut short": (PAPER[:-1], "not JSON"),
     "lone surrogate": ("\ud800", "not JSON"),
     "lone surrogate in a key": (PAPER.replace("strategy", "\ud800"), "wrong value"),
-    "lone surrogate escaped in a key": (PAPER.replace("strategy", "\\ud800"), "wrong value"),
     "lone surrogate in a value": (PAPER.replace("train_using", "\udfff"), "wrong value"),
-    "nul escaped in a value": (PAPER.replace("train_using", "\\u0000"), "wrong value"),
     "nul in a value": (PAPER.replace("train_using", "\0"), "not JSON"),
     "emoji": ("\U0001f33e" * 1000, "not JSON"),
-    "emoji in a key": (PAPER.replace("strategy", "\U0001f33e" * 200), "missing key"),
     "emoji in an added key": (
         PAPER.replace('"training": {', '"training": {"' + "\U0001f33e" * 200 + '": 1, '),
         "extra key",
     ),
     "emoji as a value": (PAPER.replace("train_using_output_tokens", "\U0001f33e" * 200), "wrong value"),
     "10,000 braces": ("{" * 10_000, "too long"),
-    "10,000 brackets": ("[" * 10_000, "too long"),
     "10 MB": ("a" * 10_000_000, "too long"),
     "10 MB of an edit": (PAPER * 40_000, "too long"),
-    "10 MB of emoji": ("\U0001f33e" * 2_500_000, "too long"),
-    "10 MB of surrogates": ("\ud800" * 3_300_000, "too long"),
     "4 KB of braces": ("{" * MAX_EDIT_BYTES, "not JSON"),
-    "4 KB of brackets": ("[" * MAX_EDIT_BYTES, "not JSON"),
     "4 KB of objects": ('{"a":' * 600 + "1" + "}" * 600, "missing key"),
-    "4 KB of surrogates": ("\ud800" * MAX_EDIT_BYTES, "not JSON"),
-    "4 KB of fences": ("```\n" * 1024, "not JSON"),
     "500 keys": ("{" + ",".join(f'"{n}":1' for n in range(500)) + "}", "missing key"),
     "400 added keys": (
         PAPER.replace('"training"', ",".join(f'"{n}":1' for n in range(400)) + ',"training"'),
@@ -234,11 +214,9 @@ BAD = {
     "number": ("1", "wrong value"),
     "null": ("null", "wrong value"),
     "string": ('"edit"', "wrong value"),
-    "string of an edit": (json.dumps(PAPER), "wrong value"),
     "empty object": ("{}", "missing key"),
     "no training": (PAPER.replace('"training"', '"trains"'), "missing key"),
     "training is a list": ('{"data_generation": [], "training": []}', "wrong value"),
-    "training is null": (json.dumps(json.loads(PAPER) | {"training": None}), "wrong value"),
     "added key": (PAPER.replace('{"strategy"', '{"batch_size": 2, "strategy"'), "extra key"),
     "added key outside": ('{"why": "because", ' + PAPER[1:], "extra key"),
     "a version in the paper's schema": ('{"version": 2, ' + PAPER[1:], "extra key"),
@@ -246,19 +224,16 @@ BAD = {
     "duplicate key, escaped": (PAPER.replace('"num_train', '"l\\u0065arning_rate": 5e-5, "num_train'), "duplicate key"),
     "duplicate outside": (PAPER[:-1] + ', "training": {}}', "duplicate key"),
     "duplicate in what is not known": ('{"a": {"b": 1, "b": 1}}', "duplicate key"),
-    "duplicate surrogates": ('{"\ud800": 1, "\ud800": 2}', "duplicate key"),
     "unknown strategy": (PAPER.replace("train_using_output_tokens", "train"), "wrong value"),
     "an extended strategy": (PAPER.replace("train_using_output_tokens", "train_using_all_outputs"), "wrong value"),
     "strategy in capitals": (PAPER.replace("train_using", "TRAIN_USING"), "wrong value"),
-    "strategy is null": (PAPER.replace('"train_using_output_tokens"', "null"), "wrong value"),
     "boolean as 1": (PAPER.replace("true", "1"), "wrong value"),
     "boolean as text": (PAPER.replace("true", '"true"'), "wrong value"),
-    "boolean as null": (PAPER.replace("true", "null"), "wrong value"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_texts(name):
+def test_invalid_texts_are_malformed(name):
     text, kind = BAD[name]
     assert refused(text).kind == kind
 
@@ -298,7 +273,7 @@ def test_bad_texts(name):
     ],
     ids=lambda value: value[:12],
 )
-def test_bad_learning_rates(rate, kind):
+def test_invalid_learning_rates_are_malformed(rate, kind):
     assert refused(with_rate(rate)).kind == kind
 
 
@@ -323,12 +298,12 @@ def test_bad_learning_rates(rate, kind):
     ],
     ids=lambda value: value[:12],
 )
-def test_bad_epochs(epochs, kind):
+def test_invalid_epochs_are_malformed(epochs, kind):
     assert refused(with_epochs(epochs)).kind == kind
 
 
 @pytest.mark.parametrize("version", ["1", "3", "2.0", "true", "null", '"2"', "[2]", "2e0"])
-def test_bad_versions(version):
+def test_invalid_versions_are_malformed(version):
     error = refused(EXTENDED.replace('"version": 2', f'"version": {version}'), "extended")
     assert error.kind == ("out of bounds" if version in "13" else "wrong value")
 
@@ -338,31 +313,13 @@ def test_the_schemas_are_not_mixed():
     assert refused(EXTENDED, "paper").kind == "extra key"
 
 
-def test_a_message_says_where_and_what():
+def test_malformed_error_names_field_and_value():
     error = refused(with_rate("1e9"))
     assert "training.learning_rate" in str(error)
     assert "0.1" in str(error)
     assert "1000000000.0" in str(error)
     assert str(refused("[]")) == "wrong value: the edit: Input should be an object; it is a list"
     assert "num_train_epochs" in str(refused(PAPER.replace(', "num_train_epochs": 3', "")))
-
-
-@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}"), ('{"training":', "}"), ('[{"a":', "}]")])
-def test_nesting_within_the_cap(opening, closing):
-    """Also where it just fits the parser's stack, from high and low on it: there is no room then to write it out."""
-
-    def kind(depth, inside, frames):
-        if frames:
-            return kind(depth, inside, frames - 1)
-        text = f"{opening * depth}1{closing * depth}"
-        return refused(f'{{"data_generation": {text}, "training": 3}}' if inside else text).kind
-
-    depths = range(1, (MAX_EDIT_BYTES - 50) // (len(opening) + len(closing)))
-    for inside in (False, True):
-        for frames in (0, 700):
-            fits = bisect_left(depths, True, key=lambda depth: kind(depth, inside, frames) == "not JSON")
-            for depth in depths[max(0, fits - 6) : fits + 6]:
-                assert kind(depth, inside, frames) in KINDS - {"too long"}
 
 
 # --- writing
@@ -433,7 +390,7 @@ def mutated(draw):
 
 @given(mutated())
 @settings(max_examples=400, deadline=None, derandomize=True)
-def test_any_text_is_directives_or_malformed(case):
+def test_read_edit_handles_any_text(case):
     schema, text = case
     try:
         said = read_edit(text, schema)
@@ -451,20 +408,3 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-
-
-@given(st.sampled_from(SCHEMAS), st.data(), VALUES)
-@settings(max_examples=150, deadline=None, derandomize=True)
-def test_any_value_in_any_place_is_read_as_it_is_or_refused(schema, data, value):
-    content = json.loads(EDITS[schema])
-    inside = data.draw(st.sampled_from([content, content["data_generation"], content["training"]]))
-    key = data.draw(st.sampled_from(sorted(inside)))
-    inside[key] = value
-    text = json.dumps(content)
-    try:
-        said = read_edit(text, schema)
-    except MalformedEdit:
-        refused(text, schema)
-    else:
-        assert type(value) is type(json.loads(EDITS[schema])[key] if inside is content else value)
-        assert json.loads(write_edit(said, schema)) == content

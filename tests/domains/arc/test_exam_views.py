@@ -92,7 +92,7 @@ def shown_in(prompt, text=LETTERS):
 # --- what is asked
 
 
-def test_views_have_different_names_and_the_identity_comes_first():
+def test_views_have_names_and_start_with_the_identity():
     names = [p.view for p in exam().prompts(THREE)]
     arrangements = ["", ", without 0", ", without 1", ", without 2"]
     orders = {name.partition(",")[2] for name in names} - {a.partition(",")[2] for a in arrangements}
@@ -144,7 +144,7 @@ def test_a_puzzle_is_a_chat():
     assert bare.prompt == first.prompt[1:]
 
 
-def test_other_orders_are_the_tasks_own_and_never_the_given_one():
+def test_other_orders_depend_on_the_task():
     views = ExamViews(transforms=("identity",), num_orders=40, leave_one_out=False)
     prompts = exam(views).prompts(THREE)
     orders = [tuple(shown_in(p.prompt)[0]) for p in prompts]
@@ -157,7 +157,7 @@ def test_other_orders_are_the_tasks_own_and_never_the_given_one():
 
 
 @pytest.mark.parametrize("number", range(40))
-def test_a_drawn_order_that_is_the_given_one_is_drawn_again(number):
+def test_the_given_order_is_not_drawn(number):
     task = ArcTask(task_id=f"t{number}", demonstrations=THREE.demonstrations[:2], tests=THREE.tests)
     views = ExamViews(transforms=("identity",), num_orders=1)
     assert [p.view for p in exam(views).prompts(task)] == ["identity", "identity, order 1"]
@@ -169,7 +169,7 @@ def test_no_view_is_left_with_less_than_two_demonstrations(demonstrations, numbe
     assert len(exam(views).prompts(arc_task(demonstrations, "7>8"))) == number
 
 
-def test_no_view_is_shown_twice_where_demonstrations_are_the_same():
+def test_equal_arrangements_make_one_view():
     task = arc_task("1>2 1>2 3>4", "7>8")
     prompts = exam(ExamViews(num_orders=20)).prompts(task)
     shown = Counter((p.view.split(",")[0], tuple(p.prompt)) for p in prompts)
@@ -236,7 +236,7 @@ def test_the_majority_beats_the_identity():
     assert one.partial_credit == 1.0
 
 
-def test_a_view_that_turns_grids_and_one_that_does_not_agree():
+def test_answers_are_mapped_back_before_the_vote():
     """The same answer in all views is the same vote only after each is turned back."""
     of = exam(ExamViews(num_orders=0, leave_one_out=False))
     same = {key: LETTERS.encode(grid(GOLD)) for key in targets(of, THREE)}
@@ -246,7 +246,7 @@ def test_a_view_that_turns_grids_and_one_that_does_not_agree():
     assert one.further_answers == (as_text(grid("12/05/43")),)  # the transposed view's
 
 
-def test_ties_are_the_identitys_then_the_firsts():
+def test_ties_go_to_the_identity():
     of = exam(ExamViews(num_orders=0, leave_one_out=False))
 
     def attempts(**by_view):
@@ -273,7 +273,7 @@ def test_the_second_attempt_counts():
 
 
 @pytest.mark.parametrize("text", ["", "?", "a b", "b\n", "1 0 4\n2 5 3", "\ud800", "a" * 10_000])
-def test_nothing_that_decodes_is_wrong(text):
+def test_undecodable_answers_are_wrong(text):
     of = exam(text=GridText())
     (one,) = of.answered_questions(THREE, dict.fromkeys(targets(of, THREE), text))
     assert (one.answer, one.further_answers, one.partial_credit) == ("", (), 0.0)
@@ -282,7 +282,7 @@ def test_nothing_that_decodes_is_wrong(text):
     assert (verdict.status, verdict.reason) == (VerdictStatus.WRONG, "no answer could be read")
 
 
-def test_the_better_attempts_cells_are_the_credit():
+def test_partial_credit_is_of_the_better_attempt():
     of = exam(ExamViews(num_orders=0, leave_one_out=False))
     (one,) = of.answered_questions(THREE, answers(of, THREE, {"identity": "104/999", "transpose": "104/259"}))
     assert one.answer == as_text(grid("104/999"))
@@ -304,7 +304,7 @@ def test_an_unpublished_output_has_no_target_and_no_score():
     assert exact_verdict(second).status is VerdictStatus.UNSCORED
 
 
-def test_an_answer_that_was_not_given_is_an_error():
+def test_missing_answer_is_an_error():
     of = exam()
     given = targets(of, THREE)
     given.popitem()

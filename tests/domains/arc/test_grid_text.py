@@ -38,7 +38,7 @@ every_text = pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())
 GRID = ((0, 1, 2), (3, 4, 5))
 
 
-def test_as_models_see_it():
+def test_encode_writes_rows_of_symbols():
     assert TEXTS["digits"].encode(GRID) == "012\n345"
     assert TEXTS["digits with blanks"].encode(GRID) == "0 1 2\n3 4 5"
     assert TEXTS["letters behind blanks"].encode(GRID) == " a b c\n d e f"
@@ -57,14 +57,14 @@ def test_decode_is_the_inverse_of_encode(text, grid):
 
 
 @every_text
-def test_the_largest_and_the_smallest_grid(text):
+def test_decode_reads_largest_and_smallest_grid(text):
     for grid in (((7,) * MAX_SIDE,) * MAX_SIDE, ((7,),), ((7,) * MAX_SIDE,), ((7,),) * MAX_SIDE):
         assert text.decode(f"{text.encode(grid)}\n") == grid
 
 
 @every_text
 @pytest.mark.parametrize("shape", [(31, 1), (1, 31), (31, 31), (30, 31)], ids=str)
-def test_over_30_a_side_is_no_grid(text, shape):
+def test_decode_refuses_over_30_a_side(text, shape):
     with pytest.raises(InvalidGrid):
         text.decode(text.encode(((3,) * shape[1],) * shape[0]))
 
@@ -122,14 +122,14 @@ def test_decoding_is_strict(answer):
         *("\ta b c\n\td e f", " a\tb c\n d e f", " a\xa0b c\n d e f"),
     ],
 )
-def test_blanks_are_where_they_belong(answer):
+def test_decode_checks_separators(answer):
     with pytest.raises(InvalidGrid):
         TEXTS["letters behind blanks"].decode(answer)
 
 
 @every_text
 @pytest.mark.parametrize("piece", ["0", "a", "0\n", " ", "\n", "|", "0 ", "\ud800", "🌾", ", "], ids=ascii)
-def test_10_mb_are_refused_at_once(text, piece):
+def test_decode_refuses_10_mb_at_once(text, piece):
     answer = piece * (10_000_000 // len(piece))
     start = time.process_time()
     with pytest.raises(InvalidGrid) as caught:
@@ -146,7 +146,7 @@ PIECES = st.sampled_from(
 @every_text
 @quick
 @given(grid=GRIDS, data=st.data())
-def test_any_text_is_a_grid_or_refused(text, grid, data):
+def test_decode_handles_any_text(text, grid, data):
     """And what is taken for a grid is that grid's text, but for blanks around it."""
     answer = text.encode(grid)
     for _ in range(data.draw(st.integers(1, 3))):
@@ -179,7 +179,7 @@ def test_any_text_is_a_grid_or_refused(text, grid, data):
     ],
     ids=str,
 )
-def test_what_could_not_be_read_back_is_refused(settings_):
+def test_ambiguous_grid_text_is_a_config_error(settings_):
     with pytest.raises(ConfigError, match=rf"grid_text\.{next(iter(settings_))}: .* is not allowed"):
         GridText(**settings_)
 
@@ -206,14 +206,14 @@ def test_arrays_and_stored_texts_are_the_same_grid(grid):
     ],
     ids=lambda rows: str(rows)[:20],
 )
-def test_what_is_no_grid(rows):
+def test_checked_grid_refuses_other_values(rows):
     with pytest.raises(InvalidGrid) as caught:
         checked_grid(rows)
     assert len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize("text", ["", "\n", "01\n2", "0 1", "a", "²", "-1", "0" * 31, "0\n" * 31])
-def test_what_is_no_stored_grid(text):
+def test_from_text_refuses_other_texts(text):
     with pytest.raises(InvalidGrid):
         from_text(text)
 
@@ -231,5 +231,5 @@ def test_what_is_no_stored_grid(text):
         ("1" * 30, "\n".join("1" * 30), 1 / 30),
     ],
 )
-def test_the_share_of_cells_right(predicted, gold, share):
+def test_share_of_cells_right(predicted, gold, share):
     assert share_of_cells_right(from_text(predicted), from_text(gold)) == pytest.approx(share)

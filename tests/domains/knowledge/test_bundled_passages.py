@@ -43,7 +43,7 @@ def test_contexts_are_60_to_110_words_with_five_questions(split: str) -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_answers_stand_in_the_context_and_not_in_the_question_or_title(split: str) -> None:
+def test_answers_are_in_the_context_only(split: str) -> None:
     for article in articles(split):
         context = paragraph(article)["context"]
         for qa in paragraph(article)["qas"]:
@@ -72,7 +72,7 @@ def test_titles_and_ids_are_unique_over_splits_and_examples() -> None:
     assert len(ids) == len(set(ids)) == 5 * sum(COUNTS.values())
 
 
-def test_splits_and_examples_share_no_context_no_question_and_no_run_of_words() -> None:
+def test_splits_and_examples_do_not_overlap() -> None:
     contexts = {a["title"]: paragraph(a)["context"] for split in SPLITS for a in articles(split)}
     contexts |= {example["title"]: example["context"] for example in load("examples")}
     seen: dict[tuple[str, ...], str] = {}

@@ -76,7 +76,7 @@ def test_a_directive_wins_over_a_fixed_number_of_steps(passage, edit):
     assert domain.plan_without_edit(passage).num_steps == 7
 
 
-def test_an_empty_menu_is_no_directive_and_a_menu_of_one_no_choice(passage, edit):
+def test_menus_of_none_or_one_option_give_no_choice(passage, edit):
     few = DirectedEdits(
         formats={"notes": Implications()},
         passage_only=False,
@@ -122,7 +122,7 @@ def test_without_a_passage_weight_the_domain_decides(passage, edit):
         (written(format="none", passage_weight=0), "empty"),
     ],
 )
-def test_what_has_no_meaning_is_malformed_by_kind(domain, passage, edit, text, kind):
+def test_invalid_directives_are_malformed_by_kind(domain, passage, edit, text, kind):
     with pytest.raises(MalformedEdit) as refused:
         domain.plan(passage, edit(text))
     assert refused.value.kind == kind
@@ -145,14 +145,14 @@ def test_free_json_may_have_numbers_between_those_of_the_menu(passage, edit):
         f"  {json.dumps(SAID)}\n\n\nImplications:\n\n1. a\n2. b\n",
     ],
 )
-def test_free_json_is_read_with_what_models_put_around_it(passage, edit, text):
+def test_free_json_is_read_within_other_text(passage, edit, text):
     domain = KnowledgeDomain(format=replace(DIRECTED, written="json"), optimizer=OPTIMIZER)
     plan = domain.plan(passage, edit(text))
     assert texts(plan) == ["1. a", "2. b", *[passage.context] * 3]
     assert plan.optimizer.num_epochs == 8
 
 
-def test_edits_of_other_writers_say_nothing(domain, passage, edit):
+def test_edits_with_split_have_no_directives(domain, passage, edit):
     given = replace(edit("x\ny"), directives={"split": "lines"})
     plan = domain.plan(passage, given)
     assert texts(plan) == ["x", "y", passage.context]

@@ -163,7 +163,7 @@ def test_missing_task_is_an_error(write):
         texts(path, [FERRY, MILL, replace(MILL, task_id="x")], 1)
     said = str(caught.value)
     assert said.startswith(f"{path}: has no edit of the task 'Mill of Tarnow' (task id mill")
-    assert "It has 2 records, the first of 'Grey Ferry'." in said
+    assert "Its 2 records begin with 'Grey Ferry'." in said
     assert "allow_missing" in said
     assert texts(path, [MILL, FERRY], 1, allow_missing=True) == ["", "f0"]
 

@@ -115,7 +115,7 @@ def test_all_edits_take_two_calls_and_have_their_own_seeds():
     assert [e.seed for e in edits] == [derive_seed(0, e.task_id, e.edit_index) for e in edits]
 
 
-def test_what_is_too_much_is_drawn_by_the_edit_s_seed():
+def test_max_relations_samples_by_the_seed():
     names = [f"n{i}" for i in range(8)]
     listed = '", "'.join(names) + '"'
     drawn = [pieces(write(listed, max_relations=5, seed=seed)[0][0]) for seed in range(6)]
@@ -127,7 +127,7 @@ def test_what_is_too_much_is_drawn_by_the_edit_s_seed():
     assert pieces(write(listed, max_relations=5, seed=3)[0][0]) == drawn[3]
 
 
-def test_every_text_is_trained_whatever_the_domain_s_cap():
+def test_every_text_is_trained_beyond_the_cap():
     domain = KnowledgeDomain(max_sequences=4)
     (edit,), engine = write(ALL_NAMES, domain=domain)
     assert len(engine.calls[1]) == 6
@@ -142,7 +142,7 @@ def test_the_first_entities_are_kept():
 
 
 @pytest.mark.parametrize("listed", ["", '"]', 'Rye", "rye"', "\0\ud800", "x" * 200])
-def test_with_fewer_than_two_entities_the_edit_is_empty_and_malformed(listed):
+def test_fewer_than_two_entities_make_an_empty_edit(listed):
     (bad, good), engine = write(lambda r: listed if "Rye" in r.prompt else ALL_NAMES, tasks=(MILL, FERRY))
     assert bad.text == ""
     with pytest.raises(MalformedEdit, match="empty"):
@@ -150,7 +150,7 @@ def test_with_fewer_than_two_entities_the_edit_is_empty_and_malformed(listed):
     assert len(pieces(good, FERRY)) == len(engine.calls[1]) == 6
 
 
-def test_texts_that_say_nothing_are_left_out():
+def test_empty_texts_are_dropped():
     (edit,), _ = write(ALL_NAMES, written=" \n---\n")
     assert edit.text == ""
 
@@ -175,7 +175,7 @@ def test_bounds(settings, message):
         EntiGraphWording(relation_instruction="How are they connected?", relation_heading="")
 
 
-def test_it_writes_about_passages_only():
+def test_entigraph_needs_passages():
     with pytest.raises(ConfigError, match="needs a KnowledgeDomain, not ToyDomain"):
         EntiGraph().bind(ToyDomain(), Scribe(""))
     with pytest.raises(ConfigError, match="task 'stone-0' is a ToyTask"):

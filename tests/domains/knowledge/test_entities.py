@@ -36,7 +36,7 @@ READ = {
 
 
 @pytest.mark.parametrize(("text", "names"), READ.values(), ids=READ)
-def test_what_is_read(text, names):
+def test_written_questions_are_parsed(text, names):
     assert read_entities(text, 9, 40) == names
 
 

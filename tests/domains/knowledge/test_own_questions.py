@@ -36,7 +36,7 @@ def written(text: str, **settings: object) -> list[tuple[str, str]]:
         ("Question 1: How heavy?\nAnswer:\n8 tonnes", [("How heavy?", "8 tonnes")]),
     ],
 )
-def test_what_is_read(text: str, pairs: list[tuple[str, str]]) -> None:
+def test_written_questions_are_parsed(text: str, pairs: list[tuple[str, str]]) -> None:
     assert written(text) == pairs
 
 
@@ -60,7 +60,7 @@ def test_what_is_read(text: str, pairs: list[tuple[str, str]]) -> None:
         "Question 1: What" + " very" * 80 + " colour?\nAnswer: green",
     ],
 )
-def test_what_cannot_be_asked_is_dropped(text: str) -> None:
+def test_unusable_questions_are_dropped(text: str) -> None:
     assert written(text) == []
 
 
@@ -76,7 +76,7 @@ def test_settings_decide() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"max_question_chars": 0}, {"max_answer_chars": 0}, {"num_examples": -1}])
-def test_what_is_refused(settings: dict[str, int]) -> None:
+def test_invalid_settings_are_config_errors(settings: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="OwnQuestions"):
         OwnQuestions(**settings)
 
@@ -121,7 +121,7 @@ def test_the_exam_asks_them_instead() -> None:
 
 
 @pytest.mark.parametrize("piece", ["Question:", "Question 1: a\nAnswer:", " ", "\n", "Answer: ", "**", "Question 1"])
-def test_it_reads_anything_in_linear_time(piece: str) -> None:
+def test_read_entities_is_linear(piece: str) -> None:
     start = time.process_time()
     written(piece * (200_000 // len(piece)))
     assert time.process_time() - start < 5

@@ -112,7 +112,7 @@ def sample(path, num_questions, **settings):
     return [[question.question for question in passage.questions] for passage in passages]
 
 
-def test_questions_are_sampled_and_passages_and_questions_keep_their_order(write):
+def test_num_questions_keeps_the_order(write):
     path = write([asked(4, "A"), asked(1, "B"), asked(5, "C")])
     everything = sample(path, None)
     assert sample(path, 10) == everything
@@ -364,7 +364,7 @@ class TestHub:
         with pytest.raises(DataError, match="row 0: title 'A', field 'context' is missing"):
             HubDataset(directory([{"title": "A"}]), "train").load()
 
-    def test_what_cannot_be_loaded(self, directory, tmp_path):
+    def test_unloadable_data_set_is_reported(self, directory, tmp_path):
         name = directory([self.flat("A", "q1", ["x"])])
         with pytest.raises(DataError, match=r"cannot be loaded: .*Check the name, configuration, revision and split"):
             HubDataset(name, "dev").load()
@@ -372,7 +372,7 @@ class TestHub:
         with pytest.raises(DataError, match="cannot be loaded"):
             HubDataset(str(tmp_path / "empty"), "train").load()
 
-    def test_a_split_must_be_named(self, directory):
+    def test_split_is_required(self, directory):
         name = directory([self.flat("A", "q1", ["x"])])
         with pytest.raises(DataError, match="is not a single split"):
             HubDataset(name, None).load()
