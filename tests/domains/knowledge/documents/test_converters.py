@@ -288,7 +288,7 @@ def test_html_becomes_text_under_headings() -> None:
         ),
         (("Second", "Third"), ["In a layout table."]),
     ]
-    assert found.notes == ("about 9 words of menus were left out",)
+    assert found.notes == ("about 7 words of menus were skipped",)
 
 
 def test_html_main_part_is_the_page() -> None:
