@@ -119,7 +119,7 @@ class FunctionReward(Reward):
         ...     return attempt.after.log_prob - attempt.before.log_prob
         >>> reward = FunctionReward(gained, measurements=["likelihood"])
         >>> sorted(reward.needs)
-        ['likelihood']
+        [<Measurement.LIKELIHOOD: 'likelihood'>]
     """
 
     def __init__(
