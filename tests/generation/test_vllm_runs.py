@@ -115,7 +115,7 @@ def test_vllm_student_must_be_the_same_model(
     other = {"source": str(write_tiny_model(tmp_path / "other", seed=3)), "dtype": "float64"}
     settings = config(tiny_folder, tmp_path / "another", engine=engine(server), student=other, rounds=1, num_edits=2)
     assert fit(tmp_path, settings) == 1
-    assert "a model.student is asked through the same server" in capsys.readouterr().err
+    assert "model.student uses the same server" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import threading
 import time
@@ -213,9 +214,14 @@ def test_a_failure_hides_its_text_and_the_server_goes_on(
     )
 
 
-def test_texts_are_neither_kept_nor_logged(here: Served, caplog: pytest.LogCaptureFixture) -> None:
-    for name in ("seal_lightning", "uvicorn"):
+def test_texts_are_neither_kept_nor_logged(
+    here: Served, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("seal_lightning", "uvicorn.access"):
         caplog.set_level("DEBUG", logger=name)
+    # Another server of the same process may have configured uvicorn's loggers.
+    monkeypatch.setattr(logging.getLogger("uvicorn.access"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("uvicorn"), "propagate", True)
     text = here.client().completions.create(model="minerals", prompt="The amber fox", max_tokens=9, temperature=0)
     wait_until(lambda: here.models.language_model._plain_ids.cache_info().currsize == 0)
     lines = [r.getMessage() for r in caplog.records if r.name.startswith(("seal_lightning", "uvicorn"))]
