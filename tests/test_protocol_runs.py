@@ -254,7 +254,7 @@ def test_prompts_must_fit_writer_and_learner(tiny: LanguageModel, tmp_path: Path
         ({"test_rounds": [1], "test_adapters": {"mine": "a"}}, "is not allowed with mine, which is of the pretrained"),
         ({"test_rounds": [1], "test_conditions": ["in_context"]}, "is not allowed with in_context"),
         ({"test_rounds": []}, "model.test_rounds: an empty list is not allowed"),
-        ({"test_adapters": {"mine": "/nowhere/adapter"}}, "adapter_config.json cannot be read"),
+        ({"test_adapters": {"mine": "/nowhere/adapter"}}, "adapter_config.json is missing or not a file"),
     ],
 )
 def test_test_refuses_invalid_settings(

@@ -47,6 +47,7 @@ from seal_lightning.inner_loop.schedule import batches
 from seal_lightning.inner_loop.whole_weights import scratch_weights
 from seal_lightning.models.language_model import LanguageModel
 from seal_lightning.models.packed import TokenizedSequence
+from seal_lightning.models.pretrained import Pretrained
 from seal_lightning.reporting.condition_table import condition_table
 
 DOMAIN = ToyDomain(optimizer=OPTIMIZER)
@@ -216,9 +217,9 @@ def test_merge_gate_refusals_change_nothing_and_count(tiny64: LanguageModel) -> 
 
 
 @pytest.fixture(scope="module")
-def plain(tiny64: LanguageModel) -> dict[Any, Any]:
+def plain(tiny_folder: Path) -> dict[Any, Any]:
     """What is known without mitigations."""
-    return known(continual(tiny64, []))
+    return known(continual(Pretrained(source=str(tiny_folder), dtype="float64").load(), []))
 
 
 def test_merge_gate_without_limit_changes_nothing(plain: dict[Any, Any], tiny64: LanguageModel) -> None:
