@@ -33,7 +33,7 @@ NOT_INSTANTIATED = {
 }
 """Exported records that only this package creates."""
 
-WITHOUT_EXAMPLE_YET: set[str] = {}
+WITHOUT_EXAMPLE_YET: set[str] = set()
 """Remove a name when its class has got an `Example:` block."""
 
 
