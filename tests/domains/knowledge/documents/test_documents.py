@@ -164,7 +164,7 @@ UNUSABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "void.html": (lambda p: p.write_text("<html><script>x</script></html>"), "has no text"),
     "deep.html": (lambda p: p.write_text("<b>" * 9999 + "text"), "too deeply"),
     "bad.json": (lambda p: p.write_text("{"), "is not JSON"),
-    "deep.json": (lambda p: p.write_text("[" * 99999), "nested too deeply"),
+    "deep.json": (lambda p: p.write_text("[" * 99999), "recursion limit"),
     "odd.json": (lambda p: p.write_text('{"a": 1}'), "must hold SQuAD's object"),
     "style.css": (lambda p: p.write_text("p {}"), "no document"),
     "pipe": (lambda p: os.mkfifo(p), "a pipe"),
