@@ -30,6 +30,7 @@ NOT_INSTANTIATED = {
     "Condition",
     "ConditionResult",
     "Evaluation",
+    "InvalidRecord",
 }
 """Exported records that only this package creates."""
 
