@@ -17,7 +17,7 @@ from seal_lightning.core.seeds import derive_seed
 from seal_lightning.domains.knowledge import Documents, Passage, Question
 from seal_lightning.domains.knowledge.question_file import MatchedQuestions, match_questions, read_questions
 from seal_lightning.models.pretrained import Pretrained
-from seal_lightning.scoring.rewards.own_questions_reward import OwnQuestions
+from seal_lightning.scoring.rewards.own_questions_reward import OwnQuestionsExam
 from seal_lightning.training.module import SealModule
 
 PASSAGES_AT_ONCE = 32
@@ -138,7 +138,7 @@ def own_questions(
     if not passages:
         return []
     known = {written.task_id: written.questions for written in work.questions.read()}
-    examiner = OwnQuestions(
+    examiner = OwnQuestionsExam(
         frozenset({Measurement.LIKELIHOOD}), spec.num_questions, spec.question_retries, spec.question_sampling
     )
     examiner.bind(module.domain, module.engine)

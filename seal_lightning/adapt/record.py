@@ -52,7 +52,7 @@ class BaseModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Asking:
-    """How the model was prompted in its exams, so that it is prompted the same way later."""
+    """Prompt settings of the model's exams, used again by later exams."""
 
     style: Literal["base", "chat"] = "base"
     """``base``: lines with headings, which the model continues; ``chat``: one user turn."""

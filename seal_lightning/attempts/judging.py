@@ -76,7 +76,7 @@ class Judging:
 
     @property
     def in_background(self) -> bool:
-        """Whether :meth:`finish` waits for a server, so that it is worth a thread."""
+        """True where :meth:`finish` waits for a server, so that it is worth a thread."""
         needs = [self.reward.needs, *(examiner.needs for examiner in self.reward.exam_builders.values())]
         graded = any(Measurement.ANSWERS in one for one in needs)
         return (graded and self.grader.in_background) or any(r.in_background for r in self.reward.raters.values())

@@ -123,7 +123,7 @@ def run(command: str, args: Sequence[str]) -> SealCLI:
 
 
 def _explained(error: RuntimeError) -> Exception:
-    """What runs out at run time as an error of ours; any other as it is."""
+    """Return out-of-memory and lost-connection errors as errors of this package, any other unchanged."""
     if is_out_of_memory(error):
         return RunError(
             f"out of memory ({str(error).strip().splitlines()[0][:200]}). Attempts and checkpoints are kept. Lower "

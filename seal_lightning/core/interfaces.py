@@ -296,7 +296,7 @@ class Reward(Configurable, ABC):
 
     @property
     def adapts(self) -> bool:
-        """Whether the adapted model is evaluated at all."""
+        """True where the adapted model is evaluated at all."""
         return bool(self.needs or self.exam_builders)
 
     @abstractmethod

@@ -41,7 +41,7 @@ class RequestFailed(Exception):
 
     @property
     def is_temporary(self) -> bool:
-        """Whether the server is down, broken or busy; else it refuses this request, and would refuse it again."""
+        """Return whether a retry may help: the server is down, broken or busy, and did not refuse the request itself."""
         return self.status is None or self.status in _TEMPORARY or self.status >= 500
 
 

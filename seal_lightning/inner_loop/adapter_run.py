@@ -63,12 +63,12 @@ class AdapterRun:
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are done."""
+        """True when all steps are done."""
         return len(self.losses) == self.plan.num_steps
 
     @property
     def step_is_complete(self) -> bool:
-        """Whether every sequence of the current batch has been through the model."""
+        """True when every sequence of the current batch has been through the model."""
         return not self._pending
 
     def next_sequences(self, max_tokens: int) -> list[TokenizedSequence]:

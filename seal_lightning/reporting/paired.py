@@ -120,7 +120,7 @@ class PairedComparison:
 
     @property
     def is_significant(self) -> bool:
-        """Whether p is below :data:`SIGNIFICANT`."""
+        """True where p is below :data:`SIGNIFICANT`."""
         return self.test.p_value < SIGNIFICANT
 
 

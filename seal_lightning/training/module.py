@@ -255,7 +255,7 @@ class SealModule(EvaluationSteps, Configurable):
 
     @property
     def in_e_step(self) -> bool:
-        """Whether the current epoch is an E-step, not an M-step."""
+        """True in an E-step, False in an M-step."""
         return self.current_epoch % 2 == 0
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:

@@ -89,7 +89,7 @@ class AdaptedModels:
 
     @property
     def has_chat(self) -> bool:
-        """Whether the tokenizer has a chat template."""
+        """Return whether the tokenizer has a chat template."""
         return self.language_model.tokenizer.chat_template is not None
 
     def asking(self, source: AdapterSource) -> Asking:

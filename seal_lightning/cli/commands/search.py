@@ -54,12 +54,12 @@ class SearchedTask:
 
     @property
     def is_examined(self) -> bool:
-        """Whether answers were graded, so that solved tasks are known."""
+        """True where answers were graded, so that solved tasks are known."""
         return any(a.after is not None and a.after.solved is not None for a in self.attempts)
 
     @property
     def is_solved(self) -> bool:
-        """Whether any point solves the task."""
+        """Return whether any point solves the task."""
         return any(map(is_solved, self.attempts))
 
     def probability_tried(self, round_index: int) -> float:

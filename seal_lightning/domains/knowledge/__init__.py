@@ -17,8 +17,6 @@ from seal_lightning.domains.knowledge.formats import (
     Rewrites,
     SelfQA,
     Style,
-    WorkedExample,
-    load_examples,
 )
 from seal_lightning.domains.knowledge.passage import Passage, Question, passage_id
 from seal_lightning.domains.knowledge.passage_sources import (
@@ -29,6 +27,7 @@ from seal_lightning.domains.knowledge.passage_sources import (
     PassageSource,
     SquadJson,
 )
+from seal_lightning.domains.knowledge.worked_examples import WorkedExample, load_examples
 
 __all__ = [
     "BundledPassages",

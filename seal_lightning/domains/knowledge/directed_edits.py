@@ -18,7 +18,8 @@ from pydantic import Field, ValidationError, create_model
 from seal_lightning.core import Choice, FreeText, TextSchema, merge_literals
 from seal_lightning.core.errors import ConfigError, shown
 from seal_lightning.domains.edit_json import StrictModel, leading_json, malformed
-from seal_lightning.domains.knowledge.formats import PromptFormat, Style, UpdateDirectives, WorkedExample
+from seal_lightning.domains.knowledge.formats import PromptFormat, Style, UpdateDirectives
+from seal_lightning.domains.knowledge.worked_examples import WorkedExample
 
 PASSAGE_ONLY = "none"
 """The format of an edit without text: only the passage is learned."""

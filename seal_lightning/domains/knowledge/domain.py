@@ -23,17 +23,10 @@ from seal_lightning.core import (
 from seal_lightning.core.errors import ConfigError, MalformedEdit, shown
 from seal_lightning.core.interfaces import Domain
 from seal_lightning.domains.knowledge.exam_questions import ExamWording, OwnQuestions, exam_prompts, examined_by
-from seal_lightning.domains.knowledge.formats import (
-    BUNDLED_EXAMPLES,
-    Implications,
-    PromptFormat,
-    Style,
-    UpdateDirectives,
-    WorkedExample,
-    load_examples,
-)
+from seal_lightning.domains.knowledge.formats import Implications, PromptFormat, Style, UpdateDirectives
 from seal_lightning.domains.knowledge.passage import Passage
 from seal_lightning.domains.knowledge.splitting import WAYS, readable
+from seal_lightning.domains.knowledge.worked_examples import BUNDLED_EXAMPLES, WorkedExample, load_examples
 
 _DEFAULT_FORMAT = Implications()
 _DEFAULT_ADAPTER = AdapterSpec()

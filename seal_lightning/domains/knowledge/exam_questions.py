@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from seal_lightning.core import ChatMessage, ExamPrompt, Prompt
 from seal_lightning.core.errors import ConfigError, shown
 from seal_lightning.domains.knowledge import splitting
-from seal_lightning.domains.knowledge.formats import SelfQA, Style, WorkedExample
+from seal_lightning.domains.knowledge.formats import SelfQA, Style
 from seal_lightning.domains.knowledge.passage import Passage, Question
+from seal_lightning.domains.knowledge.worked_examples import WorkedExample
 
 
 @dataclass(frozen=True, kw_only=True)

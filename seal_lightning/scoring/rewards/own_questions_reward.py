@@ -15,7 +15,7 @@ from seal_lightning.scoring.rewards.exam_rewards import LikelihoodReward, finite
 _DEFAULT_SAMPLING = SamplingSpec(temperature=0.3, top_p=0.95, max_new_tokens=256)
 
 
-class OwnQuestions(ExamBuilder):
+class OwnQuestionsExam(ExamBuilder):
     """Questions that the policy writes about a task's context, before and independent of its edits.
 
     Args:
@@ -122,7 +122,7 @@ class OwnQuestionsReward(Reward):
         require_exam_only(base, "OwnQuestionsReward")
         self.base = base
         self.name = name
-        self.questions = OwnQuestions(base.needs, num_questions, retries, sampling)
+        self.questions = OwnQuestionsExam(base.needs, num_questions, retries, sampling)
 
     @property
     def needs(self) -> frozenset[Measurement]:

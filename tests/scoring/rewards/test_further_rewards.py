@@ -35,7 +35,7 @@ from seal_lightning.scoring.rewards import (
     WeightedSum,
     WeightedTerm,
 )
-from seal_lightning.scoring.rewards.own_questions_reward import OwnQuestions
+from seal_lightning.scoring.rewards.own_questions_reward import OwnQuestionsExam
 from seal_lightning.scoring.rewards.rubric import CRITERIA
 
 
@@ -144,7 +144,7 @@ class Scripted(Engine):
         return [Completion(text=t, token_ids=(), finish_reason=FinishReason.STOP) for t in self.texts.pop(0)]
 
 
-def asking(engine: Engine, num_questions: int = 3, retries: int = 2) -> OwnQuestions:
+def asking(engine: Engine, num_questions: int = 3, retries: int = 2) -> OwnQuestionsExam:
     reward = OwnQuestionsReward(
         num_questions=num_questions, retries=retries, sampling=SamplingSpec(max_new_tokens=9, stop=("STOP",))
     )

@@ -29,14 +29,14 @@ from seal_lightning.domains.knowledge.documents.markdown import ParsedDocument
 from seal_lightning.domains.knowledge.documents.packing import CountTokens, Packing, estimated_tokens, num_words
 from seal_lightning.domains.knowledge.documents.sandbox import ReaderSandbox
 from seal_lightning.domains.knowledge.passage import Passage
-from seal_lightning.domains.knowledge.passage_sources import (
+from seal_lightning.domains.knowledge.passage_records import (
     Located,
-    PassageSource,
     build_passage,
     located,
     passage_of_row,
     squad_paragraphs,
 )
+from seal_lightning.domains.knowledge.passage_sources import PassageSource
 
 _MEMORY_BYTES = 2 * 2**30
 _FEWEST_TOKENS = 16
