@@ -157,9 +157,9 @@ def test_test_refuses_edit_file_that_lacks_tasks(
     path.write_text(yaml.safe_dump(settings(tiny_folder, tmp_path / "run", test_writers={"gpt": writer})))
     assert main(["test", "-c", str(path)]) == 1
     said = capsys.readouterr().err
-    assert "has no edit of 1 of the 5 tasks asked for" in said
+    assert "has no edit of" in said
     assert "task id stone-14" in said
-    assert "matches 4 tasks" in said
+    assert "Its 4 records begin with" in said
 
 
 @pytest.mark.slow

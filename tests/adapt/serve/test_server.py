@@ -319,7 +319,8 @@ def wait_until(there: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_disconnect_ends_the_answer(here: Served, monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
-    assert len(lone(here, "minerals", PROMPT, seed=LONG, temperature=1.5, max_new_tokens=200).token_ids) == 200
+    # A rounding may end a sampled text early, so its length is not fixed; it only has to be long.
+    assert len(lone(here, "minerals", PROMPT, seed=LONG, temperature=1.5, max_new_tokens=200).token_ids) > 80
     body = {
         "model": "minerals",
         "prompt": PROMPT,
@@ -333,7 +334,7 @@ def test_a_disconnect_ends_the_answer(here: Served, monkeypatch: pytest.MonkeyPa
     with sent(here, f"Content-Length: {len(content)}", content):
         wait_until(lambda: len(seen) > 2)
     wait_until(lambda: here.worker.num_pending == 0)
-    assert len(seen) < 100, "it was written to its end"
+    assert len(seen) < 80, "it was written to its end"
 
 
 def test_a_disconnect_while_waiting_cancels_the_request(here: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,7 +166,7 @@ UNUSABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "bad.json": (lambda p: p.write_text("{"), "is not JSON"),
     "deep.json": (lambda p: p.write_text("[" * 99999), "recursion limit"),
     "odd.json": (lambda p: p.write_text('{"a": 1}'), "must hold SQuAD's object"),
-    "style.css": (lambda p: p.write_text("p {}"), "no document"),
+    "style.css": (lambda p: p.write_text("p {}"), "is not a document"),
     "pipe": (lambda p: os.mkfifo(p), "a pipe"),
     "socket": (lambda p: socket.socket(socket.AF_UNIX).bind(str(p)), "No such device|a socket"),
     "nowhere.txt": (lambda p: p.symlink_to("missing"), "out of the folder or nowhere"),
