@@ -1,4 +1,4 @@
-"""The command line's Lightning half: what is parsed, what is linked, and where a run's files go."""
+"""``seal fit``, ``validate``, ``test`` and ``predict``: LightningCLI with the settings of a run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class RunConfig(SaveConfigCallback):
 
 
 def _check_strategy(strategy: Any) -> None:
-    """Raise :class:`ConfigError` for one that spreads models over ranks and does not know how ours works."""
+    """Raise :class:`ConfigError` for a strategy that shards the model in another way than :class:`ShardedStrategy`."""
     name = strategy if isinstance(strategy, str) else getattr(strategy, "class_path", type(strategy).__name__)
     if name.startswith(("fsdp", "deepspeed")) or name.rsplit(".", 1)[-1] in _OTHER_SHARDING:
         raise ConfigError(
@@ -69,7 +69,7 @@ class SealCLI(LightningCLI):
         parser.link_arguments("model.rounds", "trainer.max_epochs", compute_fn=epochs_of)
 
     def _parse_ckpt_path(self) -> None:
-        """Lightning would let a checkpoint's settings silently override the command line's; we never do."""
+        """Do nothing: Lightning would let a checkpoint's settings silently override the command line's."""
 
     def before_instantiate_classes(self) -> None:
         """Check the run directory and the seed before anything is loaded."""
@@ -82,16 +82,16 @@ class SealCLI(LightningCLI):
             raise ConfigError("seed_everything is not used: every seed of a run is made from model.seed; set that")
         if launch := launching.detected():
             launch.trainer_settings(config.trainer.devices, config.trainer.num_nodes)
-        # The same on every rank: nothing of a run is written before all have met, which is after this.
+        # The same on every rank: nothing of a run is written before all ranks have met, which is later.
         named = None if config.ckpt_path is None else Path(config.ckpt_path).resolve()
         going_on = self.resume is not None or (named is not None and run.checkpoints.resolve() in named.parents)
         if self.subcommand == "fit" and not going_on:
             check_run_is_new(run, f"`seal fit --resume {run.path}` (or `--resume auto`)")
-        if getattr(rank_zero_only, "rank", 0) == 0:  # each of the others is asked by SharedRunDir
+        if getattr(rank_zero_only, "rank", 0) == 0:  # SharedRunDir checks the others
             run.check_writable()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The trainer with our callbacks and TensorBoard, unless the configuration names its own of a kind."""
+        """Return the trainer with the default callbacks and TensorBoard, except where the configuration names its own."""
         config = self.config[self.subcommand]
         _check_strategy(config.trainer.strategy)
         named = {callback.class_path.rsplit(".", 1)[-1] for callback in config.trainer.callbacks or ()}
@@ -104,7 +104,7 @@ class SealCLI(LightningCLI):
         plugins = self._get(self.config_init, "trainer").plugins or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         kwargs["plugins"] = completed_plugins(plugins)
-        if launch := launching.detected():  # not in the configuration that is kept: a resume may have fewer hosts
+        if launch := launching.detected():  # not stored in config.yaml: a resume may have fewer hosts
             kwargs |= launch.trainer_settings(config.trainer.devices, config.trainer.num_nodes)
         return super().instantiate_trainer(**kwargs)
 

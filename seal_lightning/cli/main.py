@@ -17,32 +17,31 @@ TRAINER_SUBCOMMANDS = ("fit", "validate", "test", "predict")
 USAGE = """usage: seal COMMAND …
 
   seal fit -c CONFIG [-c CONFIG …]     train: rounds of E-step and M-step
-  seal fit --resume RUN                go on with an interrupted run; auto: with the one in --run_dir, else start it
+  seal fit --resume RUN                continue an interrupted run; auto: the one in --run_dir, or start it
   seal test --run RUN                  compare adaptation on self-edits with its controls on held-out tasks
-  seal validate --run RUN              reward of one self-edit a validation task
+  seal validate --run RUN              reward of one self-edit per validation task
   seal predict --run RUN               write self-edits for tasks
-  seal replay RUN ATTEMPT_ID           redo one stored attempt alone
-  seal search RUN                      try configurations of the edit's schema: what could be solved, and how likely;
-                                       on the CPU
+  seal replay RUN ATTEMPT_ID           recompute one stored attempt
+  seal search RUN                      try the configurations an edit could choose, on the CPU
   seal sweep RUN --grid rank=32,64 …   compare settings of the inner loop on given edits (or -c CONFIG … --out DIR)
-  seal report RUN [RUN …]              a page of a run's results: tables, curves, edits, costs
-  seal compare A B                     whether two runs differ on the same questions, beyond the noise
+  seal report RUN [RUN …]              write a page of a run's results: tables, curves, edits, costs
+  seal compare A B                     test whether two runs differ on the same questions
   seal attempts RUN                    list, filter and show stored attempts; repair a damaged journal
   seal adapt PATH … --out DIR          make documents part of a model: self-edits, one adapter, exams before and after
-  seal ask DIR QUESTION                ask an adapted model, its base model beside it; without a question: a session
-  seal serve DIR [DIR …]               adapted models behind an OpenAI-compatible endpoint, on this machine alone
-  seal adapters DIR …                  adapted models: list, compare, merge, export, push, remove
-  seal lm_eval DIR                     what an adaptation costs elsewhere, by lm-evaluation-harness
+  seal ask DIR QUESTION                compare the adapted and base models' answers; without a question: a session
+  seal serve DIR [DIR …]               serve adapted models behind an OpenAI-compatible endpoint on this machine
+  seal adapters DIR …                  list, compare, merge, export, push, remove adapted models
+  seal lm_eval DIR                     measure side effects on other tasks with lm-evaluation-harness
 
-RUN is a run directory, DIR what `seal adapt` wrote. `seal fit --help`, `seal test --help` … list every setting."""
+RUN is a run directory, DIR a folder written by `seal adapt`. `seal fit --help`, `seal test --help` … list every setting."""
 
 
 _WITHOUT_TORCH = ("adapters", "attempts", "compare", "lm_eval", "report")
 _COMMANDS = (*_WITHOUT_TORCH, "adapt", "ask", "replay", "search", "serve", "sweep")
-"""Each a module of :mod:`seal_lightning.cli.commands` with a ``main``; imported when asked for."""
+"""Each is a module of :mod:`seal_lightning.cli.commands` with a ``main``, imported on first use."""
 
 _rank_lost: RankLost | None = None
-"""Kept, and with it all that hangs on its traceback."""
+"""Kept alive, with everything its traceback refers to, until the process exits."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

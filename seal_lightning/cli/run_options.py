@@ -1,4 +1,4 @@
-"""``--resume RUN``, ``--resume auto`` and ``--run RUN``: which run a command goes on with, and from which checkpoint."""
+"""``--resume RUN``, ``--resume auto`` and ``--run RUN``: choose a run and its checkpoint."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ AUTO = "auto"
 
 
 def expand_run_options(command: str, args: list[str]) -> tuple[str | None, list[str]]:
-    """A run directory on the command line as its configuration and newest checkpoint.
+    """Replace a run directory on the command line by its configuration and newest checkpoint.
 
-    Returns the run that a fit goes on with (``auto``: what is in --run_dir, if a run is; None: it starts one), and the
-    arguments for LightningCLI. What else is on the command line comes after and so overrides the run's own
-    configuration. Raises :class:`RunError` when there is no such run.
+    Returns the run that a fit continues (``auto``: the one in --run_dir, if any; None: a new one), and the arguments for
+    LightningCLI. Other arguments come after them and so override the run's configuration. Raises :class:`RunError` where
+    there is no such run.
     """
     option = "--resume" if command == "fit" else "--run"
     args = [part for arg in args for part in (arg.split("=", 1) if arg.startswith(f"{option}=") else [arg])]
@@ -29,7 +29,7 @@ def expand_run_options(command: str, args: list[str]) -> tuple[str | None, list[
     run_dir = RunDir.named(args[at + 1], option)
     if not run_dir.config.exists():
         raise RunError(f"{run_dir.path} is no run directory: it has no {run_dir.config.name}")
-    run_dir.settings()  # looked through before the parser reads it: it may come from anywhere
+    run_dir.settings()  # checked before the parser reads it: it may come from anywhere
     expanded = ["--config", str(run_dir.config), "--run_dir", str(run_dir.path)]
     checkpoint = run_dir.latest_checkpoint()
     if checkpoint is not None and "--ckpt_path" not in rest:
@@ -38,7 +38,7 @@ def expand_run_options(command: str, args: list[str]) -> tuple[str | None, list[
 
 
 def chosen_checkpoint(chosen: str | None, run: RunDir, resume: str | None) -> str | None:
-    """The checkpoint to load: ``last`` is the run's newest whole one.
+    """Return the checkpoint to load; ``last`` is the run's newest complete one.
 
     Raises :class:`RunError` where there is none, and for a URL; :class:`ConfigError` beside ``--resume auto``.
     """
