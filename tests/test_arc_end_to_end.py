@@ -163,7 +163,7 @@ def test_search_reports_every_configuration_and_resumes(run: Path, capsys: pytes
 
 def test_search_names_unknown_choices(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["search", str(run), "--only", "rate=1"]) == 1
-    assert "'rate' is no choice" in capsys.readouterr().err
+    assert "'rate' is not a choice" in capsys.readouterr().err
     assert main(["search", str(run), "--only", "learning_rate=7"]) == 1
     assert "allowed are 0.001, 0.003" in capsys.readouterr().err
     assert main(["search", str(run), "--tasks", "validation"]) == 1

@@ -194,7 +194,6 @@ def test_vllm_two_ranks_share_a_server(server: CompletionsServer, tiny_folder: P
         assert ended.returncode == 0, ended.stderr[-3000:]
         names = [body["lora_name"] for body in server.sent("/v1/load_lora_adapter")]
         assert len(set(names)) == len(names)
-        assert len({name.split("-")[2] for name in names}) == num_ranks
         assert list((folder / "adapters").iterdir()) == []
         runs.append(folder / "run")
     for round_index in (0, 1):
