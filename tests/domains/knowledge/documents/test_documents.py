@@ -168,7 +168,7 @@ UNUSABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "odd.json": (lambda p: p.write_text('{"a": 1}'), "must hold SQuAD's object"),
     "style.css": (lambda p: p.write_text("p {}"), "is not a document"),
     "pipe": (lambda p: os.mkfifo(p), "a pipe"),
-    "socket": (lambda p: socket.socket(socket.AF_UNIX).bind(str(p)), "No such device|a socket"),
+    "socket": (lambda p: socket.socket(socket.AF_UNIX).bind(str(p)), "No such device|socket"),
     "nowhere.txt": (lambda p: p.symlink_to("missing"), "out of the folder or nowhere"),
     "passwd.txt": (lambda p: p.symlink_to("/etc/passwd"), "out of the folder"),
     "etc": (lambda p: p.symlink_to("/etc"), "out of the folder"),
