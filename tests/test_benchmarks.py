@@ -14,6 +14,7 @@ from fakes import write_tiny_model
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.long
 @pytest.mark.slow  # its random weights borrow the embedded model's tokenizer
 def test_the_inner_loop_s_benchmark_makes_its_table(tmp_path: Path) -> None:
     passage = {

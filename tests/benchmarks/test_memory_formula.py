@@ -121,6 +121,7 @@ def test_the_page_has_the_table_the_code_makes() -> None:
     assert memory_table.table() in PAGE, "run tests/benchmarks/memory_table.py and paste what it prints"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
 def test_the_benchmark_measures_what_the_formula_says() -> None:

@@ -155,6 +155,7 @@ def lose_a_host(death: str, victim: int, hosts: tuple[Host, Host], tiny_folder: 
     assert (run_dir / "checkpoints" / "round0-m_step.ckpt").exists()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_torchrun_resumes_on_the_remaining_host(hosts: tuple[Host, Host], tiny_folder: Path, tmp_path: Path) -> None:
     """Elastic: two hosts start, the second dies, the first starts itself again, alone, from the journal."""

@@ -55,6 +55,7 @@ def trained(language_model: LanguageModel, seed: int) -> LoraAdapter:
     return adapter
 
 
+@pytest.mark.long
 def test_vllm_real_model_before_and_after_a_round(server: CompletionsServer, policy: Policy) -> None:
     language_model = policy.language_model
     engine, here = VllmEngine("base", server.url, max_lora_rank=32), TransformersEngine()

@@ -20,6 +20,7 @@ def test_injection_does_not_pass_local_rules() -> None:
     assert not [v for v in LocalRules().grade(HOSTILE) if v.status is VerdictStatus.CORRECT]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_injection_against_the_embedded_judge(tmp_path: Path) -> None:
     verdicts = JudgeGrader(ModelJudge(device="cpu", cache_dir=str(tmp_path))).grade(HOSTILE)
