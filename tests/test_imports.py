@@ -50,7 +50,7 @@ def test_imports_go_down(name: str) -> None:
 def test_rooms_stay_few_and_flat() -> None:
     assert len(ROOMS) <= 15
     assert len(arrows()) <= 80
-    assert max(floors().values()) <= 11
+    assert max(floors().values()) <= 10
 
 
 def test_modules_import_in_no_circle() -> None:
